@@ -1,0 +1,130 @@
+use crate::{
+    Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings, RouteTable, Secret, SecretKey,
+    TableName, VirtualHost, VirtualHostKey,
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything the data plane is told. Resources refer to each other by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Model {
+    /// Listening sockets.
+    #[serde(serialize_with = "values")]
+    pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
+    /// Route tables.
+    #[serde(serialize_with = "values")]
+    pub route_tables: BTreeMap<TableName, Arc<RouteTable>>,
+    /// Virtual hosts.
+    #[serde(serialize_with = "values")]
+    pub virtual_hosts: BTreeMap<VirtualHostKey, Arc<VirtualHost>>,
+    /// Clusters.
+    #[serde(serialize_with = "values")]
+    pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// Endpoints by cluster.
+    #[serde(serialize_with = "values")]
+    pub endpoints: BTreeMap<ClusterName, Arc<EndpointSet>>,
+    /// Server certificates.
+    #[serde(serialize_with = "values")]
+    pub secrets: BTreeMap<SecretKey, Arc<Secret>>,
+    /// Settings for everything.
+    pub mesh: Arc<MeshSettings>,
+}
+
+fn values<K, V: Serialize, S: serde::Serializer>(m: &BTreeMap<K, V>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(m.values())
+}
+
+/// One resource that came, changed (`Some`) or went (`None`).
+pub type Change<K, V> = (K, Option<Arc<V>>);
+
+/// The difference between two models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Listening sockets.
+    pub listeners: Vec<Change<ListenerKey, Listener>>,
+    /// Route tables.
+    pub route_tables: Vec<Change<TableName, RouteTable>>,
+    /// Virtual hosts.
+    pub virtual_hosts: Vec<Change<VirtualHostKey, VirtualHost>>,
+    /// Clusters.
+    pub clusters: Vec<Change<ClusterName, Cluster>>,
+    /// Endpoints by cluster.
+    pub endpoints: Vec<Change<ClusterName, EndpointSet>>,
+    /// Server certificates.
+    pub secrets: Vec<Change<SecretKey, Secret>>,
+    /// Settings for everything, when they changed.
+    pub mesh: Option<Arc<MeshSettings>>,
+}
+
+impl Changes {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+            && self.route_tables.is_empty()
+            && self.virtual_hosts.is_empty()
+            && self.clusters.is_empty()
+            && self.endpoints.is_empty()
+            && self.secrets.is_empty()
+            && self.mesh.is_none()
+    }
+}
+
+impl Model {
+    /// What must change in `old` to make it this model.
+    pub fn diff(&self, old: &Model) -> Changes {
+        Changes {
+            listeners: diff(&old.listeners, &self.listeners),
+            route_tables: diff(&old.route_tables, &self.route_tables),
+            virtual_hosts: diff(&old.virtual_hosts, &self.virtual_hosts),
+            clusters: diff(&old.clusters, &self.clusters),
+            endpoints: diff(&old.endpoints, &self.endpoints),
+            secrets: diff(&old.secrets, &self.secrets),
+            mesh: (self.mesh != old.mesh).then(|| self.mesh.clone()),
+        }
+    }
+}
+
+fn diff<K: Ord + Clone, V: PartialEq>(
+    old: &BTreeMap<K, Arc<V>>,
+    new: &BTreeMap<K, Arc<V>>,
+) -> Vec<Change<K, V>> {
+    let same = |a: &Arc<V>, b: &Arc<V>| Arc::ptr_eq(a, b) || a == b;
+    let gone = old.keys().filter(|k| !new.contains_key(*k)).map(|k| (k.clone(), None));
+    let came = new
+        .iter()
+        .filter(|(k, v)| !old.get(*k).is_some_and(|o| same(o, v)))
+        .map(|(k, v)| (k.clone(), Some(v.clone())));
+    gone.chain(came).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str, port: u16) -> (TableName, Arc<RouteTable>) {
+        let name: TableName = name.into();
+        (name.clone(), Arc::new(RouteTable { name, server_port: port, tls: false }))
+    }
+
+    #[test]
+    fn diff_names_what_came_changed_and_went() {
+        let old = Model {
+            route_tables: [table("kept", 1), table("changed", 2), table("gone", 3)].into(),
+            ..Model::default()
+        };
+        let new = Model {
+            route_tables: [table("kept", 1), table("changed", 20), table("came", 4)].into(),
+            ..Model::default()
+        };
+        let changes = new.diff(&old);
+        let seen: Vec<_> = changes
+            .route_tables
+            .iter()
+            .map(|(k, v)| (k.as_ref(), v.as_ref().map(|t| t.server_port)))
+            .collect();
+        assert_eq!(seen, [("gone", None), ("came", Some(4)), ("changed", Some(20))]);
+        assert!(new.diff(&new).is_empty());
+        assert!(!changes.is_empty());
+    }
+}

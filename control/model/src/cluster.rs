@@ -1,0 +1,130 @@
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A cluster's name in Istio's form, which dashboards parse: `outbound|PORT|SUBSET|HOST`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ClusterName(Arc<str>);
+
+impl ClusterName {
+    /// `outbound|port|subset|host`; no subset is the empty string.
+    pub fn outbound(port: u16, subset: &str, host: &str) -> Self {
+        ClusterName(format!("outbound|{port}|{subset}|{host}").into())
+    }
+
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A destination that routes name: a service's port, or a subset of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// The service's host, such as `reviews.default.svc.cluster.local`.
+    pub host: Arc<str>,
+    /// The service's port.
+    pub port: u16,
+    /// The subset; empty for none.
+    pub subset: Arc<str>,
+    /// The service's short name, for metrics.
+    pub service_name: Arc<str>,
+    /// The service's namespace, for metrics.
+    pub service_namespace: Arc<str>,
+    /// What the endpoints speak.
+    pub protocol: UpstreamProtocol,
+    /// How an endpoint is picked.
+    pub load_balancer: LoadBalancer,
+    /// Limit for establishing a connection (Istio: 10 s).
+    pub connect_timeout: Duration,
+    /// How long a connection without a request is kept.
+    pub idle_timeout: Duration,
+}
+
+/// What an upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+}
+
+/// How an endpoint is picked. Weights of the endpoints are respected by all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LoadBalancer {
+    /// The less loaded of two random endpoints: Istio's default.
+    #[default]
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// The endpoints of one cluster. They change on their own, without compiling a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointSet {
+    /// Whose endpoints.
+    pub cluster: ClusterName,
+    /// The ready ones; none answers 503 with flag UH.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: Address,
+    /// Its weight, at least 1.
+    pub weight: u32,
+    /// The workload (Deployment or other owner) behind it, for metrics; empty when unknown.
+    pub workload: Arc<str>,
+    /// The workload's labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Where it runs.
+    pub locality: Locality,
+}
+
+/// Where an endpoint listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Address {
+    /// A socket address.
+    Socket(SocketAddr),
+    /// A name resolved by DNS while running, and a port.
+    Dns(Arc<str>, u16),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Socket(a) => a.fmt(f),
+            Address::Dns(h, p) => write!(f, "{h}:{p}"),
+        }
+    }
+}
+
+/// `region/zone/subzone`; empty parts are unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Locality {
+    /// The region.
+    pub region: Arc<str>,
+    /// The zone.
+    pub zone: Arc<str>,
+    /// The subzone.
+    pub subzone: Arc<str>,
+}

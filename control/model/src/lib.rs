@@ -1,0 +1,35 @@
+//! The neutral, validated model between what users write and what the data plane compiles.
+//!
+//! Every resource is immutable behind an `Arc` and has a stable key, so that two models can be
+//! compared cheaply ([`Model::diff`]) and only what changed is compiled again.
+//! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
+
+mod changes;
+mod cluster;
+mod diagnostic;
+mod format;
+mod header;
+mod listener;
+mod mesh;
+mod object;
+mod route;
+mod secret;
+
+pub use changes::{Change, Changes, Model};
+pub use cluster::{
+    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
+};
+pub use diagnostic::{Diagnostic, Severity};
+pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
+pub use header::{HeaderName, HeaderOp};
+pub use listener::{
+    Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsMode, TlsServer, TlsVersion,
+};
+pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
+pub use object::{ObjectRef, Origin};
+pub use route::{
+    Action, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch, PathRewrite,
+    QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,
+    VirtualHost, VirtualHostKey,
+};
+pub use secret::{Secret, SecretKey};

@@ -1,0 +1,65 @@
+use crate::FormatString;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What MeshConfig says that the data plane needs (Istio 1.13, 1.14).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MeshSettings {
+    /// The access log as MeshConfig wants it; `None` where it says nothing.
+    pub access_log: Option<AccessLog>,
+    /// How paths are made canonical before matching, policy and forwarding.
+    pub path_normalization: PathNormalization,
+    /// The `server` header of responses; `None` sends none of ours and leaves the upstream's.
+    pub server_header: Option<Arc<str>>,
+    /// How many proxies in front of the gateway are trusted to write X-Forwarded-*.
+    pub trusted_proxies: u32,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        MeshSettings {
+            access_log: None,
+            path_normalization: PathNormalization::Base,
+            server_header: Some("tidegate".into()),
+            trusted_proxies: 0,
+        }
+    }
+}
+
+/// Where and how requests are logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AccessLog {
+    /// The file, `/dev/stdout` for standard output; empty is off.
+    pub file: Arc<str>,
+    /// Text lines or JSON objects.
+    pub format: AccessLogFormat,
+}
+
+/// An access log's format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLogFormat {
+    /// Istio's default text line.
+    DefaultText,
+    /// Istio's default JSON object.
+    DefaultJson,
+    /// A text line of its own; the newline is part of the format.
+    Text(FormatString),
+    /// JSON keys with their formats, in order.
+    Json(Vec<(Arc<str>, FormatString)>),
+}
+
+/// Istio's `pathNormalization`, each stricter than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PathNormalization {
+    /// Paths stay as they are.
+    None,
+    /// RFC 3986: dot segments resolved, backslashes made slashes.
+    #[default]
+    Base,
+    /// And repeated slashes merged.
+    MergeSlashes,
+    /// And `%2F`, `%5C` decoded first.
+    DecodeAndMergeSlashes,
+}

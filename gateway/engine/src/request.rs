@@ -1,0 +1,48 @@
+use std::borrow::Cow;
+use tidegate_model::HeaderName;
+
+/// A header's value: borrowed, or joined with `,` when the header was repeated.
+pub type HeaderValue<'a> = Cow<'a, [u8]>;
+
+/// The scheme of a request as the gateway sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text.
+    Http,
+    /// Over TLS, or said so by a trusted proxy.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// 80 or 443.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+/// What routing, policy and telemetry see of a request, the same for HTTP/1 and HTTP/2.
+pub trait RequestView {
+    /// The method, as sent.
+    fn method(&self) -> &[u8];
+    /// The effective scheme.
+    fn scheme(&self) -> Scheme;
+    /// `Host` or `:authority` as sent, with its port; empty when there is none.
+    fn authority(&self) -> &[u8];
+    /// The canonical path, without query.
+    fn path(&self) -> &[u8];
+    /// The query, without its `?`; `None` when there is no `?`.
+    fn query(&self) -> Option<&[u8]>;
+    /// A header's value; repeated lines are joined with `,`. Pseudo headers are not asked for here.
+    fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>>;
+}
