@@ -1,6 +1,8 @@
 use crate::tls::ServerConfigs;
 use crate::upstream::Clusters;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate_engine::Table;
 use tidegate_model::MeshSettings;
 
@@ -16,4 +18,34 @@ pub(crate) struct Snapshot {
     pub(crate) tls: ServerConfigs,
     /// Mesh-wide settings.
     pub(crate) mesh: Arc<MeshSettings>,
+}
+
+/// The snapshot that is live, and its number beside it so that looking whether it changed is
+/// one plain load.
+pub(crate) struct Live {
+    generation: AtomicU64,
+    snapshot: ArcSwap<Snapshot>,
+}
+
+impl Live {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Live { generation: AtomicU64::new(snapshot.generation), snapshot: ArcSwap::from_pointee(snapshot) }
+    }
+
+    /// The number of the live snapshot.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The live snapshot: at least as new as what [`Live::generation`] said before.
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Makes a snapshot the live one.
+    pub(crate) fn swap(&self, snapshot: Snapshot) {
+        let generation = snapshot.generation;
+        self.snapshot.store(Arc::new(snapshot));
+        self.generation.store(generation, Ordering::Release);
+    }
 }
