@@ -32,5 +32,10 @@ pub(super) fn prometheus(state: &State) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
+    let name = "tidegate_worker_connections";
+    let _ = writeln!(out, "# HELP {name} Open downstream connections by worker.\n# TYPE {name} gauge");
+    for (worker, active) in state.spread.by_worker().enumerate() {
+        let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {active}");
+    }
     out
 }

@@ -80,6 +80,11 @@ impl Spread {
         self.total.load(Relaxed)
     }
 
+    /// Open connections of each worker.
+    pub(crate) fn by_worker(&self) -> impl Iterator<Item = usize> {
+        self.workers.iter().map(|c| c.0.load(Relaxed))
+    }
+
     /// The numbers now.
     pub(crate) fn counts(&self) -> ConnectionCounts {
         ConnectionCounts {
