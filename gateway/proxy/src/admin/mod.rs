@@ -81,9 +81,8 @@ async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>) 
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(LIFETIME, connection).await {
-        Ok(Err(e)) => tracing::debug!(?server, "connection ended: {e}"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(e)) = tokio::time::timeout(LIFETIME, connection).await {
+        tracing::debug!(?server, "connection ended: {e}");
     }
 }
 

@@ -100,14 +100,16 @@ impl Listeners {
     /// Ends the listeners that a model does not want: accepting once the queue is empty, and
     /// established connections after what is in flight.
     pub(crate) fn close_gone(&mut self, model: &Model) -> Closing {
-        let gone = self.open.extract_if(.., |key, _| !model.listeners.contains_key(key));
-        Closing(
-            gone.map(|(_, open)| {
+        let mut gone = Vec::new();
+        self.open.retain(|key, open| {
+            let keep = model.listeners.contains_key(key);
+            if !keep {
                 open.shutdown.send_replace(true);
-                open.listening
-            })
-            .collect(),
-        )
+                gone.push(open.listening.clone());
+            }
+            keep
+        });
+        Closing(gone)
     }
 
     /// Where is listened.

@@ -91,7 +91,8 @@ mod tests {
 
     #[tokio::test]
     async fn decides_at_the_first_differing_byte() {
-        let cases: [(&[&[u8]], Option<Http>, &str); 8] = [
+        type Case = (&'static [&'static [u8]], Option<Http>, &'static str);
+        let cases: [Case; 8] = [
             (&[b"GET / HTTP/1.0\r\n\r\n"], Some(Http::One), "shorter than the preface"),
             (&[b"G"], Some(Http::One), "one byte that differs"),
             (&[b"P", b"RI * HTTP/2.0\r\n\r\nSM\r\n", b"\r\nrest"], Some(Http::Two), "preface in pieces"),

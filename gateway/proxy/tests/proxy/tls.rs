@@ -102,7 +102,8 @@ async fn sni_chooses_the_server_and_nothing_else_does() {
     assert!(missing.to_string().contains("test/missing"), "{missing}");
 
     let (strict, open) = (address(&proxy, key(1)), address(&proxy, key(2)));
-    let cases: [(SocketAddr, &str, Result<&[u8], &str>); 10] = [
+    type Case<'a> = (SocketAddr, &'a str, Result<&'a [u8], &'a str>);
+    let cases: [Case<'_>; 10] = [
         (strict, "a.example.com", Ok(&exact)),
         (strict, "A.EXAMPLE.com", Ok(&exact)),
         (strict, "b.example.com", Ok(&wild)),
