@@ -53,6 +53,13 @@ pub(crate) struct Pick {
     pub(crate) address: SocketAddr,
 }
 
+impl Pick {
+    /// The workload behind the endpoint, for metrics.
+    pub(crate) fn workload(&self) -> &crate::telemetry::Workload {
+        unimplemented!()
+    }
+}
+
 /// A worker's idle upstream connections, by endpoint. No lock: one worker, one thread.
 pub(crate) struct Pool {}
 
