@@ -6,7 +6,7 @@ use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spre
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, ServerConfigs};
-use crate::upstream::{Pool, Registry};
+use crate::upstream::{Connector, Pool, Registry};
 use crate::worker::{self, Command, SnapshotCache, Worker};
 use serde_json::Value;
 use socket2::Socket;
@@ -340,15 +340,16 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
     let count = options.concurrency.max(1);
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::channel::<HandedOn>(HANDED_ON)).unzip();
+    let connector = Connector::new();
     let start = |(index, handed_on)| {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (commands, received) = mpsc::unbounded_channel();
-        let (state, senders) = (state.clone(), senders.clone());
+        let (state, senders, connector) = (state.clone(), senders.clone(), connector.clone());
         let (limits, explain_errors) = (options.limits.clone(), options.explain_errors);
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
                 limits,
-                pool: Pool::new(),
+                pool: Pool::new(connector),
                 telemetry: state.telemetry.worker(),
                 draining: state.draining.clone(),
                 explain_errors,

@@ -74,6 +74,8 @@ pub(crate) async fn run(
     mut handed_on: mpsc::Receiver<HandedOn>,
 ) {
     let acceptor = Rc::new(acceptor);
+    let worker = acceptor.worker.clone();
+    tokio::task::spawn_local(async move { worker.pool.expire().await });
     loop {
         tokio::select! {
             biased;
