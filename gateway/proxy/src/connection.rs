@@ -68,7 +68,8 @@ pub(crate) async fn serve(accepted: Accepted<TcpStream>, worker: Rc<Worker>) {
     let (Opened { stream, http, tls }, local) = match opened.await {
         Ok(opened) => opened,
         Err(e) => {
-            if let OpenError::Tls(_) = e {
+            // Connecting and leaving is what TCP health checks do.
+            if matches!(&e, OpenError::Tls(e) if !matches!(e, HandshakeError::Silent)) {
                 slot.spread().handshake_failed();
             }
             tracing::debug!(%listener, %peer, "connection closed: {e}");

@@ -10,6 +10,8 @@ use crate::upstream::{Connector, Pool, Registry};
 use crate::worker::{self, Command, SnapshotCache, Worker};
 use serde_json::Value;
 use socket2::Socket;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -234,8 +236,7 @@ impl Proxy {
         let changes = model.diff(&control.model);
         let compiled = old.table.apply(&model, &changes);
         let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
-        let mut diagnostics: Vec<_> =
-            compiled.refused.into_iter().map(|(rule, why)| refused(&model, rule, why)).collect();
+        let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
 
         let opened = control.change_listeners(&model);
@@ -355,7 +356,13 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 explain_errors,
                 cache: SnapshotCache::new(state.live.clone()),
             });
-            let acceptor = Acceptor { index, spread: state.spread.clone(), workers: senders, worker };
+            let acceptor = Acceptor {
+                index,
+                spread: state.spread.clone(),
+                workers: senders,
+                worker,
+                warned: Cell::default(),
+            };
             LocalSet::new().block_on(&runtime, worker::run(acceptor, received, handed_on));
         })?;
         Ok(WorkerThread { commands, thread })
@@ -389,22 +396,29 @@ fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
 }
 
-fn refused(model: &Model, rule: RuleRef, why: String) -> Diagnostic {
-    let routes = || model.virtual_hosts.values().flat_map(|v| &v.routes);
-    let origin = routes().find(|r| r.rule == rule).map_or_else(Origin::default, |r| r.origin.clone());
-    let field = match rule.match_index {
-        Some(block) => format!("spec.http[{}].match[{block}]", rule.index),
-        None => format!("spec.http[{}]", rule.index),
-    };
-    Diagnostic {
+/// Rules that the engine refused, each once, with the place where it was written.
+fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    let routes = model.virtual_hosts.values().flat_map(|host| &host.routes);
+    let origins: HashMap<_, _> = routes.map(|route| (&route.rule, &route.origin)).collect();
+    // A rule of several hosts was refused for each of them.
+    let mut seen = HashSet::new();
+    let new = rules.into_iter().filter(|rule| seen.insert(rule.clone()));
+    let diagnostic = |(rule, text): (RuleRef, String)| Diagnostic {
         severity: Severity::Error,
-        origin,
+        origin: origins.get(&rule).map_or_else(Origin::default, |o| (*o).clone()),
+        field: match rule.match_index {
+            Some(block) => format!("spec.http[{}].match[{block}]", rule.index),
+            None => format!("spec.http[{}]", rule.index),
+        },
         object: Some(rule.object),
-        field,
-        text: why,
+        text,
         advice: "requests that reach this rule are answered with 500 until it is corrected".into(),
         code: "rule-refused",
-    }
+    };
+    new.map(diagnostic).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

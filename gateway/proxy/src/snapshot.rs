@@ -1,9 +1,10 @@
+use crate::connection::Connection;
 use crate::tls::ServerConfigs;
 use crate::upstream::Clusters;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tidegate_engine::Table;
+use tidegate_engine::{ListenerRoute, RouteTableView, Table};
 use tidegate_model::MeshSettings;
 
 /// Everything one request needs to know, swapped whole. A request pins one for its whole life.
@@ -18,6 +19,24 @@ pub(crate) struct Snapshot {
     pub(crate) tls: ServerConfigs,
     /// Mesh-wide settings.
     pub(crate) mesh: Arc<MeshSettings>,
+}
+
+impl Snapshot {
+    /// What the requests of a connection are routed by; `None` when its listener is gone. A TLS
+    /// server that went under its name may live on under another, for instance in another
+    /// Gateway: then a connection goes where a new one with its SNI would.
+    pub(crate) fn routes(&self, connection: &Connection) -> Option<RouteTableView<'_>> {
+        let Some(tls) = &connection.tls else {
+            return match self.table.listener_routes(&connection.listener) {
+                ListenerRoute::Http(routes) => Some(routes),
+                ListenerRoute::Tls | ListenerRoute::None => None,
+            };
+        };
+        self.table.route_table(&tls.table).or_else(|| {
+            let server = self.tls.choose(&connection.listener, tls.sni.as_deref())?;
+            self.table.route_table(&server.table)
+        })
+    }
 }
 
 /// The snapshot that is live, and its number beside it so that looking whether it changed is

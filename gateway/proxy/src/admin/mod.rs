@@ -24,11 +24,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Connections to one of these servers at a time.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 32 << 10;
-/// A connection's whole life, so that nobody holds the places.
-const LIFETIME: Duration = Duration::from_secs(300);
+/// A connection's whole life, so that nobody holds the places that probes need.
+const LIFETIME: Duration = Duration::from_secs(30);
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Which of the two servers.

@@ -6,17 +6,20 @@ use crate::listener::spread::{Slot, Spread};
 use crate::worker::Worker;
 use pingora::server::ShutdownWatch;
 use socket2::Socket;
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_model::ListenerKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// The pause after the system said that it has no descriptors or memory left.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// A flood of connections must not become a flood of log lines.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A socket that listens, shared by the workers. It closes when the last of them lets it go.
 pub(crate) struct Listening {
@@ -55,6 +58,8 @@ pub(crate) struct Acceptor {
     /// Ways to all workers, this one included.
     pub(crate) workers: Vec<mpsc::Sender<HandedOn>>,
     pub(crate) worker: Rc<Worker>,
+    /// When something was last complained about.
+    pub(crate) warned: Cell<Option<Instant>>,
 }
 
 impl Acceptor {
@@ -79,7 +84,7 @@ impl Acceptor {
                 Ok((stream, peer)) => self.take(&listening, stream, peer),
                 Err(e) if concerns_one(&e) => {}
                 Err(e) => {
-                    tracing::warn!(listener = %listening.key, "cannot accept, trying again: {e}");
+                    self.complain(&format!("cannot accept, trying again: {e}"));
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
@@ -106,7 +111,9 @@ impl Acceptor {
 
     fn take(&self, listening: &Listening, stream: TcpStream, peer: SocketAddr) {
         // Over the limit the socket is dropped: closed at once, and counted.
-        let Some(slot) = self.spread.admit(self.index) else { return };
+        let Some(slot) = self.spread.admit(self.index) else {
+            return self.complain("the limit is reached, new ones are closed at once");
+        };
         let (listener, shutdown) = (listening.key, listening.shutdown.clone());
         let accepted = Accepted { stream, peer: canonical(peer), listener, shutdown, slot };
         if accepted.slot.worker() == self.index {
@@ -120,6 +127,14 @@ impl Acceptor {
                 back.slot.move_to(self.index);
                 self.serve(back);
             }
+        }
+    }
+
+    fn complain(&self, text: &str) {
+        let now = Instant::now();
+        if self.warned.get().is_none_or(|at| now.duration_since(at) >= WARNING_INTERVAL) {
+            self.warned.set(Some(now));
+            tracing::warn!("downstream connections: {text}");
         }
     }
 

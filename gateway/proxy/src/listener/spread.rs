@@ -151,6 +151,23 @@ mod tests {
         assert_eq!(slots.iter().filter(|s| s.worker() == 0).count(), 2);
     }
 
+    #[tokio::test]
+    async fn a_panic_costs_one_connection_and_is_counted() {
+        let spread = Spread::new(1, 10);
+        let other = spread.admit(0).unwrap();
+        let slot = spread.admit(0).unwrap();
+        let connection = async move {
+            let _slot = slot;
+            panic!("a defect, on purpose");
+        };
+        let task = async { tokio::task::spawn_local(connection).await };
+        let ended = tokio::task::LocalSet::new().run_until(task).await;
+        assert!(ended.unwrap_err().is_panic());
+        assert_eq!((spread.counts().panicked, spread.active()), (1, 1));
+        drop(other);
+        assert_eq!(spread.counts().panicked, 1, "only the one that panicked");
+    }
+
     #[test]
     fn the_limit_is_of_all_workers_and_places_come_back() {
         let spread = Spread::new(2, 3);

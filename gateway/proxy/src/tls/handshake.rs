@@ -23,6 +23,8 @@ const HELLO_BYTES: usize = 80 << 10;
 pub(crate) enum HandshakeError {
     #[error("the TLS handshake took too long")]
     Timeout,
+    #[error("no ClientHello came")]
+    Silent,
     #[error("the client does not speak TLS")]
     NotTls,
     #[error("invalid ClientHello: {0}")]
@@ -85,8 +87,10 @@ async fn client_hello(stream: &mut L4Stream) -> Result<(Accepted, Vec<u8>), Hand
     let mut read = Vec::with_capacity(2048);
     let mut seen = 0;
     loop {
-        if stream.read_buf(&mut read).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        match stream.read_buf(&mut read).await? {
+            0 if read.is_empty() => return Err(HandshakeError::Silent),
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            _ => {}
         }
         if read[0] != HANDSHAKE {
             return Err(HandshakeError::NotTls);

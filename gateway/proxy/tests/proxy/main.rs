@@ -5,5 +5,6 @@
 mod admin;
 mod drain;
 mod listeners;
+mod requests;
 mod support;
 mod tls;

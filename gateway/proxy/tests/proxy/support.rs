@@ -1,14 +1,20 @@
 //! Models, clients and upstreams for these tests.
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
 use serde_json::{Value, json};
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::*;
 use tidegate_proxy::{Identity, Limits, Options, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// A data plane on loopback with two workers, without access log.
 pub(crate) fn options() -> Options {
@@ -122,6 +128,69 @@ pub(crate) fn respond(text: &str) -> Route {
         details: "direct_response".into(),
     }))
 }
+
+/// A route that sends everything to a cluster of these endpoints, which it adds to the model.
+pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -> Route {
+    let cluster = ClusterName::outbound(80, "", name);
+    let config = Cluster {
+        name: cluster.clone(),
+        host: name.into(),
+        port: 80,
+        subset: "".into(),
+        service_name: name.into(),
+        service_namespace: "test".into(),
+        protocol: UpstreamProtocol::Http1,
+        load_balancer: LoadBalancer::RoundRobin,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(60),
+    };
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: Address::Socket(*address),
+        weight: 1,
+        workload: name.into(),
+        labels: Arc::default(),
+        locality: Locality::default(),
+    };
+    let endpoints = endpoints.iter().map(endpoint).collect();
+    model.clusters.insert(cluster.clone(), Arc::new(config));
+    model.endpoints.insert(cluster.clone(), Arc::new(EndpointSet { cluster: cluster.clone(), endpoints }));
+    route(Action::Forward(Forward {
+        destinations: vec![Destination {
+            cluster,
+            weight: 1,
+            authority: None,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+        }],
+        path_rewrite: None,
+        timeout: None,
+    }))
+}
+
+/// An upstream that answers with method, path and body, `/slow` after a while.
+pub(crate) async fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(async |request: http::Request<Incoming>| {
+                if request.uri().path() == "/slow" {
+                    tokio::time::sleep(SLOW).await;
+                }
+                let line = format!("{} {} ", request.method(), request.uri());
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let answer = [line.as_bytes(), &body].concat();
+                Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(answer))))
+            });
+            let connection = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+/// What `/slow` takes.
+pub(crate) const SLOW: Duration = Duration::from_millis(400);
 
 fn route(action: Action) -> Route {
     Route {
