@@ -90,10 +90,32 @@ fn matches() -> impl Strategy<Value = RouteMatch> {
 }
 
 fn host() -> impl Strategy<Value = VirtualHost> {
+    prop_oneof![2 => mixture(), 1 => crowd()]
+}
+
+/// Rules of all kinds.
+fn mixture() -> impl Strategy<Value = VirtualHost> {
     let routes = vec(matches(), 0..50);
     (select(DOMAINS), routes, prop::bool::weighted(0.1)).prop_map(|(domain, matches, https_redirect)| {
         let routes = matches.into_iter().enumerate().map(|(i, m)| route(i, m, forward(None))).collect();
         VirtualHost { https_redirect, ..virtual_host(TABLE, domain, routes) }
+    })
+}
+
+/// Rules that can only be told apart by what they ask for beside the path.
+fn crowd() -> impl Strategy<Value = VirtualHost> {
+    let path = select(&["", "/", "/a", "/a/a"][..]);
+    let asked = (select(&["h", "i", "j", ":method"][..]), select(&["a", "b", "GET"][..]));
+    let rule = (path, any::<bool>(), any::<bool>(), vec(asked, 1..4));
+    let matches = rule.prop_map(|(path, exact, ignore_path_case, asked)| RouteMatch {
+        path: if exact { PathMatch::Exact(path.into()) } else { PathMatch::Prefix(path.into()) },
+        ignore_path_case,
+        headers: asked.into_iter().map(|(name, value)| header(name, value)).collect(),
+        ..RouteMatch::default()
+    });
+    (select(DOMAINS), vec(matches, 20..150)).prop_map(|(domain, matches)| {
+        let routes = matches.into_iter().enumerate().map(|(i, m)| route(i, m, forward(None))).collect();
+        virtual_host(TABLE, domain, routes)
     })
 }
 
@@ -104,7 +126,7 @@ fn request() -> impl Strategy<Value = Request> {
         select(AUTHORITIES),
         prop_oneof!["/[abAB/]{0,5}", Just("*".to_owned())],
         option::of("(q|r|s|q=[ab]{0,2}|r=a|&){0,4}"),
-        vec((select(&["h", "i"][..]), "[abAB/]{0,2}"), 0..3),
+        vec((select(&["h", "i", "j"][..]), "[ab]|[abAB/]{0,2}"), 0..4),
     )
         .prop_map(|(method, tls, authority, path, query, headers)| Request {
             method: method.into(),

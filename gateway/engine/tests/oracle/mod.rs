@@ -14,8 +14,12 @@ pub(crate) enum Verdict<'m> {
 
 pub(crate) fn decide<'m, R: RequestView>(model: &'m Model, table: &str, request: &R) -> Verdict<'m> {
     let authority = String::from_utf8_lossy(request.authority()).to_ascii_lowercase();
-    let host = regex::Regex::new(r"^(\[.*\]|[^:]*):\d*$").unwrap().replace(&authority, "$1").into_owned();
-    let host = host.strip_suffix('.').unwrap_or(&host);
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.contains("::") => host,
+        Some((host, _)) if host.ends_with(']') => host,
+        _ => &authority,
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
     // Exact is 2, `*` is 0; between them the longer suffix.
     let rank = |h: &&VirtualHost| match &h.key.domain {
         HostPattern::Exact(name) if **name == *host || format!("[{name}]") == host => Some((2, 0)),
