@@ -5,6 +5,7 @@ use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
 use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ const JOINED_TLS: usize = 16 << 10;
 pub(super) struct Client {
     pub(super) stream: Stream,
     pub(super) deadline: Deadline,
+    shutdown: ShutdownWatch,
     /// The request's body.
     scan: BodyScan,
     /// Where in `w.buf` the next request begins.
@@ -34,9 +36,18 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(stream: Stream, deadline: Deadline) -> Self {
-        let scan = BodyScan::new(Framing::None);
-        Client { stream, deadline, scan, next: 0, http11: true, closing: false, aborted: false, replied: 0 }
+    pub(super) fn new(stream: Stream, deadline: Deadline, shutdown: ShutdownWatch) -> Self {
+        Client {
+            stream,
+            deadline,
+            shutdown,
+            scan: BodyScan::new(Framing::None),
+            next: 0,
+            http11: true,
+            closing: false,
+            aborted: false,
+            replied: 0,
+        }
     }
 
     /// Before a head was understood: whatever is answered ends the connection.
@@ -114,7 +125,8 @@ impl Downstream for Client {
     }
 
     fn connection_lines(&mut self, last: bool) -> &'static [u8] {
-        self.closing |= last || !self.uploaded();
+        // The listener may have gone while the request was in flight.
+        self.closing |= last || !self.uploaded() || self.shutdown.has_changed().unwrap_or(true);
         match (self.closing, self.http11) {
             (true, _) => b"connection: close\r\n",
             (false, false) => b"connection: keep-alive\r\n",

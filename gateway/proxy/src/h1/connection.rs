@@ -27,7 +27,7 @@ pub(crate) async fn serve(
     shutdown: ShutdownWatch,
 ) {
     let deadline = Deadline::new(worker.limits.head_time);
-    let mut client = Client::new(stream, deadline);
+    let mut client = Client::new(stream, deadline, shutdown.clone());
     let mut stop = Stop { shutdown, wake: None };
     let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
     let mut work = None;
