@@ -1,7 +1,7 @@
 use super::format::{self, MAX_VALUE, Reader};
 use super::{Record, escape};
 use std::sync::LazyLock;
-use tidegate_model::{AccessLogFormat, Field, FormatPart, FormatString, Operator};
+use tidegate_model::{AccessLogFormat, FormatPart, FormatString, Operator};
 
 /// A line is cut in its values when it comes to be longer than this.
 const MAX_LINE: usize = 64 << 10;

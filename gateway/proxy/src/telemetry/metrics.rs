@@ -243,7 +243,7 @@ impl Metrics {
             label("response_code", &outcome.status.to_string()),
             label("response_flags", &String::from_utf8_lossy(&flags)),
         ]);
-        let mut status = LabelPair::new();
+        let mut status = LabelPair::default();
         status.set_name("grpc_response_status".to_string());
         status.set_value(outcome.grpc_status.map_or_else(String::new, |s| s.to_string()));
         labels.push(status);
@@ -340,7 +340,7 @@ fn source_labels(identity: &Identity) -> Vec<LabelPair> {
 
 /// A label; an empty value is unknown.
 pub(super) fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::new();
+    let mut pair = LabelPair::default();
     pair.set_name(name.to_string());
     pair.set_value(if value.is_empty() { "unknown" } else { value }.to_string());
     pair
@@ -371,12 +371,12 @@ impl Total {
         let mut cumulative = 0;
         let buckets = BOUNDS.iter().zip(&self.counts).map(|(bound, count)| {
             cumulative += count;
-            let mut bucket = Bucket::new();
+            let mut bucket = Bucket::default();
             bucket.set_upper_bound(*bound as f64 / 1000.0);
             bucket.set_cumulative_count(cumulative);
             bucket
         });
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         histogram.set_bucket(buckets.collect());
         histogram.set_sample_count(self.count());
         histogram.set_sample_sum(self.microseconds as f64 / 1000.0);
@@ -386,7 +386,7 @@ impl Total {
 
 /// A family of metrics.
 pub(super) fn family(kind: MetricType, name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::new();
+    let mut family = MetricFamily::default();
     family.set_name(name.to_string());
     family.set_help(help.to_string());
     family.set_field_type(kind);
@@ -396,7 +396,7 @@ pub(super) fn family(kind: MetricType, name: &str, help: &str, metrics: Vec<Metr
 
 /// A counter of a family.
 pub(super) fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
-    let mut counter = Counter::new();
+    let mut counter = Counter::default();
     counter.set_value(value as f64);
     let mut metric = Metric::from_label(labels);
     metric.set_counter(counter);
@@ -405,7 +405,7 @@ pub(super) fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
 
 /// A gauge of a family.
 pub(super) fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
-    let mut gauge = Gauge::new();
+    let mut gauge = Gauge::default();
     gauge.set_value(value);
     let mut metric = Metric::from_label(labels);
     metric.set_gauge(gauge);

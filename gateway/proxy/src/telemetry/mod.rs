@@ -136,3 +136,66 @@ impl WorkerTelemetry {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Lists, cluster, forwarded, workload};
+    use super::*;
+    use crate::allocations::allocations;
+    use tidegate_model::AccessLogFormat;
+
+    fn telemetry() -> Arc<Telemetry> {
+        Telemetry::new(&Identity { workload: "gateway".into(), namespace: "istio-system".into() })
+    }
+
+    fn log(file: &str, format: AccessLogFormat) -> AccessLog {
+        AccessLog { file: file.into(), format }
+    }
+
+    #[test]
+    fn the_access_log_switches_while_running() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let file = path.to_str().unwrap();
+        let (telemetry, headers, cluster, workload) = (telemetry(), Lists::default(), cluster(), workload());
+        let worker = telemetry.worker();
+        let finish = || worker.finish(&forwarded(&cluster, &workload, &headers));
+        let read = || {
+            telemetry.flush();
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            text.lines().map(|l| l.chars().next().unwrap()).collect::<String>()
+        };
+        finish();
+        assert_eq!(read(), "", "nothing before it is set");
+        telemetry.set_access_log(&log(file, AccessLogFormat::DefaultText)).unwrap();
+        finish();
+        telemetry.set_access_log(&log(file, AccessLogFormat::DefaultJson)).unwrap();
+        finish();
+        assert!(telemetry.set_access_log(&log("/nowhere/at/all", AccessLogFormat::DefaultText)).is_err());
+        finish();
+        assert_eq!(read(), "[{{");
+        telemetry.set_access_log(&log("", AccessLogFormat::DefaultText)).unwrap();
+        finish();
+        assert_eq!(read(), "[{{");
+        telemetry.set_access_log(&log(file, AccessLogFormat::DefaultText)).unwrap();
+        finish();
+        assert_eq!(read(), "[{{[");
+        let text = telemetry.prometheus();
+        assert!(text.contains("response_code=\"200\"") && text.contains("\"} 6\n"), "{text}");
+        assert!(text.contains("tidegate_access_log_dropped_total 0\n"));
+        assert!(text.contains("tidegate_build_info{version=\""));
+    }
+
+    #[test]
+    fn a_request_that_ends_allocates_nothing() {
+        let (headers, cluster, workload) = (Lists::default(), cluster(), workload());
+        for format in [AccessLogFormat::DefaultText, AccessLogFormat::DefaultJson] {
+            let telemetry = telemetry();
+            telemetry.set_access_log(&log("/dev/null", format)).unwrap();
+            let worker = telemetry.worker();
+            let finish = || worker.finish(&forwarded(&cluster, &workload, &headers));
+            finish();
+            assert_eq!(allocations(|| (0..100).for_each(|_| finish())), 0);
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! One thread that writes the access log, so that no request waits for a disk or a pipe.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -16,6 +18,8 @@ const BATCH: usize = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long [`LogWriter::flush`] waits for an output that takes nothing.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
+/// How often it is looked whether the log file is still the one of its name.
+const ROTATION_CHECK: Duration = Duration::from_secs(1);
 
 /// Nobody has lines.
 const IDLE: u8 = 0;
@@ -195,7 +199,17 @@ impl Shared {
 }
 
 /// Where lines go.
-struct Output(File);
+struct Output {
+    file: File,
+    rotation: Option<Rotation>,
+}
+
+/// Finds out that a log file was renamed or removed, so that nobody needs to send a signal.
+struct Rotation {
+    path: PathBuf,
+    identity: (u64, u64),
+    checked: Instant,
+}
 
 impl Output {
     /// Standard output and error by duplicates: opening their paths fails on sockets.
@@ -203,15 +217,23 @@ impl Output {
         let file = match path {
             "/dev/stdout" => File::from(io::stdout().as_fd().try_clone_to_owned()?),
             "/dev/stderr" => File::from(io::stderr().as_fd().try_clone_to_owned()?),
-            path => File::options().append(true).create(true).open(path)?,
+            path => append(Path::new(path))?,
         };
-        Ok(Output(file))
+        let is_file = file.metadata().is_ok_and(|m| m.is_file()) && !path.starts_with("/dev/");
+        let rotation = is_file.then(|| Rotation::new(path.into(), &file)).transpose()?;
+        Ok(Output { file, rotation })
     }
 
     /// Writes whole lines; how many could not be written.
     fn write(&mut self, mut bytes: &[u8]) -> u64 {
+        if bytes.is_empty() {
+            return 0;
+        }
+        if let Some(file) = self.rotation.as_mut().and_then(Rotation::next) {
+            self.file = file;
+        }
         while !bytes.is_empty() {
-            match self.0.write(bytes) {
+            match self.file.write(bytes) {
                 Ok(0) => return lines(bytes),
                 Ok(n) => bytes = &bytes[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -222,6 +244,35 @@ impl Output {
         }
         0
     }
+}
+
+impl Rotation {
+    fn new(path: PathBuf, file: &File) -> io::Result<Self> {
+        let identity = identity(&file.metadata()?);
+        Ok(Rotation { path, identity, checked: Instant::now() })
+    }
+
+    /// A new file where the path no longer leads to the old one; looked for once a second.
+    fn next(&mut self) -> Option<File> {
+        if self.checked.elapsed() < ROTATION_CHECK {
+            return None;
+        }
+        self.checked = Instant::now();
+        if std::fs::metadata(&self.path).is_ok_and(|m| identity(&m) == self.identity) {
+            return None;
+        }
+        let file = append(&self.path).ok()?;
+        self.identity = identity(&file.metadata().ok()?);
+        Some(file)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).open(path)
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn lines(bytes: &[u8]) -> u64 {
@@ -327,6 +378,22 @@ mod tests {
         assert!(writer.set_output("/nowhere/at/all").is_err());
         writer.flush();
         assert_eq!((read(&a), read(&b)), ("first\n".to_string(), "second\n".to_string()));
+    }
+
+    #[test]
+    fn a_renamed_file_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, renamed] = ["log", "log.1"].map(|n| directory.path().join(n));
+        let writer = LogWriter::new();
+        writer.set_output(path.to_str().unwrap()).unwrap();
+        let buffer = writer.buffer();
+        buffer.push(b"old\n");
+        writer.flush();
+        std::fs::rename(&path, &renamed).unwrap();
+        std::thread::sleep(ROTATION_CHECK);
+        buffer.push(b"new\n");
+        writer.flush();
+        assert_eq!((read(&renamed), read(&path)), ("old\n".to_string(), "new\n".to_string()));
     }
 
     #[test]
