@@ -1,1 +1,23 @@
-//! placeholder
+//! The data plane: accept, TLS, HTTP, upstreams, telemetry and admin, on Pingora's transport.
+//!
+//! Kept from Pingora: the l4 streams with their socket digests, the TCP connector, the TLS
+//! handshake wrappers and the shutdown watch. Ours: accept loop, HTTP/1 codec, forward loops,
+//! pools and the driving of `h2`.
+
+mod connection;
+mod forward;
+mod h1;
+mod h2;
+mod limits;
+mod listener;
+mod server;
+mod snapshot;
+mod telemetry;
+mod tls;
+mod upstream;
+mod worker;
+
+mod admin;
+
+pub use limits::Limits;
+pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError};

@@ -1,0 +1,55 @@
+use std::time::Duration;
+
+/// Limits and deadlines at an edge. [`Limits::default`] is what `--help` and the docs promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time for one whole request head.
+    pub head_time: Duration,
+    /// Bytes of one head.
+    pub head_bytes: usize,
+    /// Header fields of one head.
+    pub head_fields: usize,
+    /// Bytes of a request target.
+    pub target_bytes: usize,
+    /// Time for a TLS handshake.
+    pub handshake_time: Duration,
+    /// How long a connection without a request is kept.
+    pub keep_alive_idle: Duration,
+    /// How long a request may stand still in either direction.
+    pub request_idle: Duration,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub h2_streams: u32,
+    /// Bytes of an HTTP/2 header list, counted as RFC 9113 6.5.2 does.
+    pub h2_header_list: u32,
+    /// Header fields of an HTTP/2 request.
+    pub h2_fields: usize,
+    /// Flow-control window of an HTTP/2 stream.
+    pub h2_stream_window: u32,
+    /// Flow-control window of an HTTP/2 connection.
+    pub h2_connection_window: u32,
+    /// Downstream connections in all; beyond it new ones are closed at once.
+    pub connections: usize,
+    /// How long a stop waits for what is in flight.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_time: Duration::from_secs(10),
+            head_bytes: 60 << 10,
+            head_fields: 100,
+            target_bytes: 8 << 10,
+            handshake_time: Duration::from_secs(5),
+            keep_alive_idle: Duration::from_secs(60),
+            request_idle: Duration::from_secs(300),
+            h2_streams: 100,
+            h2_header_list: 32 << 10,
+            h2_fields: 128,
+            h2_stream_window: 64 << 10,
+            h2_connection_window: 1 << 20,
+            connections: 10_000,
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Listening sockets that open and close while running, and the accept loop.

@@ -1,0 +1,18 @@
+//! Upstream clusters: their endpoints, how one is picked, connections and pools.
+
+mod balance;
+mod cluster;
+mod connect;
+mod dns;
+mod endpoint;
+mod pool;
+mod registry;
+
+pub(crate) use cluster::{Cluster, Clusters};
+pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};
+pub(crate) use endpoint::Pick;
+pub(crate) use pool::Pool;
+pub(crate) use registry::Registry;
+
+#[cfg(test)]
+mod testing;
