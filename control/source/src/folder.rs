@@ -203,3 +203,22 @@ fn duplicate(object: &Object, winner: &Object) -> Diagnostic {
         format!("is written again at {}, which wins because it is later in path order", winner.origin());
     object.diagnostic(Severity::Warning, "", text, "remove one of the two", "duplicate-object")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn changes_are_seen_without_watches() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let namespace = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        std::fs::write(dir.path().join("a.yaml"), namespace("a")).unwrap();
+        let mut folder = Folder::open(vec![dir.path().to_owned()]);
+        folder.watch = Watch::broken();
+        assert_eq!(folder.load().objects.len(), 1);
+        std::fs::write(dir.path().join("b.yaml"), namespace("b")).unwrap();
+        tokio::time::timeout(Duration::from_secs(20), folder.changed()).await.unwrap();
+        assert_eq!(folder.load().objects.len(), 2);
+    }
+}

@@ -53,6 +53,12 @@ impl Watch {
         Watch { complete: watcher.is_some(), watcher, watched: BTreeMap::new(), shared }
     }
 
+    /// As where the system has no watches left.
+    #[cfg(test)]
+    pub(crate) fn broken() -> Self {
+        Watch { watcher: None, complete: false, ..Watch::new() }
+    }
+
     /// Watches `folders` and no others. Returns whether one of them was not watched before: what happened in it until
     /// now was not seen.
     pub(crate) fn set(&mut self, folders: &BTreeMap<PathBuf, (u64, u64)>) -> bool {
