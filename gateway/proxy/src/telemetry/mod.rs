@@ -120,8 +120,10 @@ pub(crate) struct Record<'a> {
     pub(crate) upstream_local: Option<SocketAddr>,
     /// Our address towards the client.
     pub(crate) downstream_local: SocketAddr,
-    /// The client.
+    /// The client, as trusted hops say.
     pub(crate) downstream_remote: SocketAddr,
+    /// The peer of the connection.
+    pub(crate) downstream_direct: SocketAddr,
     /// SNI, lower case; empty for none.
     pub(crate) sni: &'a str,
     /// Whether this is gRPC (content-type).
