@@ -1,1 +1,24 @@
-//! placeholder
+//! What users write: Istio's and Kubernetes' objects, read from YAML and JSON, each field with its place.
+//!
+//! [`read`] takes the text of a file and returns [`Object`]s and diagnostics. An object that has an error is refused
+//! as a whole; the others are not touched by it. Field paths are those of [`field`].
+
+mod base64;
+mod decode;
+mod duration;
+pub mod field;
+pub mod istio;
+pub mod kubernetes;
+mod object;
+mod objects;
+mod read;
+mod suggest;
+mod value;
+mod yaml;
+
+pub use crate::base64::Base64;
+pub use duration::{InvalidDuration, parse as parse_duration};
+pub use object::{Object, Owner, Spec};
+pub use objects::Objects;
+pub use read::{Reading, read};
+pub use value::{Data, Entry, Position, Value};
