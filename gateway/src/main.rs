@@ -1,1 +1,3 @@
+//! wip
+mod echo;
 fn main() {}
