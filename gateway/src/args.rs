@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) config: Vec<PathBuf>,
     /// Who this gateway is to the config.
     pub(crate) env: Env,
+    /// Who the sidecar is that `mesh` means: one in `default` without labels, unless the flags of `explain` say other.
+    pub(crate) mesh_env: Env,
     /// How results and diagnostics are printed.
     pub(crate) output: Output,
     /// What is logged.
@@ -96,12 +98,13 @@ struct SetupArgs {
     /// Listen on local port M for the server port N of a Gateway; may be repeated
     #[arg(long, value_name = "N=M", value_parser = port_pair)]
     port: Vec<(u16, u16)>,
-    /// A label of this gateway, which Gateway selectors are held against; replaces the default
-    #[arg(long, value_name = "K=V", value_parser = label, default_value = "istio=ingressgateway")]
+    /// A label of this gateway, which Gateway selectors are held against; may be repeated
+    /// [default: istio=ingressgateway]
+    #[arg(long, value_name = "K=V", value_parser = label)]
     label: Vec<(String, String)>,
-    /// The namespace of this gateway: where its certificates are
-    #[arg(long, value_name = "NS", default_value = "istio-system", value_parser = namespace)]
-    namespace: String,
+    /// The namespace of this gateway: where its certificates are [default: istio-system]
+    #[arg(long, value_name = "NS", value_parser = namespace)]
+    namespace: Option<String>,
     /// Become ready although security policies that select this gateway are not enforced
     #[arg(long)]
     allow_unenforced: bool,
@@ -128,7 +131,7 @@ struct ServeArgs {
     #[arg(long)]
     echo: bool,
     /// Print what is wrong with the config and exit: 1 if there are errors
-    #[arg(long, conflicts_with = "echo")]
+    #[arg(long)]
     check: bool,
     /// The access log on stdout [default: as meshConfig says, else text]
     #[arg(long, value_name = "FORMAT", value_enum)]
@@ -150,6 +153,7 @@ struct ExplainArgs {
     #[arg(value_parser = method)]
     method: String,
     /// The request's URL, such as http://shop.example.com/cart?id=1
+    #[arg(value_parser = url)]
     url: String,
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
@@ -195,7 +199,9 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         };
         return Ok(Invocation::Explain(setup(explain.setup)?, query));
     }
-    let (setup, serve) = (setup(cli.setup)?, cli.serve);
+    let (mut setup, serve) = (setup(cli.setup)?, cli.serve);
+    // the flags of a running gateway are about itself
+    setup.mesh_env = Env { namespace: Arc::from("default"), labels: BTreeMap::new(), ..setup.env.clone() };
     if serve.check {
         return Ok(Invocation::Check(setup));
     }
@@ -215,16 +221,23 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
 }
 
 fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
-    let env = Env {
-        namespace: args.namespace.into(),
-        labels: unique(args.label, "--label")?,
+    let given = unique(args.label, "--label")?;
+    let mesh_env = Env {
+        namespace: args.namespace.as_deref().unwrap_or("default").into(),
+        labels: given.clone(),
         ports: unique(args.port, "--port")?,
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
     };
+    let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
+    let env = Env {
+        namespace: args.namespace.as_deref().unwrap_or("istio-system").into(),
+        labels: if given.is_empty() { default() } else { given },
+        ..mesh_env.clone()
+    };
     let log = EnvFilter::try_new(&args.log.0).context("--log")?;
-    Ok(Setup { config: args.config, env, output: args.output, log })
+    Ok(Setup { config: args.config, env, mesh_env, output: args.output, log })
 }
 
 fn unique<K: Ord + std::fmt::Display, V: PartialEq>(
@@ -311,6 +324,13 @@ fn method(text: &str) -> anyhow::Result<String> {
     Ok(text.to_owned())
 }
 
+fn url(text: &str) -> anyhow::Result<String> {
+    let example = "write it like http://shop.example.com/cart";
+    let url: http::Uri = text.parse().context(example)?;
+    ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some(), "{example}");
+    Ok(text.to_owned())
+}
+
 fn header(text: &str) -> anyhow::Result<(String, String)> {
     let (name, value) = text.split_once(':').context("write 'NAME: VALUE'")?;
     http::HeaderName::from_bytes(name.as_bytes()).context("the part before ':' is not a header name")?;
@@ -380,12 +400,15 @@ mod tests {
     #[test]
     fn check_and_explain_are_chosen() {
         assert!(matches!(read("--check --config a").unwrap(), Invocation::Check(_)));
-        let line = ["x", "explain", "GET", "http://a/b", "-H", "X-A: 1: 2", "--gateway", "ns/gw", "--config", "a"];
+        let line =
+            ["x", "explain", "GET", "http://a/b", "-H", "X-A: 1: 2", "--gateway", "ns/gw", "--config", "a"];
         let Invocation::Explain(setup, query) = parse(line).unwrap() else { panic!("not explain") };
         assert_eq!(setup.config, [PathBuf::from("a")]);
         assert_eq!((query.method.as_str(), query.url.as_str()), ("GET", "http://a/b"));
         assert_eq!(query.headers, [("X-A".to_owned(), "1: 2".to_owned())]);
         assert_eq!(query.gateway.as_deref(), Some("ns/gw"));
+        assert_eq!((&*setup.env.namespace, &*setup.mesh_env.namespace), ("istio-system", "default"));
+        assert!(setup.mesh_env.labels.is_empty());
     }
 
     #[test]
@@ -406,12 +429,12 @@ mod tests {
             ("--config a --drain-timeout 30", "30s"),
             ("--config a --log x=y=z", "level"),
             ("--config a --access-log xml", "possible values"),
-            ("--config a --check --echo", "--echo"),
             ("--config a --nonsense", "--nonsense"),
             ("explain GET --config a", "URL"),
             ("explain G@T http://a/ --config a", "method"),
             ("explain GET http://a/ --gateway name --config a", "NAMESPACE/NAME"),
             ("explain GET http://a/ -H nocolon --config a", "NAME: VALUE"),
+            ("explain GET /path --config a", "http://"),
             ("explain GET http://a/", "--config"),
         ] {
             let error = read(line).err().unwrap_or_else(|| panic!("{line} was taken"));

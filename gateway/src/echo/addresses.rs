@@ -23,7 +23,9 @@ impl Addresses {
                 continue;
             }
             let first = HOSTS.start + fnv1a(key) % (HOSTS.end - HOSTS.start);
-            let Some(host) = (first..HOSTS.end).chain(HOSTS.start..first).find(|h| taken.insert(*h)) else { return };
+            let Some(host) = (first..HOSTS.end).chain(HOSTS.start..first).find(|h| taken.insert(*h)) else {
+                return;
+            };
             self.given.insert(key.clone(), host);
         }
     }

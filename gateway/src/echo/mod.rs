@@ -67,7 +67,9 @@ impl Workload {
     /// The service that is played: of several hosts the one that was asked for.
     fn service_of(&self, authority: &str) -> &str {
         let asked = self.services.iter().find(|service| {
-            authority.strip_prefix(service.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+            authority
+                .strip_prefix(service.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         });
         asked.or(self.services.first()).map_or("", String::as_str)
     }
@@ -124,8 +126,9 @@ impl Echo {
     }
 
     fn open(&mut self, wanted: &BTreeMap<ListenerKey, Arc<Workload>>, avoid: &BTreeSet<u16>) {
-        let gone: Vec<_> = self.listeners.extract_if(.., |key, _| !wanted.contains_key(key)).collect();
-        self.retired.extend(gone.into_iter().map(|(_, listener)| listener));
+        let (kept, gone) = std::mem::take(&mut self.listeners).into_iter().partition(|(k, _)| wanted.contains_key(k));
+        self.listeners = kept;
+        self.retired.extend(BTreeMap::into_values(gone));
         // the port is needed now: such a listener cannot wait until it is retired
         self.listeners.retain(|_, listener| !avoid.contains(&listener.address.port()));
         for (key, workload) in wanted {

@@ -80,7 +80,8 @@ fn add_entry(
 ) {
     let listeners: Vec<_> =
         station.ports.iter().filter_map(|p| Some((p.name.clone()?, address(station, p.number)?))).collect();
-    let (Some((_, first)), Some(object)) = (listeners.first(), objects.get(&station.service.reference)) else {
+    let (Some((_, first)), Some(object)) = (listeners.first(), objects.get(&station.service.reference))
+    else {
         return;
     };
     let mut object = Object::clone(object);

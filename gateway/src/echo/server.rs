@@ -157,4 +157,3 @@ async fn answer(
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     Ok(response)
 }
-

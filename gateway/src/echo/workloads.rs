@@ -1,10 +1,10 @@
 //! Which workloads a config has, from what is said about them: endpoints, pods, and else what pods are made from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use tidegate_api::istio::{DestinationRule, Resolution, ServiceEntry, WorkloadEntry};
 use tidegate_api::kubernetes::{
-    Container, EndpointConditions, EndpointPort, NumberOrName, Pod, Service, ServicePort, ServiceType, Workload,
+    Container, EndpointConditions, EndpointPort, NumberOrName, Pod, Service, ServicePort, ServiceType,
+    Workload,
 };
 use tidegate_api::{Object, Objects};
 
@@ -75,7 +75,8 @@ pub(super) fn subset(objects: &Objects, station: &Station<'_>, domain: &str) -> 
         })
     };
     let rules = objects.destination_rules();
-    let subsets = rules.iter().filter(|(object, rule)| names(object, rule)).flat_map(|(_, rule)| &rule.subsets);
+    let subsets =
+        rules.iter().filter(|(object, rule)| names(object, rule)).flat_map(|(_, rule)| &rule.subsets);
     let found = subsets.into_iter().find(|subset| selects(&subset.labels, &station.labels));
     found.map(|subset| subset.name.clone()).unwrap_or_default()
 }
@@ -98,13 +99,17 @@ impl<'o> World<'o> {
         World {
             objects,
             pods: pods.iter().map(|(o, pod)| (name(o), (*o, *pod))).collect(),
-            pods_by_ip: pods.iter().filter_map(|(o, pod)| Some((pod.status.pod_ip.as_deref()?, (*o, *pod)))).collect(),
+            pods_by_ip: pods
+                .iter()
+                .filter_map(|(o, pod)| Some((pod.status.pod_ip.as_deref()?, (*o, *pod))))
+                .collect(),
         }
     }
 
     /// Whether a Service is another name for one that the config has.
     fn is_alias(&self, service: &Service, domain: &str) -> bool {
-        let (Some(ServiceType::ExternalName), Some(target)) = (service.service_type, &service.external_name) else {
+        let (Some(ServiceType::ExternalName), Some(target)) = (service.service_type, &service.external_name)
+        else {
             return false;
         };
         let target = target.trim_end_matches('.');
@@ -118,11 +123,18 @@ impl<'o> World<'o> {
         if found.is_empty() {
             found = self.endpoints(&base);
         }
-        if found.is_empty() && !service.selector.is_empty() {
-            found = self.selected_by_service(&base, service);
+        if !service.selector.is_empty() {
+            if found.is_empty() {
+                found = self.selected_pods(&base, service);
+            }
+            found.extend(self.selected_entries(&base, service));
+            if found.is_empty() {
+                found = self.selected_templates(&base, service);
+            }
         }
         if found.is_empty() && !self.scaled_to_zero(object, service) {
-            let mut station = base.station("service", &object.reference.name, service.selector.clone(), object);
+            let mut station =
+                base.station("service", &object.reference.name, service.selector.clone(), object);
             station.ports = service_ports(service, &[]);
             found.push(station);
         }
@@ -132,8 +144,9 @@ impl<'o> World<'o> {
     fn slices(&self, base: &Base<'o>) -> Vec<Station<'o>> {
         let mut found = Vec::new();
         for (object, slice) in self.objects.endpoint_slices() {
-            let of_this = object.labels.get(SERVICE_NAME).is_some_and(|name| **name == *base.object.reference.name)
-                && object.reference.namespace == base.object.reference.namespace;
+            let of_this =
+                object.labels.get(SERVICE_NAME).is_some_and(|name| **name == *base.object.reference.name)
+                    && object.reference.namespace == base.object.reference.namespace;
             for endpoint in slice.endpoints.iter().filter(|_| of_this) {
                 let Some(address) = endpoint.addresses.first() else { continue };
                 let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
@@ -151,11 +164,13 @@ impl<'o> World<'o> {
         let mut found = Vec::new();
         for (object, endpoints) in self.objects.endpoints() {
             let (name, namespace) = (&object.reference.name, &object.reference.namespace);
-            let of_this = *name == base.object.reference.name && *namespace == base.object.reference.namespace;
+            let of_this =
+                *name == base.object.reference.name && *namespace == base.object.reference.namespace;
             for subset in endpoints.subsets.iter().filter(|_| of_this) {
                 for address in &subset.addresses {
                     let pod = address.target_ref.as_ref().and_then(|target| target.name.as_deref());
-                    let mut station = self.endpoint(base, pod, address.hostname.as_deref(), &address.ip, object);
+                    let mut station =
+                        self.endpoint(base, pod, address.hostname.as_deref(), &address.ip, object);
                     station.ports = endpoint_ports(&subset.ports);
                     found.push(station);
                 }
@@ -183,35 +198,46 @@ impl<'o> World<'o> {
         }
     }
 
-    /// Pods and WorkloadEntries that a Service selects, else what makes such pods.
-    fn selected_by_service(&self, base: &Base<'o>, service: &'o Service) -> Vec<Station<'o>> {
-        let namespace = &base.object.reference.namespace;
-        let selected = |o: &Object, labels: &_| o.reference.namespace == *namespace && selects(&service.selector, labels);
+    fn selected_pods(&self, base: &Base<'o>, service: &'o Service) -> Vec<Station<'o>> {
+        let pods =
+            self.objects.pods().into_iter().filter(|(o, _)| base.selects(&service.selector, o, &o.labels));
+        pods.map(|(object, pod)| {
+            let mut station =
+                base.station(&object.reference.name, &owner(object), object.labels.clone(), object);
+            station.ports = service_ports(service, &pod.spec.containers);
+            station
+        })
+        .collect()
+    }
+
+    fn selected_entries(&self, base: &Base<'o>, service: &'o Service) -> Vec<Station<'o>> {
         let mut found = Vec::new();
-        for (object, pod) in self.objects.pods() {
-            if selected(object, &object.labels) {
-                let mut station = base.station(&object.reference.name, &owner(object), object.labels.clone(), object);
-                station.ports = service_ports(service, &pod.spec.containers);
-                found.push(station);
-            }
-        }
         for (object, entry) in self.objects.workload_entries() {
             let labels = entry_labels(object, entry);
-            if selected(object, &labels) {
-                let mut station = base.station(&object.reference.name, &object.reference.name, labels, object);
+            if base.selects(&service.selector, object, labels) {
+                let mut station =
+                    base.station(&object.reference.name, &object.reference.name, labels.clone(), object);
                 station.ports = service_ports(service, &[]);
+                for port in &mut station.ports {
+                    let own = port.name.as_ref().and_then(|name| entry.ports.get(name));
+                    port.number = own.and_then(|own| u16::try_from(*own).ok()).unwrap_or(port.number);
+                }
                 found.push(station);
             }
         }
-        if found.is_empty() {
-            for (object, workload) in self.templates() {
-                let labels = &workload.template.metadata.labels;
-                if selected(object, labels) && workload.replicas != Some(0) {
-                    let key = format!("{}/{}", object.reference.kind, object.reference.name);
-                    let mut station = base.station(&key, &object.reference.name, labels.clone(), object);
-                    station.ports = service_ports(service, &workload.template.spec.containers);
-                    found.push(station);
-                }
+        found
+    }
+
+    /// What makes pods that a Service selects, once for each: the pods themselves are not there.
+    fn selected_templates(&self, base: &Base<'o>, service: &'o Service) -> Vec<Station<'o>> {
+        let mut found = Vec::new();
+        for (object, workload) in self.templates() {
+            let labels = &workload.template.metadata.labels;
+            if base.selects(&service.selector, object, labels) && workload.replicas != Some(0) {
+                let key = format!("{}/{}", object.reference.kind, object.reference.name);
+                let mut station = base.station(&key, &object.reference.name, labels.clone(), object);
+                station.ports = service_ports(service, &workload.template.spec.containers);
+                found.push(station);
             }
         }
         found
@@ -258,21 +284,19 @@ impl<'o> World<'o> {
     }
 
     fn selected_by_entry(&self, base: &Base<'o>, selector: &BTreeMap<String, String>) -> Vec<Station<'o>> {
-        let namespace = &base.object.reference.namespace;
-        let selected = |o: &Object, labels: &_| o.reference.namespace == *namespace && selects(selector, labels);
         let mut found = Vec::new();
         for (object, entry) in self.objects.workload_entries() {
             let labels = entry_labels(object, entry);
-            if selected(object, &labels) {
-                let mut station = base.entry(&object.reference.name, entry, labels, object);
+            if base.selects(selector, object, labels) {
+                let mut station = base.entry(&object.reference.name, entry, labels.clone(), object);
                 station.workload = object.reference.name.to_string();
                 found.push(station);
             }
         }
         for (object, _) in self.objects.pods() {
-            if selected(object, &object.labels) {
-                let mut station =
-                    base.entry(&object.reference.name, &WorkloadEntry::default(), object.labels.clone(), object);
+            if base.selects(selector, object, &object.labels) {
+                let entry = WorkloadEntry::default();
+                let mut station = base.entry(&object.reference.name, &entry, object.labels.clone(), object);
                 station.workload = owner(object);
                 found.push(station);
             }
@@ -288,6 +312,16 @@ struct Base<'o> {
 }
 
 impl<'o> Base<'o> {
+    /// Whether `selector` of this service takes in a workload.
+    fn selects(
+        &self,
+        selector: &BTreeMap<String, String>,
+        workload: &Object,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        workload.reference.namespace == self.object.reference.namespace && selects(selector, labels)
+    }
+
     fn station(
         &self,
         key: &str,
@@ -327,11 +361,9 @@ fn service_host(object: &Object, domain: &str) -> String {
     format!("{}.{}.svc.{domain}", object.reference.name, object.reference.namespace)
 }
 
-/// Labels of a WorkloadEntry: those of its content, as Istio's own selection uses, over those of the object.
-fn entry_labels(object: &Object, entry: &WorkloadEntry) -> BTreeMap<String, String> {
-    let mut labels = object.labels.clone();
-    labels.extend(entry.labels.clone());
-    labels
+/// Labels of a WorkloadEntry: those of its content, else those of the object.
+fn entry_labels<'o>(object: &'o Object, entry: &'o WorkloadEntry) -> &'o BTreeMap<String, String> {
+    if entry.labels.is_empty() { &object.labels } else { &entry.labels }
 }
 
 /// What a pod was made by: the Deployment behind a ReplicaSet, or any other owner, or else the pod.
@@ -351,8 +383,10 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 
 fn endpoint_ports(ports: &[EndpointPort]) -> Vec<StationPort> {
     let tcp = ports.iter().filter(|port| is_tcp(port.protocol.as_deref()));
-    tcp.filter_map(|port| Some(StationPort { name: port.name.clone(), number: u16::try_from(port.port?).ok()? }))
-        .collect()
+    tcp.filter_map(|port| {
+        Some(StationPort { name: port.name.clone(), number: u16::try_from(port.port?).ok()? })
+    })
+    .collect()
 }
 
 /// Ports by the Service's `targetPort`. A named one is looked up in `containers`; where nothing is known of those,
@@ -381,5 +415,7 @@ fn entry_ports(entry: &ServiceEntry, own: Option<&BTreeMap<String, u32>>) -> Vec
         u16::try_from(own.or(port.target_port).unwrap_or(port.number)).ok()
     };
     let ports = entry.ports.iter();
-    ports.filter_map(|port| Some(StationPort { name: Some(port.name.clone()), number: number(port)? })).collect()
+    ports
+        .filter_map(|port| Some(StationPort { name: Some(port.name.clone()), number: number(port)? }))
+        .collect()
 }
