@@ -51,17 +51,43 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(crate) fn new(unknown: Unknown, secret: bool) -> Self {
-        Decoder { path: Vec::new(), at: Position::default(), unknown, secret, problems: Vec::new() }
+    /// For an object that starts at `at`.
+    pub(crate) fn new(at: Position, unknown: Unknown, secret: bool) -> Self {
+        Decoder { path: Vec::new(), at, unknown, secret, problems: Vec::new() }
     }
 
-    /// The value of a whole object's part, which stands at `path` and `at`.
+    /// The value at `path` of the object, which stands at `at`.
     pub(crate) fn root<T: Decode>(&mut self, path: &[&'a str], at: Position, value: &'a Value) -> Option<T> {
-        self.path = path.iter().map(|key| Segment::Key((*key).into())).collect();
-        self.at = at;
-        let decoded = T::decode(value, self);
-        self.path.clear();
-        decoded
+        match path {
+            [] => T::decode(value, self),
+            [key, rest @ ..] => {
+                self.within(Segment::Key((*key).into()), at, |inner| inner.root(rest, at, value))
+            }
+        }
+    }
+
+    /// What `inner` decodes, with another answer to fields that are unknown.
+    pub(crate) fn with_unknown<R>(&mut self, unknown: Unknown, inner: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = std::mem::replace(&mut self.unknown, unknown);
+        let result = inner(self);
+        self.unknown = outer;
+        result
+    }
+
+    /// Reports an error at a field of `object`.
+    pub(crate) fn error_at(
+        &mut self,
+        object: &Value,
+        path: &[&str],
+        code: &'static str,
+        text: &str,
+        advice: &str,
+    ) {
+        let segments: Vec<_> = path.iter().map(|key| Segment::Key((*key).into())).collect();
+        let field = field::path(&segments);
+        let at = object.locate(&field);
+        let (text, advice) = (text.to_owned(), advice.to_owned());
+        self.problems.push(Problem { severity: Severity::Error, at, field, text, advice, code });
     }
 
     pub(crate) fn error(&mut self, code: &'static str, text: String, advice: String) {
@@ -81,6 +107,9 @@ impl<'a> Decoder<'a> {
                 "remove the quotes".to_owned()
             }
             (Data::Integer(_) | Data::Float(_) | Data::Bool(_), "a string") => "put it in quotes".to_owned(),
+            (Data::Map(entries), "a string") if matches!(entries.as_slice(), [e] if e.value.is_null()) => {
+                "put it in quotes, because of its ':'".to_owned()
+            }
             (Data::List(_), _) => format!("write {expected} without a leading '-'"),
             (_, "a list") => "write each item on a line of its own with a leading '- '".to_owned(),
             _ => format!("write {expected}"),
@@ -189,11 +218,12 @@ pub(crate) fn is_secret_name(key: &str) -> bool {
         .any(|word| key.contains(word))
 }
 
-/// Declares structs with the names that their fields have in YAML, and how they are decoded.
+/// Declares structs with the names that their fields have in YAML, and how they are decoded. `= default` is for one that
+/// may be left out without an `Option`, and `one_of` names fields that exclude each other.
 macro_rules! fields {
     ($(
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident $(one_of [$($one:literal),+])* {
+        $vis:vis struct $name:ident $(= $default:ident)? $(one_of [$($one:literal),+])* {
             $( $(#[$field_meta:meta])* $key:literal $(| $alias:literal)? => $field:ident: $ty:ty, )*
         }
     )*) => {$(
@@ -202,6 +232,8 @@ macro_rules! fields {
         $vis struct $name { $( $(#[$field_meta])* pub $field: $ty, )* }
 
         impl $crate::decode::Decode for $name {
+            $( fn absent() -> Option<Self> { Some($name::$default()) } )?
+
             fn decode<'a>(
                 value: &'a $crate::Value,
                 at: &mut $crate::decode::Decoder<'a>,

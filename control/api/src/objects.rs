@@ -43,6 +43,11 @@ impl Objects {
         (key.0 == *reference).then_some(&held.object)
     }
 
+    /// The object in the place of `object`: of its kind, namespace, name and group.
+    pub fn current(&self, object: &Object) -> Option<&Arc<Object>> {
+        self.by_key.get(&(object.reference.clone(), object.group().into())).map(|held| &held.object)
+    }
+
     /// All objects, by kind, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.by_key.values().map(|held| &held.object)

@@ -38,6 +38,11 @@ pub(crate) fn list(names: &[&str]) -> String {
     }
 }
 
+/// `1 other`, `2 others`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -126,6 +126,27 @@ impl Value {
         found
     }
 
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
+        match &mut self.data {
+            Data::Map(entries) => entries.iter_mut().rev().find(|e| e.key == key).map(|e| &mut e.value),
+            _ => None,
+        }
+    }
+
+    /// Changes every position by `shift`.
+    pub(crate) fn moved(mut self, shift: &impl Fn(Position) -> Position) -> Value {
+        self.at = shift(self.at);
+        self.data = match self.data {
+            Data::List(items) => Data::List(items.into_iter().map(|item| item.moved(shift)).collect()),
+            Data::Map(entries) => {
+                let moved = |e: Entry| Entry { key: e.key, at: shift(e.at), value: e.value.moved(shift) };
+                Data::Map(entries.into_iter().map(moved).collect())
+            }
+            scalar => scalar,
+        };
+        self
+    }
+
     fn step(&self, segment: &Segment<'_>) -> Option<(Position, &Value)> {
         match segment {
             Segment::Key(key) => self.entry(key).map(|e| (e.at, &e.value)),

@@ -3,7 +3,7 @@ use crate::istio::MeshConfig;
 use std::collections::BTreeMap;
 
 fields! {
-    struct ConfigMapFields {
+    pub(crate) struct ConfigMapFields {
         "data" => data: BTreeMap<String, String>,
         "binaryData" => binary_data: BTreeMap<String, crate::Base64>,
     }

@@ -17,3 +17,5 @@ pub use pod::*;
 pub use secret::*;
 pub use service::*;
 pub use workload::*;
+
+pub(crate) use config_map::ConfigMapFields;

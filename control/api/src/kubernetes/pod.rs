@@ -44,7 +44,7 @@ fields! {
     }
 
     /// How a pod is.
-    pub struct PodStatus {
+    pub struct PodStatus = default {
         /// Pending, Running, Succeeded, Failed.
         "phase" => phase: Option<String>,
         /// Its address.

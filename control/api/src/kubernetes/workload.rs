@@ -16,7 +16,7 @@ fields! {
     }
 
     /// Which pods belong to a workload.
-    pub struct PodSelector {
+    pub struct PodSelector = default {
         /// Labels that they all have.
         "matchLabels" => match_labels: BTreeMap<String, String>,
     }
@@ -30,7 +30,7 @@ fields! {
     }
 
     /// What pods of a template are called.
-    pub struct PodMetadata {
+    pub struct PodMetadata = default {
         /// Labels.
         "labels" => labels: BTreeMap<String, String>,
         /// Annotations.

@@ -1,5 +1,9 @@
 //! YAML and JSON as Kubernetes reads them, with positions.
 
+mod compose;
 mod scalar;
+mod split;
 
-pub(crate) use scalar::{is_text, resolve};
+pub(crate) use compose::{Invalid, compose};
+pub(crate) use scalar::is_text;
+pub(crate) use split::split;
