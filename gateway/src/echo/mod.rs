@@ -9,6 +9,9 @@ mod objects;
 mod server;
 mod workloads;
 
+#[cfg(test)]
+mod tests;
+
 use addresses::Addresses;
 use server::{Listener, Runtime};
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,7 +129,8 @@ impl Echo {
     }
 
     fn open(&mut self, wanted: &BTreeMap<ListenerKey, Arc<Workload>>, avoid: &BTreeSet<u16>) {
-        let (kept, gone) = std::mem::take(&mut self.listeners).into_iter().partition(|(k, _)| wanted.contains_key(k));
+        let (kept, gone) =
+            std::mem::take(&mut self.listeners).into_iter().partition(|(k, _)| wanted.contains_key(k));
         self.listeners = kept;
         self.retired.extend(BTreeMap::into_values(gone));
         // the port is needed now: such a listener cannot wait until it is retired
