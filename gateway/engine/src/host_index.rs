@@ -78,15 +78,10 @@ impl HostIndex {
     pub(crate) fn find(&self, authority: &[u8]) -> Option<&Arc<CompiledHost>> {
         let host = host_of(authority);
         let mut lower = [0; MAX_HOST];
-        let host = match lower.get_mut(..host.len()) {
-            None => return self.any.as_ref(),
-            Some(_) if !host.iter().any(u8::is_ascii_uppercase) => host,
-            Some(lower) => {
-                lower.copy_from_slice(host);
-                lower.make_ascii_lowercase();
-                lower
-            }
-        };
+        let Some(lower) = lower.get_mut(..host.len()) else { return self.any.as_ref() };
+        lower.copy_from_slice(host);
+        lower.make_ascii_lowercase();
+        let host = &*lower;
         self.exact.get(host).or_else(|| self.find_suffix(host)).or(self.any.as_ref())
     }
 

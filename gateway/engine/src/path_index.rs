@@ -220,8 +220,10 @@ impl<const FOLD: bool> Tree<FOLD> {
             let Ok(i) = node.firsts.binary_search(&first) else { return located };
             node = &self.nodes[node.children[i] as usize];
             let Some((start, end)) = rest.split_at_checked(node.label.len()) else { return located };
-            let same = if FOLD { start.eq_ignore_ascii_case(&node.label) } else { *start == *node.label };
-            if !same {
+            // Most labels in a dense tree are one byte, which is known to be equal by now.
+            let (start, label) = (&start[1..], &node.label[1..]);
+            let same = || if FOLD { start.eq_ignore_ascii_case(label) } else { start == label };
+            if !label.is_empty() && !same() {
                 return located;
             }
             rest = end;

@@ -173,7 +173,7 @@ fn class_atom(c: char, rest: &mut Peekable<Chars<'_>>, out: &mut String) -> Resu
             escaped(c, out);
             match (c, rest.peek()) {
                 ('x' | 'p' | 'P', Some('{')) => {
-                    while let Some(c) = rest.next() {
+                    for c in rest.by_ref() {
                         out.push(c);
                         if c == '}' {
                             break;
