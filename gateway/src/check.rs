@@ -19,25 +19,22 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads files and folders.
-    ///
-    /// # Errors
-    /// When a path cannot be read at all.
-    pub(crate) fn read(setup: &Setup) -> anyhow::Result<Config> {
-        let loaded = Folder::open(&setup.config).context("--config")?.load();
+    /// Reads files and folders. A path that cannot be read is said in the diagnostics.
+    pub(crate) fn read(setup: &Setup) -> Config {
+        let loaded = Folder::open(setup.config.clone()).load();
         let admitted = Admission::new().admit(loaded.objects, &setup.env);
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(admitted.diagnostics);
-        Ok(Config { objects: admitted.objects, diagnostics })
+        Config { objects: admitted.objects, diagnostics }
     }
 }
 
 /// Prints all diagnostics on stdout and their numbers on stderr. Whether there was no error.
 ///
 /// # Errors
-/// When a path cannot be read, or nothing can be printed.
+/// When nothing can be printed.
 pub(crate) fn check(setup: &Setup) -> anyhow::Result<bool> {
-    let config = Config::read(setup)?;
+    let config = Config::read(setup);
     let objects = config.objects.len();
     let diagnostics = diagnose(config, &setup.env);
     print(&diagnostics, setup.output, io::stdout().lock()).context("cannot print")?;

@@ -41,11 +41,11 @@ impl Feed {
     /// A feed of what `serve` names into `proxy`. Nothing is read yet.
     ///
     /// # Errors
-    /// When a path cannot be read or watched.
+    /// When the thread for `--echo` cannot be made.
     pub(crate) fn new(serve: &Serve, proxy: Proxy, live: Live) -> anyhow::Result<Feed> {
         let setup = &serve.setup;
         Ok(Feed {
-            folder: Folder::open(&setup.config).context("--config")?,
+            folder: Folder::open(setup.config.clone()),
             admission: Admission::new(),
             env: setup.env.clone(),
             mesh_env: setup.mesh_env.clone(),

@@ -11,7 +11,7 @@ use tidegate_proxy::{Identity, Limits, Options, Proxy};
 /// Serves.
 ///
 /// # Errors
-/// When the config cannot be found, or an address of ours is taken.
+/// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let live = Live::default();
     let proxy = Proxy::start(options(serve, live.clone()))?;

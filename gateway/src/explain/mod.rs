@@ -4,6 +4,9 @@ mod answer;
 mod choose;
 mod request;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use answer::Answer;
 
 use answer::{Lost, Rewritten, Rule, Share};
