@@ -63,3 +63,51 @@ fn print(diagnostics: &[Diagnostic], output: Output, to: impl Write) -> io::Resu
     }
     to.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Invocation, parse};
+
+    const GATEWAY: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+";
+
+    /// `SEVERITY FILE:LINE CODE` of what is said about files of these names and texts.
+    fn said(files: &[(&str, &str)]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let path = folder.path().to_str().unwrap();
+        let Invocation::Check(setup) = parse(["x", "--check", "--config", path]).unwrap() else {
+            panic!("not a check")
+        };
+        let file = |d: &Diagnostic| d.origin.file.rsplit('/').next().unwrap_or_default().to_owned();
+        let diagnostics = diagnose(Config::read(&setup), &setup.env);
+        diagnostics
+            .iter()
+            .map(|d| format!("{} {}:{} {}", d.severity, file(d), d.origin.line, d.code))
+            .collect()
+    }
+
+    #[test]
+    fn a_good_config_has_no_errors() {
+        assert!(said(&[("a.yaml", GATEWAY)]).iter().all(|line| !line.starts_with("error")));
+    }
+
+    #[test]
+    fn errors_of_every_kind_are_found_and_sorted_by_place() {
+        let broken = GATEWAY.replace("number: 80", "number: eighty");
+        let unknown = GATEWAY.replace("edge", "typo").replace("hosts: ['*']", "hosts: ['*'], host: a");
+        let found = said(&[("c.yaml", "a: [b"), ("a.yaml", &broken), ("b.yaml", &unknown)]);
+        let expected =
+            ["error a.yaml:6 wrong-type", "error b.yaml:6 unknown-field", "error c.yaml:2 invalid-yaml"];
+        assert_eq!(found, expected);
+    }
+}

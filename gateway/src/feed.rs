@@ -119,6 +119,7 @@ impl Feed {
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {
             echo.retire();
+            tracing::info!("echo: {} workloads are played on 127.127.0.0/16", echo.workloads());
         }
     }
 

@@ -8,12 +8,10 @@ mod feed;
 mod report;
 mod serve;
 
-use anyhow::{Context, anyhow};
-use args::{Invocation, Output, Setup};
+use anyhow::anyhow;
+use args::Invocation;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use tidegate_model::Severity;
-use tidegate_proxy::ExplainQuery;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -46,7 +44,7 @@ fn run(mut invocation: Invocation) -> anyhow::Result<ExitCode> {
         Invocation::Check(setup) => {
             check::check(&setup).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Invocation::Explain(setup, query) => explain(&setup, &query).map(|()| ExitCode::SUCCESS),
+        Invocation::Explain(setup, query) => explain::print(&setup, &query).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -56,22 +54,4 @@ fn log(filter: EnvFilter) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-}
-
-fn explain(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
-    let config = check::Config::read(setup);
-    let translation = tidegate_translate::translate(&config.objects, &setup.env);
-    // what was refused is not in the answer, and may be why it is not the expected one
-    for diagnostic in config.diagnostics.iter().chain(&translation.diagnostics) {
-        if diagnostic.severity == Severity::Error {
-            report::print(diagnostic, Output::Text, &mut io::stderr())?;
-        }
-    }
-    let world = explain::World::new(1, translation, config.objects, setup.mesh_env.clone());
-    let answer = world.explain(query).map_err(|wrong| anyhow!(wrong))?;
-    let text = match setup.output {
-        Output::Text => answer.to_string(),
-        Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
-    };
-    io::stdout().write_all(text.as_bytes()).context("cannot print")
 }

@@ -26,8 +26,8 @@ const LISTENERS: usize = 4096;
 
 /// The listeners that play workloads.
 pub(crate) struct Echo {
-    // its threads end with it
-    _threads: tokio::runtime::Runtime,
+    /// There until it is dropped.
+    threads: Option<tokio::runtime::Runtime>,
     runtime: Runtime,
     addresses: Addresses,
     listeners: BTreeMap<ListenerKey, Listener>,
@@ -92,7 +92,7 @@ impl Echo {
             .build()?;
         let runtime = Runtime::new(threads.handle().clone());
         Ok(Echo {
-            _threads: threads,
+            threads: Some(threads),
             runtime,
             addresses: Addresses::default(),
             listeners: BTreeMap::new(),
@@ -117,6 +117,11 @@ impl Echo {
         }
         self.open(&wanted, avoid);
         objects::rewrite(objects, &stations, |station, port| self.address(station, port))
+    }
+
+    /// How many workloads are played, each at an address of its own.
+    pub(crate) fn workloads(&self) -> usize {
+        self.listeners.keys().map(|(station, _)| station).collect::<BTreeSet<_>>().len()
     }
 
     /// Closes the listeners that the last [`Echo::replace`] had no use for.
@@ -152,6 +157,15 @@ impl Echo {
                 }
                 Err(error) => tracing::error!("echo: {} port {} is not played: {error}", key.0, key.1),
             }
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        // without waiting: it may be dropped where nothing may block
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
         }
     }
 }

@@ -7,18 +7,43 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use answer::Answer;
-
-use answer::{Lost, Rewritten, Rule, Share};
+use crate::args::{Output, Setup};
+use crate::check::Config;
+use crate::report;
+use answer::{Answer, Lost, Rewritten, Rule, Share};
+use anyhow::{Context, anyhow};
 use choose::Chosen;
 use request::Request;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 use tidegate_api::Objects;
 use tidegate_engine::{Decision, ForwardDecision, NoRoute, RouteTableView, Table};
-use tidegate_model::{HostPattern, Model, VirtualHostKey};
+use tidegate_model::{HostPattern, Model, Severity, VirtualHostKey};
 use tidegate_proxy::ExplainQuery;
-use tidegate_translate::{Binding, Env, Translation, translate_mesh};
+use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
+
+/// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr.
+///
+/// # Errors
+/// What is wrong with the question, or that nothing can be printed.
+pub(crate) fn print(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
+    let config = Config::read(setup);
+    let translation = translate(&config.objects, &setup.env);
+    // what was refused is not in the answer, and may be why it is not the expected one
+    for diagnostic in config.diagnostics.iter().chain(&translation.diagnostics) {
+        if diagnostic.severity == Severity::Error {
+            report::print(diagnostic, Output::Text, &mut io::stderr())?;
+        }
+    }
+    let world = World::new(1, translation, config.objects, setup.mesh_env.clone());
+    let answer = world.explain(query).map_err(|wrong| anyhow!(wrong))?;
+    let text = match setup.output {
+        Output::Text => answer.to_string(),
+        Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
+    };
+    io::stdout().write_all(text.as_bytes()).context("cannot print")
+}
 
 /// A config that can be asked. Tables are compiled when they are first needed.
 pub(crate) struct World {

@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::{Value, json};
 use tidegate_api::read;
-use tidegate_translate::{Admission, translate};
+use tidegate_translate::Admission;
 
 const CONFIG: &str = "\
 apiVersion: networking.istio.io/v1
