@@ -253,6 +253,10 @@ fn secrets_are_not_repeated() {
         secret("data:\n  tls.key: [s3cr3t]\n"),
         secret("stringData:\n  tls.key: s3cr3t\n  tls.key: s3cr3t\n"),
         secret("data: s3cr3t\n"),
+        secret("data: {}\n").replace(
+            "ns\n",
+            "ns\n  annotations:\n    kubectl.kubernetes.io/last-applied-configuration: '{\"data\":\"s3cr3t\"}'\n",
+        ),
         secret("stringData: {tls.key: s3cr3t}\n"),
         secret("data: {tls.key: czNjcjN0}\n"),
         kubernetes("Secret", "stringData: {a: b}\n").replace("ns\n", "ns\n  creationTimestamp: s3cr3t\n"),
@@ -283,4 +287,12 @@ fn many_problems_are_cut() {
     assert_eq!(reading.diagnostics.len(), 50);
     assert!(reading.diagnostics[49].text.contains("150 others"));
     assert_eq!(reading.refused.len(), 1);
+}
+
+#[test]
+fn a_file_of_nothing_but_errors_is_cut() {
+    let reading = read("a.yaml", &"---\nx\n".repeat(3000));
+    assert_eq!(reading.diagnostics.len(), 1000);
+    assert!(reading.diagnostics[999].text.contains("2000 others"));
+    assert!(reading.unreadable);
 }
