@@ -1,0 +1,16 @@
+//! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3, which have one schema) and its mesh
+//! config: every field, by the names of Istio's CRDs.
+
+mod destination_rule;
+mod gateway;
+mod mesh_config;
+mod service_entry;
+mod virtual_service;
+mod workload_entry;
+
+pub use destination_rule::*;
+pub use gateway::*;
+pub use mesh_config::*;
+pub use service_entry::*;
+pub use virtual_service::*;
+pub use workload_entry::*;

@@ -1,0 +1,21 @@
+//! The parts of Kubernetes' own objects that routing needs. Other fields of them are left alone.
+
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod namespace;
+mod pod;
+mod secret;
+mod service;
+mod workload;
+
+pub use config_map::*;
+pub use endpoint_slice::*;
+pub use endpoints::*;
+pub use namespace::*;
+pub use pod::*;
+pub use secret::*;
+pub use service::*;
+pub use workload::*;
+
+pub(crate) use config_map::ConfigMapFields;
