@@ -1,1 +1,95 @@
-//! placeholder
+//! Pure translation of [`Objects`] into the [`Model`], with diagnostics: no I/O, no clock.
+//!
+//! [`Admission`] decides which version of each object counts, [`translate`] makes the model of one gateway of them,
+//! and [`translate_mesh`] the routes that a sidecar would have. Section numbers in comments are those of Istio's own
+//! concepts: gateways, virtual services, destination rules.
+
+mod action;
+mod admission;
+mod clusters;
+mod delegate;
+mod destination_rule;
+mod endpoints;
+mod enforcement;
+mod export;
+mod gateway;
+mod headers;
+mod hosts;
+mod matches;
+mod mesh;
+mod mesh_config;
+mod protocol;
+mod references;
+mod report;
+mod secret;
+mod servers;
+mod service_registry;
+mod unreachable;
+mod unserved;
+mod validate;
+mod virtual_service;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use admission::{Admission, Admitted};
+pub use validate::validate;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidegate_api::Objects;
+use tidegate_model::{Diagnostic, ListenerKey, Model, TableName};
+
+/// Who a gateway is to its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Env {
+    /// The namespace of the gateway's pod: its certificates are here, and what is exported to it is what it sees.
+    pub namespace: Arc<str>,
+    /// The labels of the gateway's pod, which selectors are held against.
+    pub labels: BTreeMap<String, String>,
+    /// Local ports by the server ports of Gateways.
+    pub ports: BTreeMap<u16, u16>,
+    /// The cluster's DNS domain: `cluster.local`.
+    pub domain: Arc<str>,
+    /// The namespace of mesh-wide objects: `istio-system`.
+    pub root_namespace: Arc<str>,
+    /// Become ready although security objects that select this gateway are not enforced.
+    pub allow_unenforced: bool,
+}
+
+/// What a set of objects means.
+#[derive(Clone, Debug, Default)]
+pub struct Translation {
+    /// What the data plane is told.
+    pub model: Model,
+    /// What there is to say about the objects, by file, line and column.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Whether the gateway may take traffic: false when a security object that selects it is not enforced and
+    /// [`Env::allow_unenforced`] is not set.
+    pub ready: bool,
+    /// The Gateways that select this gateway, as `namespace/name` (or `mesh`), with what they opened.
+    pub bindings: BTreeMap<Arc<str>, Binding>,
+}
+
+/// What a Gateway opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Binding {
+    /// Its listeners.
+    pub listeners: Vec<ListenerKey>,
+    /// Its route tables, each with its server port.
+    pub tables: Vec<(u16, TableName)>,
+}
+
+/// The model of the gateway that `env` describes.
+///
+/// `objects` should have passed [`Admission`], which keeps invalid ones out.
+pub fn translate(objects: &Objects, env: &Env) -> Translation {
+    gateway::translate(objects, env)
+}
+
+/// What a sidecar in `env.namespace` with `env.labels` would route outbound: one route table for every port of every
+/// service that it sees, named by the port's number (`9080`). There are no listeners in it.
+pub fn translate_mesh(objects: &Objects, env: &Env) -> Translation {
+    mesh::translate(objects, env)
+}

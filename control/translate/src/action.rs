@@ -1,0 +1,199 @@
+//! What a rule does to the requests that it accepts.
+
+use crate::clusters::{Absent, Clusters};
+use crate::delegate::Rule;
+use crate::headers;
+use crate::hosts::resolve;
+use crate::protocol::Protocol;
+use crate::report::{Report, list};
+use std::sync::Arc;
+use tidegate_api::istio::{self, HttpRoute, HttpRouteDestination};
+use tidegate_model::{
+    Action, Destination, DirectResponse, Forward, InvalidFormat, PathRewrite, Redirect, RedirectPath,
+    RedirectPort,
+};
+
+/// What the route's path match makes of `rewrite.uri`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PathKind {
+    /// A prefix, or no path match: the prefix is replaced.
+    Prefix,
+    /// Exact or regex: the whole path is replaced.
+    Whole,
+}
+
+/// The action of a rule for a listener on `port`.
+pub(crate) fn action(
+    rule: &Rule<'_>,
+    kind: PathKind,
+    port: u16,
+    domain: &str,
+    clusters: &mut Clusters<'_, '_>,
+    report: &mut Report,
+) -> Action {
+    let route = &*rule.route;
+    let made = if let Some(redirect) = &route.redirect {
+        redirected(route, redirect)
+    } else if let Some(direct) = &route.direct_response {
+        answered(route, direct)
+    } else {
+        forwarded(rule, kind, port, domain, clusters, report)
+    };
+    made.unwrap_or_else(|_| refused("invalid_header_operation"))
+}
+
+/// The answer of a rule that cannot be carried out: leaving it out would let its requests go elsewhere.
+fn refused(why: &str) -> Action {
+    Action::DirectResponse(DirectResponse {
+        status: 503,
+        body: Arc::from([]),
+        response_headers: Vec::new(),
+        details: why.into(),
+    })
+}
+
+fn redirected(route: &HttpRoute, redirect: &istio::HttpRedirect) -> Result<Action, InvalidFormat> {
+    let text = |s: &Option<String>| s.as_deref().filter(|s| !s.is_empty()).map(Arc::from);
+    let port = match (redirect.port, redirect.derive_port) {
+        (Some(number), _) => u16::try_from(number).map_or(RedirectPort::Keep, RedirectPort::Number),
+        (None, Some(istio::RedirectPort::FromRequestPort)) => RedirectPort::FromRequestPort,
+        (None, None | Some(istio::RedirectPort::FromProtocolDefault)) => RedirectPort::Keep,
+    };
+    let path = match (text(&redirect.uri), text(&redirect.prefix_rewrite)) {
+        (Some(uri), _) => Some(RedirectPath::Full(uri)),
+        (None, prefix) => prefix.map(RedirectPath::Prefix),
+    };
+    let status = match redirect.redirect_code {
+        None | Some(0) => 301,
+        Some(code) => u16::try_from(code).unwrap_or(301),
+    };
+    Ok(Action::Redirect(Redirect {
+        status,
+        scheme: text(&redirect.scheme),
+        authority: text(&redirect.authority),
+        port,
+        path,
+        response_headers: headers::response(route)?,
+    }))
+}
+
+fn answered(route: &HttpRoute, direct: &istio::HttpDirectResponse) -> Result<Action, InvalidFormat> {
+    let body = direct.body.as_ref().map_or(&[][..], |b| match (&b.string, &b.bytes) {
+        (Some(text), _) => text.as_bytes(),
+        (None, Some(bytes)) => &bytes.0,
+        (None, None) => &[],
+    });
+    Ok(Action::DirectResponse(DirectResponse {
+        status: u16::try_from(direct.status).unwrap_or(503),
+        body: body.into(),
+        response_headers: headers::response(route)?,
+        details: "direct_response".into(),
+    }))
+}
+
+fn forwarded(
+    rule: &Rule<'_>,
+    kind: PathKind,
+    port: u16,
+    domain: &str,
+    clusters: &mut Clusters<'_, '_>,
+    report: &mut Report,
+) -> Result<Action, InvalidFormat> {
+    let route = &*rule.route;
+    let several = route.route.len() > 1;
+    let weight = |d: &HttpRouteDestination| u32::try_from(d.weight.unwrap_or(0)).unwrap_or(0);
+    let mut destinations = Vec::new();
+    for (i, destination) in route.route.iter().enumerate() {
+        if several && weight(destination) == 0 {
+            continue;
+        }
+        let merged = headers::merge(route, destination, route.route.len())?;
+        let target = &destination.destination;
+        let host = resolve(&target.host, &rule.object.reference.namespace, domain);
+        let number = target.port.as_ref().and_then(|p| p.number);
+        let subset = target.subset.as_deref().unwrap_or_default();
+        let (cluster, made) = clusters.resolve(&host, subset, number, port);
+        if let Err(absent) = made {
+            let field = format!("{}.route[{i}].destination", rule.field());
+            dangling(rule, &field, &host, subset, &absent, report);
+        }
+        destinations.push(Destination {
+            cluster,
+            weight: if several { weight(destination) } else { 1 },
+            authority: merged.authority,
+            request_headers: merged.request,
+            response_headers: merged.response,
+        });
+    }
+    if destinations.is_empty() {
+        return Ok(refused("no_destination"));
+    }
+    let timeout = route.timeout.filter(|t| !t.is_zero());
+    Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout }))
+}
+
+fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
+    let rewrite = route.rewrite.as_ref()?;
+    if let Some(regex) = &rewrite.uri_regex_rewrite {
+        return Some(PathRewrite::Regex {
+            pattern: regex.matches.as_deref()?.into(),
+            substitution: regex.rewrite.as_deref().unwrap_or_default().into(),
+        });
+    }
+    let uri: Arc<str> = rewrite.uri.as_deref().filter(|u| !u.is_empty())?.into();
+    Some(match kind {
+        PathKind::Prefix => PathRewrite::Prefix(uri),
+        PathKind::Whole => PathRewrite::Full(uri),
+    })
+}
+
+fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Absent, report: &mut Report) {
+    const ANSWER: &str = "requests are answered with 503 (NC)";
+    let object = rule.object;
+    match absent {
+        Absent::Host => {
+            let text = format!("there is no service {host}; {ANSWER}");
+            let advice = "create the Service or ServiceEntry, export it to this gateway, or correct the host";
+            report.warning(object, &format!("{field}.host"), "unknown-host", text, advice);
+        }
+        Absent::Port(known) => {
+            let at = if object.field(&format!("{field}.port")).is_some() { "port" } else { "host" };
+            let text = format!("{host} has no such port; {ANSWER}");
+            let advice = match known.len() {
+                0 => "add the port to the service".to_owned(),
+                _ => format!("set destination.port.number to one of {}", list(known.iter().map(u16::to_string))),
+            };
+            report.warning(object, &format!("{field}.{at}"), "unknown-port", text, advice);
+        }
+        Absent::Subset(known) => {
+            let text = format!("no DestinationRule for {host} has the subset {subset:?}; {ANSWER}");
+            let advice = match known.len() {
+                0 => "create a DestinationRule with that subset".to_owned(),
+                _ => format!("use one of {}", list(known)),
+            };
+            report.warning(object, &format!("{field}.subset"), "unknown-subset", text, advice);
+        }
+        Absent::Tls(mode) => {
+            let mode = mode.as_str();
+            let text = format!(
+                "the DestinationRule of {host} asks for TLS ({mode}) to the upstream, which is not spoken yet; \
+                 requests are answered with 503 and never sent in plain text"
+            );
+            let advice = match mode {
+                "ISTIO_MUTUAL" => "remove the tls setting, or run with --allow-unenforced for plain text",
+                _ => "remove the tls setting if the upstream speaks plain text",
+            };
+            report.warning(object, &format!("{field}.host"), "upstream-tls", text, advice);
+        }
+        Absent::NoAddress => {
+            let text = format!("{host} is a ServiceEntry without addresses of its own; {ANSWER}");
+            let advice = "set its resolution to STATIC with endpoints, or to DNS";
+            report.warning(object, &format!("{field}.host"), "no-address", text, advice);
+        }
+    }
+}
+
+/// Whether a port of that protocol is spoken HTTP/2 to by Istio.
+pub(crate) fn wants_http2(protocol: Protocol) -> bool {
+    protocol.upstream() == tidegate_model::UpstreamProtocol::Http2
+}

@@ -1,0 +1,129 @@
+use crate::destination_rule::{Policy, policy, subset};
+use crate::protocol::Protocol;
+use crate::service_registry::{Port, Service};
+use crate::world::{World, port};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidegate_api::istio::ClientTlsMode;
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model};
+
+/// The clusters that routes name, made when one first does.
+pub(crate) struct Clusters<'w, 'a> {
+    world: &'w World<'a>,
+    made: BTreeMap<ClusterName, (Arc<Cluster>, Arc<EndpointSet>)>,
+    known: BTreeMap<ClusterName, Result<(), Absent>>,
+}
+
+/// Why a destination has no cluster, so that its requests are answered with 503.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// No such service, or it is not exported to this gateway.
+    Host,
+    /// The service has no such port, but these.
+    Port(Vec<u16>),
+    /// No DestinationRule that applies has the subset, but these.
+    Subset(Vec<String>),
+    /// The DestinationRule asks for TLS, which is not spoken to upstreams yet: better no answer than plain text.
+    Tls(ClientTlsMode),
+    /// The addresses are whatever a client asked for.
+    NoAddress,
+}
+
+impl<'w, 'a> Clusters<'w, 'a> {
+    pub(crate) fn new(world: &'w World<'a>) -> Self {
+        Clusters { world, made: BTreeMap::new(), known: BTreeMap::new() }
+    }
+
+    /// The cluster for a destination: its port, else the service's only one, else that of the listener.
+    ///
+    /// One that does not exist has a name too, which the access log shows.
+    pub(crate) fn resolve(
+        &mut self,
+        host: &str,
+        subset: &str,
+        number: Option<u32>,
+        listener: u16,
+    ) -> (ClusterName, Result<(), Absent>) {
+        let registry = &self.world.registry;
+        let found = registry.get(host);
+        // What an ExternalName stands for, when that is a service itself (one level).
+        let aliased = found.and_then(|s| s.alias.as_deref()).and_then(|a| registry.get(a));
+        let Some(service) = aliased.or(found) else {
+            let name = ClusterName::outbound(number.and_then(port).unwrap_or(listener), subset, host);
+            return (name, Err(Absent::Host));
+        };
+        let number = match (number, service.ports.as_slice()) {
+            (Some(number), _) => port(number).unwrap_or(listener),
+            (None, [only]) => only.number,
+            (None, _) => listener,
+        };
+        let name = ClusterName::outbound(number, subset, &service.host);
+        if let Some(known) = self.known.get(&name) {
+            return (name, known.clone());
+        }
+        let made = self.make(service, number, subset, &name).map(|made| {
+            self.made.insert(name.clone(), made);
+        });
+        self.known.insert(name.clone(), made.clone());
+        (name, made)
+    }
+
+    fn make(
+        &self,
+        service: &Service<'a>,
+        number: u16,
+        subset_name: &str,
+        name: &ClusterName,
+    ) -> Result<(Arc<Cluster>, Arc<EndpointSet>), Absent> {
+        let any_port = Port { number, name: String::new(), protocol: Protocol::Http };
+        let at = match service.port(number) {
+            Some(port) => port,
+            None if service.alias.is_some() && service.ports.is_empty() => &any_port,
+            None => return Err(Absent::Port(service.ports.iter().map(|p| p.number).collect())),
+        };
+        let rules = self.world.rules.lookup(&service.host, &service.namespace);
+        let named = (!subset_name.is_empty()).then(|| subset(&rules, subset_name));
+        if named == Some(None) {
+            let known = rules.iter().flat_map(|(_, r)| &r.subsets).map(|s| s.name.clone());
+            return Err(Absent::Subset(known.collect()));
+        }
+        let labels = named.flatten();
+        let policy = policy(&rules, labels, number, self.world.mesh.connect_timeout());
+        self.may_be_plain(&policy)?;
+        if service.has_no_endpoints_by_nature() {
+            return Err(Absent::NoAddress);
+        }
+        let none = BTreeMap::new();
+        let endpoints = self.world.registry.endpoints_of(service, at, labels.map_or(&none, |s| &s.labels));
+        let cluster = Cluster {
+            name: name.clone(),
+            host: service.host.clone(),
+            port: number,
+            subset: subset_name.into(),
+            service_name: service.name.clone(),
+            service_namespace: service.namespace.clone(),
+            protocol: at.protocol.upstream(),
+            load_balancer: policy.load_balancer,
+            connect_timeout: policy.connect_timeout,
+            idle_timeout: policy.idle_timeout,
+        };
+        Ok((Arc::new(cluster), Arc::new(EndpointSet { cluster: name.clone(), endpoints })))
+    }
+
+    /// Mesh TLS may be left out where the user allowed it; any other never.
+    fn may_be_plain(&self, policy: &Policy) -> Result<(), Absent> {
+        match policy.tls {
+            None => Ok(()),
+            Some(ClientTlsMode::IstioMutual) if self.world.env.allow_unenforced => Ok(()),
+            Some(mode) => Err(Absent::Tls(mode)),
+        }
+    }
+
+    /// Puts the clusters and their endpoints into `model`.
+    pub(crate) fn finish(self, model: &mut Model) {
+        for (name, (cluster, endpoints)) in self.made {
+            model.clusters.insert(name.clone(), cluster);
+            model.endpoints.insert(name, endpoints);
+        }
+    }
+}

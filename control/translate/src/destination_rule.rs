@@ -1,0 +1,179 @@
+use crate::Env;
+use crate::export::reach;
+use crate::hosts::{is_subset, resolve};
+use crate::world::{Item, selects};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tidegate_api::istio::{
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings, SimpleLb,
+    Subset, TrafficPolicy,
+};
+use tidegate_model::LoadBalancer;
+
+/// How long a connection without a request is kept when nothing is said.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The DestinationRules, found by the host of a service.
+pub(crate) struct DestinationRules<'a> {
+    rules: Vec<Rule<'a>>,
+    /// By namespace and exact host, oldest first.
+    exact: BTreeMap<(&'a str, String), Vec<usize>>,
+    /// By namespace, those with a wildcard.
+    wildcard: BTreeMap<&'a str, Vec<usize>>,
+    /// The client's namespace and the root namespace, in which rules are looked for.
+    client: &'a str,
+    root: &'a str,
+}
+
+struct Rule<'a> {
+    item: Item<'a, DestinationRule>,
+    host: String,
+    /// Whether clients in other namespaces than its own see it.
+    exported: bool,
+    /// It has a workload selector, and that selects this client.
+    preferred: bool,
+}
+
+impl<'a> DestinationRules<'a> {
+    /// `rules` by age, as the client that `env` describes sees them.
+    pub(crate) fn new(rules: Vec<Item<'a, DestinationRule>>, env: &'a Env, default: &[String]) -> Self {
+        let mut all = DestinationRules {
+            rules: Vec::new(),
+            exact: BTreeMap::new(),
+            wildcard: BTreeMap::new(),
+            client: &env.namespace,
+            root: &env.root_namespace,
+        };
+        for item in rules {
+            let (object, rule) = item;
+            let own = &*object.reference.namespace;
+            let selector = rule.workload_selector.as_ref().filter(|s| !s.match_labels.is_empty());
+            if selector.is_some_and(|s| own != all.client || !selects(&s.match_labels, &env.labels)) {
+                continue;
+            }
+            let exported = selector.is_none() && reach(&rule.export_to, default, own, &env.namespace).is_some();
+            let host = resolve(&rule.host, own, &env.domain);
+            let at = all.rules.len();
+            if host.starts_with('*') {
+                all.wildcard.entry(own).or_default().push(at);
+            } else {
+                all.exact.entry((own, host.clone())).or_default().push(at);
+            }
+            all.rules.push(Rule { item, host, exported, preferred: selector.is_some() });
+        }
+        all
+    }
+
+    /// The rules for `host`, a service of `namespace`: those of the client's namespace, else of the service's, else
+    /// of the root namespace. There, the most specific host. Several are merged: the first has the policy.
+    pub(crate) fn lookup(&self, host: &str, namespace: &str) -> Vec<Item<'a, DestinationRule>> {
+        let client = (self.client != self.root).then_some(self.client);
+        let order = [client, Some(namespace), Some(self.root)];
+        for place in order.into_iter().flatten() {
+            let found = self.in_namespace(place, host);
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        Vec::new()
+    }
+
+    fn in_namespace(&self, namespace: &str, host: &str) -> Vec<Item<'a, DestinationRule>> {
+        let visible = |i: &&usize| self.rules[**i].exported || namespace == self.client;
+        let exact: Vec<usize> = self
+            .exact
+            .range((namespace, host.to_owned())..)
+            .next()
+            .filter(|(key, _)| key.0 == namespace && key.1 == host)
+            .map(|(_, found)| found.iter().filter(visible).copied().collect())
+            .unwrap_or_default();
+        let found = if exact.is_empty() {
+            let all = self.wildcard.get(namespace).map_or(&[][..], Vec::as_slice);
+            let fits: Vec<usize> =
+                all.iter().filter(visible).filter(|i| is_subset(host, &self.rules[**i].host)).copied().collect();
+            let longest = fits.iter().map(|i| self.rules[*i].host.len()).max();
+            fits.into_iter().filter(|i| Some(self.rules[*i].host.len()) == longest).collect()
+        } else {
+            exact
+        };
+        let preferred = found.iter().any(|i| self.rules[*i].preferred);
+        let mut found = found.into_iter().filter(|i| self.rules[*i].preferred == preferred);
+        let Some(first) = found.next() else { return Vec::new() };
+        let same = |i: &usize| self.rules[*i].item.1.export_to == self.rules[first].item.1.export_to;
+        std::iter::once(first).chain(found.filter(same)).map(|i| self.rules[i].item).collect()
+    }
+}
+
+/// The subset of that name: of several rules with it, that of the first.
+pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Option<&'a Subset> {
+    rules.iter().flat_map(|(_, rule)| &rule.subsets).find(|s| s.name == name)
+}
+
+/// What a cluster's DestinationRule says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) load_balancer: LoadBalancer,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    /// How the upstream wants to be spoken to; `None` is plain text.
+    pub(crate) tls: Option<ClientTlsMode>,
+}
+
+/// The blocks of a policy, as they override each other.
+#[derive(Clone, Copy, Default)]
+struct Blocks<'a> {
+    load_balancer: Option<&'a LoadBalancerSettings>,
+    connection_pool: Option<&'a ConnectionPoolSettings>,
+    tls: Option<&'a ClientTlsSettings>,
+}
+
+impl<'a> Blocks<'a> {
+    /// This policy under that of a more specific level. One for the port replaces everything.
+    fn overridden(self, policy: Option<&'a TrafficPolicy>, port: u16) -> Self {
+        let Some(policy) = policy else { return self };
+        let for_port = policy
+            .port_level_settings
+            .iter()
+            .find(|p| p.port.as_ref().and_then(|p| p.number) == Some(u32::from(port)));
+        if let Some(p) = for_port {
+            return Blocks {
+                load_balancer: p.load_balancer.as_ref(),
+                connection_pool: p.connection_pool.as_ref(),
+                tls: p.tls.as_ref(),
+            };
+        }
+        Blocks {
+            load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
+            connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
+            tls: policy.tls.as_ref().or(self.tls),
+        }
+    }
+}
+
+/// The policy for `port` of a service that has `rules`, and for a subset of it.
+pub(crate) fn policy(
+    rules: &[Item<'_, DestinationRule>],
+    subset: Option<&Subset>,
+    port: u16,
+    default_connect_timeout: Duration,
+) -> Policy {
+    let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
+    let blocks = Blocks::default()
+        .overridden(rule, port)
+        .overridden(subset.and_then(|s| s.traffic_policy.as_ref()), port);
+    let load_balancer = match blocks.load_balancer.and_then(|l| l.simple) {
+        Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
+        Some(SimpleLb::Random) => LoadBalancer::Random,
+        _ => LoadBalancer::LeastRequest,
+    };
+    let pool = blocks.connection_pool;
+    let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
+    let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
+    let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
+    Policy {
+        load_balancer,
+        connect_timeout: connect.unwrap_or(default_connect_timeout),
+        idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
+        tls,
+    }
+}

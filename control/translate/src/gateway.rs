@@ -1,0 +1,221 @@
+//! The model of a gateway: its listeners, and the virtual hosts of each route table.
+
+use crate::clusters::Clusters;
+use crate::delegate::{Rule, rules};
+use crate::hosts::{intersect, resolve};
+use crate::matches::{Place, gateway_name};
+use crate::report::Report;
+use crate::servers::{Server, Shared, full_name, merge, selected};
+use crate::virtual_service::{catch_alls_last, routes};
+use crate::world::World;
+use crate::{Env, Translation, enforcement, references, secret, unreachable, unserved};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tidegate_api::Objects;
+use tidegate_api::istio::TlsProtocol;
+use tidegate_model::{
+    HostPattern, Listener, ListenerKey, ListenerProtocol, Model, ObjectRef, Route, RouteTable, TableName,
+    TlsMode, TlsServer, TlsVersion, VirtualHost, VirtualHostKey,
+};
+
+/// Translates for the gateway that `env` describes.
+pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
+    let world = World::new(objects, env);
+    let mut report = Report::default();
+    let ready = unserved::report(&world, &mut report);
+    enforcement::report(&world, &mut report);
+    references::report(&world, &mut report);
+    let expanded: Vec<Vec<Rule<'_>>> =
+        world.virtual_services.iter().map(|item| rules(&world, *item, &mut report)).collect();
+    for rules in &expanded {
+        unreachable::report(rules, &mut report);
+    }
+    let mut out = Translation { ready, ..Translation::default() };
+    for (object, _) in selected(&world) {
+        out.bindings.insert(full_name(object), crate::Binding::default());
+    }
+    let mut tables = Tables {
+        world: &world,
+        expanded: &expanded,
+        by_gateway: by_gateway(&world),
+        clusters: Clusters::new(&world),
+        report,
+    };
+    for (key, shared) in merge(&world, &mut tables.report) {
+        tables.listener(key, &shared, &mut out);
+    }
+    let Tables { clusters, mut report, .. } = tables;
+    clusters.finish(&mut out.model);
+    out.model.mesh = Arc::new(world.mesh.settings(&mut report));
+    out.diagnostics = report.finish();
+    out
+}
+
+/// The visible VirtualServices by the gateways that they name, each list in the order of merging.
+fn by_gateway(world: &World<'_>) -> BTreeMap<String, Vec<usize>> {
+    let mut found: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for i in world.visible_virtual_services() {
+        let (object, vs) = world.virtual_services[i];
+        let names: BTreeSet<String> =
+            vs.gateways.iter().map(|g| gateway_name(g, &object.reference.namespace)).collect();
+        for name in names {
+            found.entry(name).or_default().push(i);
+        }
+    }
+    found
+}
+
+struct Tables<'w, 'a> {
+    world: &'w World<'a>,
+    /// The rules of each VirtualService.
+    expanded: &'w [Vec<Rule<'a>>],
+    by_gateway: BTreeMap<String, Vec<usize>>,
+    clusters: Clusters<'w, 'a>,
+    report: Report,
+}
+
+/// A virtual host in the making.
+#[derive(Default)]
+struct Merging {
+    routes: Vec<Arc<Route>>,
+    /// The VirtualServices and server ports whose routes are in it.
+    merged: BTreeSet<(usize, u16)>,
+    https_redirect: bool,
+}
+
+impl Tables<'_, '_> {
+    fn listener(&mut self, key: ListenerKey, shared: &Shared<'_>, out: &mut Translation) {
+        let (servers, protocol) = match shared {
+            Shared::Other(_) => return,
+            Shared::Http(servers) => {
+                let Some(first) = servers.first() else { return };
+                self.table(servers, false, &mut out.model);
+                (servers, ListenerProtocol::Http(first.table.clone()))
+            }
+            Shared::Tls(servers) => {
+                for server in servers {
+                    if server.terminates {
+                        self.table(std::slice::from_ref(server), true, &mut out.model);
+                    }
+                }
+                let tls = servers.iter().map(|s| self.tls_server(s, &mut out.model)).collect();
+                (servers, ListenerProtocol::Tls(tls))
+            }
+        };
+        let mut owners: Vec<ObjectRef> = Vec::new();
+        for server in servers {
+            if !owners.contains(&server.object.reference) {
+                owners.push(server.object.reference.clone());
+            }
+            let binding = out.bindings.entry(full_name(server.object)).or_default();
+            if !binding.listeners.contains(&key) {
+                binding.listeners.push(key);
+            }
+            let table = (server.port, server.table.clone());
+            if out.model.route_tables.contains_key(&table.1) && !binding.tables.contains(&table) {
+                binding.tables.push(table);
+            }
+        }
+        out.model.listeners.insert(key, Arc::new(Listener { key, protocol, owners }));
+    }
+
+    fn tls_server(&mut self, server: &Server<'_>, model: &mut Model) -> TlsServer {
+        let tls = server.written.tls.as_ref();
+        let field = format!("spec.servers[{}].tls", server.index);
+        let version = |v: Option<TlsProtocol>| match v {
+            Some(TlsProtocol::Tls12) => Some(TlsVersion::V1_2),
+            Some(TlsProtocol::Tls13) => Some(TlsVersion::V1_3),
+            _ => None,
+        };
+        let certificates = match tls {
+            Some(tls) if server.terminates => {
+                secret::certificates(self.world, server.object, &field, tls, model, &mut self.report)
+            }
+            _ => Vec::new(),
+        };
+        let hosts: BTreeSet<Arc<str>> = server.hosts.iter().map(|h| h.host.as_str().into()).collect();
+        TlsServer {
+            table: server.table.clone(),
+            hosts: hosts.into_iter().collect(),
+            mode: TlsMode::Simple,
+            certificates,
+            min_version: version(tls.and_then(|t| t.min_protocol_version)),
+            max_version: version(tls.and_then(|t| t.max_protocol_version)),
+            owner: server.object.reference.clone(),
+        }
+    }
+
+    /// The route table that `servers` share.
+    fn table(&mut self, servers: &[Server<'_>], tls: bool, model: &mut Model) {
+        let Some(first) = servers.first() else { return };
+        let mut hosts: BTreeMap<HostPattern, Merging> = BTreeMap::new();
+        for server in servers {
+            self.server(server, &mut hosts);
+        }
+        if !tls {
+            redirect_to_https(servers, &mut hosts);
+        }
+        let name: TableName = first.table.clone();
+        for (domain, mut merging) in hosts {
+            catch_alls_last(&mut merging.routes);
+            let key = VirtualHostKey { table: name.clone(), domain };
+            let host =
+                VirtualHost { key: key.clone(), routes: merging.routes, https_redirect: merging.https_redirect };
+            model.virtual_hosts.insert(key, Arc::new(host));
+        }
+        model.route_tables.insert(name.clone(), Arc::new(RouteTable { name, server_port: first.port, tls }));
+    }
+
+    fn server(&mut self, server: &Server<'_>, hosts: &mut BTreeMap<HostPattern, Merging>) {
+        let world = self.world;
+        let gateway = server.gateway();
+        let place = Place {
+            gateway: &gateway,
+            port: server.port,
+            labels: &world.env.labels,
+            namespace: &world.env.namespace,
+        };
+        for &i in self.by_gateway.get(&gateway).into_iter().flatten() {
+            let (object, vs) = world.virtual_services[i];
+            let own = &object.reference.namespace;
+            let mut domains: BTreeSet<HostPattern> = BTreeSet::new();
+            for written in &vs.hosts {
+                let host = resolve(written, own, &world.env.domain);
+                let admitting = server.hosts.iter().filter(|h| h.admits(own));
+                domains.extend(admitting.filter_map(|h| intersect(&host, &h.host)).map(HostPattern::parse));
+            }
+            if domains.is_empty() {
+                continue;
+            }
+            let routes = routes(
+                &self.expanded[i],
+                own,
+                &place,
+                &world.env.domain,
+                &mut self.clusters,
+                &mut self.report,
+            );
+            for domain in domains {
+                let merging = hosts.entry(domain).or_default();
+                if merging.merged.insert((i, server.port)) {
+                    merging.routes.extend(routes.iter().cloned());
+                }
+            }
+        }
+    }
+}
+
+/// One server with `httpsRedirect` redirects its hosts for all servers of the port, with or without routes.
+fn redirect_to_https(servers: &[Server<'_>], hosts: &mut BTreeMap<HostPattern, Merging>) {
+    for server in servers {
+        if server.written.tls.as_ref().is_none_or(|t| t.https_redirect != Some(true)) {
+            continue;
+        }
+        for host in &server.hosts {
+            hosts.entry(HostPattern::parse(&host.host)).or_default();
+            for (domain, merging) in hosts.iter_mut() {
+                merging.https_redirect |= crate::hosts::is_subset(&domain.to_string(), &host.host);
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use crate::Env;
+use crate::report::Report;
+use std::time::Duration;
+use tidegate_api::istio::{AccessLogEncoding, MeshConfig, NormalizationType};
+use tidegate_api::{Object, Objects};
+use tidegate_model::{
+    AccessLog, AccessLogFormat, FormatString, MeshSettings, ObjectRef, PathNormalization,
+};
+
+/// How long a connection to an upstream may take when nothing is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The mesh config: that of the ConfigMap `istio` in the root namespace, or Istio's defaults.
+pub(crate) struct Mesh<'a> {
+    written: Option<(&'a Object, &'a MeshConfig)>,
+}
+
+impl<'a> Mesh<'a> {
+    pub(crate) fn new(objects: &'a Objects, env: &Env) -> Self {
+        let reference = ObjectRef::new("ConfigMap", &env.root_namespace, "istio");
+        let found = objects.config_maps().into_iter().find(|(o, _)| o.reference == reference);
+        Mesh { written: found.and_then(|(object, map)| Some((object, map.mesh.as_deref()?))) }
+    }
+
+    fn config(&self) -> Option<&'a MeshConfig> {
+        self.written.map(|(_, config)| config)
+    }
+
+    /// The ConfigMap that counts.
+    pub(crate) fn object(&self) -> Option<&'a Object> {
+        self.written.map(|(object, _)| object)
+    }
+
+    pub(crate) fn service_export_to(&self) -> &'a [String] {
+        self.config().map_or(&[], |c| &c.default_service_export_to)
+    }
+
+    pub(crate) fn virtual_service_export_to(&self) -> &'a [String] {
+        self.config().map_or(&[], |c| &c.default_virtual_service_export_to)
+    }
+
+    pub(crate) fn rule_export_to(&self) -> &'a [String] {
+        self.config().map_or(&[], |c| &c.default_destination_rule_export_to)
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.config().and_then(|c| c.connect_timeout).unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// What the data plane needs of it.
+    pub(crate) fn settings(&self, report: &mut Report) -> MeshSettings {
+        let defaults = MeshSettings::default();
+        let Some((object, config)) = self.written else { return defaults };
+        let proxy = config.default_config.as_ref();
+        let normalization = config.path_normalization.as_ref().and_then(|p| p.normalization);
+        let server = proxy.and_then(|p| p.proxy_headers.as_ref()).and_then(|h| h.server.as_ref());
+        let server_header = match server {
+            Some(s) if s.disabled == Some(true) => None,
+            Some(s) => s.value.as_deref().map(Into::into).or(defaults.server_header),
+            None => defaults.server_header,
+        };
+        let topology = proxy.and_then(|p| p.gateway_topology.as_ref());
+        MeshSettings {
+            access_log: access_log(object, config, report),
+            path_normalization: match normalization {
+                None | Some(NormalizationType::Default | NormalizationType::Base) => PathNormalization::Base,
+                Some(NormalizationType::None) => PathNormalization::None,
+                Some(NormalizationType::MergeSlashes) => PathNormalization::MergeSlashes,
+                Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
+            },
+            server_header,
+            trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
+        }
+    }
+}
+
+fn access_log(object: &Object, config: &MeshConfig, report: &mut Report) -> Option<AccessLog> {
+    let file = config.access_log_file.as_deref()?;
+    let json = config.access_log_encoding == Some(AccessLogEncoding::Json);
+    let default = if json { AccessLogFormat::DefaultJson } else { AccessLogFormat::DefaultText };
+    let written = config.access_log_format.as_deref().filter(|f| !f.is_empty());
+    let format = match written {
+        None => default,
+        Some(written) => match parse(written, json) {
+            Ok(format) => format,
+            Err(why) => {
+                let advice = "correct the format; until then the default one is used";
+                report.error(object, "data.mesh.accessLogFormat", "invalid-format", why, advice);
+                default
+            }
+        },
+    };
+    Some(AccessLog { file: file.into(), format })
+}
+
+fn parse(written: &str, json: bool) -> Result<AccessLogFormat, String> {
+    if !json {
+        return FormatString::parse(written).map(AccessLogFormat::Text).map_err(|e| e.to_string());
+    }
+    let keys: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(written).map_err(|_| "is not a JSON object".to_owned())?;
+    let formats = keys.into_iter().map(|(key, value)| match value {
+        serde_json::Value::String(text) => {
+            let format = FormatString::parse(&text).map_err(|e| format!("{key}: {e}"))?;
+            Ok((key.into(), format))
+        }
+        _ => Err(format!("{key}: must be a string")),
+    });
+    formats.collect::<Result<_, _>>().map(AccessLogFormat::Json)
+}

@@ -1,0 +1,163 @@
+//! References to what does not exist, and objects that serve nothing.
+
+use crate::export::reach;
+use crate::hosts::{ServerHost, intersect, is_subset, resolve};
+use crate::matches::{asks_for_claims, gateway_name};
+use crate::report::Report;
+use crate::servers::full_name;
+use crate::world::{Item, World, selects};
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate_api::istio::{ClientTlsMode, DestinationRule, Gateway, TrafficPolicy, VirtualService};
+
+/// Reports them.
+pub(crate) fn report(world: &World<'_>, report: &mut Report) {
+    let gateways: BTreeMap<String, Item<'_, Gateway>> =
+        world.gateways.iter().map(|item| (full_name(item.0).to_string(), *item)).collect();
+    let delegates = delegates(world);
+    for item in &world.virtual_services {
+        if item.1.hosts.is_empty() {
+            unused_delegate(*item, &delegates, report);
+        } else {
+            virtual_service(world, *item, &gateways, report);
+        }
+        claims(*item, report);
+    }
+    for (object, gateway) in &world.gateways {
+        if !selects(&gateway.selector, &world.env.labels) {
+            let text = "does not select this gateway";
+            let advice = "run the gateway with the labels of the selector (--label) if it should";
+            report.note(object, "spec.selector", "not-selected", text, advice);
+        }
+    }
+    for item in world.objects.destination_rules() {
+        destination_rule(world, item, report);
+    }
+}
+
+fn delegates(world: &World<'_>) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (object, vs) in &world.virtual_services {
+        for delegate in vs.http.iter().filter_map(|r| r.delegate.as_ref()) {
+            let namespace = delegate.namespace.as_deref().filter(|n| !n.is_empty());
+            let namespace = namespace.unwrap_or(&object.reference.namespace).to_owned();
+            found.insert((namespace, delegate.name.clone().unwrap_or_default()));
+        }
+    }
+    found
+}
+
+fn unused_delegate(
+    (object, _): Item<'_, VirtualService>,
+    delegates: &BTreeSet<(String, String)>,
+    report: &mut Report,
+) {
+    let r = &object.reference;
+    if !delegates.contains(&(r.namespace.to_string(), r.name.to_string())) {
+        let text = "has no hosts and no other VirtualService delegates to it, so it serves nothing";
+        report.warning(object, "", "unused-delegate", text, "add hosts, or delegate to it");
+    }
+}
+
+fn virtual_service(
+    world: &World<'_>,
+    (object, vs): Item<'_, VirtualService>,
+    gateways: &BTreeMap<String, Item<'_, Gateway>>,
+    report: &mut Report,
+) {
+    let own = &*object.reference.namespace;
+    let mut bound = Vec::new();
+    for (i, written) in vs.gateways.iter().enumerate().filter(|(_, g)| *g != "mesh") {
+        let name = gateway_name(written, own);
+        match gateways.get(&name) {
+            Some(gateway) => bound.push(*gateway),
+            None => {
+                let text = format!("there is no Gateway {name}, so nothing is served through it");
+                let advice = match gateways.keys().find(|k| k.rsplit('/').next() == name.rsplit('/').next()) {
+                    Some(other) => format!("did you mean {other}?"),
+                    None => "create it, or correct the name".to_owned(),
+                };
+                report.warning(object, &format!("spec.gateways[{i}]"), "unknown-gateway", text, advice);
+            }
+        }
+    }
+    if vs.gateways.iter().all(|g| g == "mesh") {
+        let field = if vs.gateways.is_empty() { "" } else { "spec.gateways" };
+        let text = "is bound to mesh only; no gateway serves it";
+        let advice = "add a Gateway to spec.gateways to serve it here; see it with explain --gateway mesh";
+        report.note(object, field, "mesh-only", text, advice);
+        return;
+    }
+    if bound.is_empty() {
+        return;
+    }
+    let visible =
+        reach(&vs.export_to, world.mesh.virtual_service_export_to(), own, &world.env.namespace).is_some();
+    if !visible {
+        let text = format!("is not exported to {}, the namespace of this gateway", world.env.namespace);
+        let advice = format!("add {:?} or \"*\" to exportTo", &*world.env.namespace);
+        report.warning(object, "spec.exportTo", "not-exported", text, advice);
+    }
+    let servers: Vec<ServerHost> = bound
+        .iter()
+        .flat_map(|(g, spec)| spec.servers.iter().map(move |s| (g, s)))
+        .flat_map(|(g, s)| s.hosts.iter().map(move |h| ServerHost::parse(h, &g.reference.namespace)))
+        .collect();
+    for (i, written) in vs.hosts.iter().enumerate() {
+        let host = resolve(written, own, &world.env.domain);
+        let served = servers.iter().any(|s| s.admits(own) && intersect(&host, &s.host).is_some());
+        if !served && !vs.gateways.iter().any(|g| g == "mesh") {
+            let text = format!("no server of its Gateways has the host {host:?}, so it is not served");
+            let advice = "add the host to a server of the Gateway, for this namespace";
+            report.warning(object, &format!("spec.hosts[{i}]"), "host-not-in-gateway", text, advice);
+        }
+    }
+}
+
+fn claims((object, vs): Item<'_, VirtualService>, report: &mut Report) {
+    for (r, route) in vs.http.iter().enumerate() {
+        for (m, block) in route.matches.iter().enumerate() {
+            if asks_for_claims(block) {
+                let text = "asks for JWT claims; tokens are not read yet, so it matches no request";
+                let field = format!("spec.http[{r}].match[{m}]");
+                report.warning(object, &field, "not-enforced", text, "route without claims, or wait for a later version");
+            }
+        }
+    }
+}
+
+fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>, report: &mut Report) {
+    let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
+    if !world.registry.services().any(|s| is_subset(&s.host, &host)) {
+        let text = format!("there is no service {host}, so this rule has no effect");
+        report.warning(object, "spec.host", "unknown-host", text, "create the service, or correct the host");
+    }
+    upstream_tls(world, object, rule, report);
+}
+
+fn upstream_tls(
+    world: &World<'_>,
+    object: &tidegate_api::Object,
+    rule: &DestinationRule,
+    report: &mut Report,
+) {
+    let mut levels: Vec<(String, &TrafficPolicy)> = Vec::new();
+    levels.extend(rule.traffic_policy.as_ref().map(|p| ("spec.trafficPolicy".to_owned(), p)));
+    for (i, subset) in rule.subsets.iter().enumerate() {
+        let policy = subset.traffic_policy.as_ref();
+        levels.extend(policy.map(|p| (format!("spec.subsets[{i}].trafficPolicy"), p)));
+    }
+    for (field, policy) in levels {
+        let ports = policy.port_level_settings.iter().enumerate();
+        let at_ports = ports.map(|(i, p)| (format!("{field}.portLevelSettings[{i}].tls"), p.tls.as_ref()));
+        let own = (format!("{field}.tls"), policy.tls.as_ref());
+        for (field, tls) in std::iter::once(own).chain(at_ports) {
+            let Some(mode) = tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable) else { continue };
+            let text = if mode == ClientTlsMode::IstioMutual && world.env.allow_unenforced {
+                "is not enforced yet: plain text is spoken to the upstream, as --allow-unenforced says"
+            } else {
+                "TLS to upstreams is not spoken yet: requests are answered with 503, never sent in plain text"
+            };
+            report.warning(object, &format!("{field}.mode"), "upstream-tls", text, "use DISABLE, or leave tls out");
+        }
+    }
+}

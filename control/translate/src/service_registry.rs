@@ -1,0 +1,214 @@
+use crate::Env;
+use crate::export::reach;
+use crate::hosts::service_host;
+use crate::protocol::Protocol;
+use crate::world::{Item, by_age, port, selects};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidegate_api::Objects;
+use tidegate_api::istio::{Resolution, ServiceEntry, WorkloadEntry};
+use tidegate_api::kubernetes::{EndpointSlice, Endpoints, Pod, Service as KubeService, ServiceType};
+
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The annotation that is a Service's `exportTo`.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// A host that routes can name.
+#[derive(Debug)]
+pub(crate) struct Service<'a> {
+    pub(crate) host: Arc<str>,
+    /// Its short name, for metrics.
+    pub(crate) name: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) ports: Vec<Port>,
+    /// Where it comes from: one Service, or the ServiceEntries that have its host.
+    pub(crate) sources: Vec<Source<'a>>,
+    /// Of an ExternalName Service: what it stands for, in lower case.
+    pub(crate) alias: Option<String>,
+}
+
+/// A port of a [`Service`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+}
+
+/// What a [`Service`] comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source<'a> {
+    Kubernetes(Item<'a, KubeService>),
+    Entry(Item<'a, ServiceEntry>),
+}
+
+/// The services that are visible, and what their endpoints are made of.
+#[derive(Debug)]
+pub(crate) struct Registry<'a> {
+    services: BTreeMap<Arc<str>, Service<'a>>,
+    pub(crate) slices: BTreeMap<(&'a str, &'a str), Vec<Item<'a, EndpointSlice>>>,
+    pub(crate) endpoints: BTreeMap<(&'a str, &'a str), Item<'a, Endpoints>>,
+    /// By namespace.
+    pub(crate) pods: BTreeMap<&'a str, Vec<Item<'a, Pod>>>,
+    pub(crate) pods_by_name: BTreeMap<(&'a str, &'a str), Item<'a, Pod>>,
+    pub(crate) pods_by_ip: BTreeMap<&'a str, Item<'a, Pod>>,
+    /// By namespace.
+    pub(crate) workload_entries: BTreeMap<&'a str, Vec<Item<'a, WorkloadEntry>>>,
+}
+
+impl<'a> Registry<'a> {
+    /// What a proxy in `env.namespace` sees.
+    pub(crate) fn new(objects: &'a Objects, env: &Env, default_export_to: &[String]) -> Self {
+        let mut registry = Registry {
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pods_by_name: BTreeMap::new(),
+            pods_by_ip: BTreeMap::new(),
+            workload_entries: BTreeMap::new(),
+        };
+        for (object, service) in by_age(objects.services()) {
+            let export_to: Vec<String> = object
+                .annotations
+                .get(EXPORT_TO)
+                .map(|v| v.split(',').map(|n| n.trim().to_owned()).collect())
+                .unwrap_or_default();
+            if reach(&export_to, default_export_to, &object.reference.namespace, &env.namespace).is_some() {
+                registry.add_service((object, service), &env.domain);
+            }
+        }
+        for item in by_age(objects.service_entries()) {
+            let (object, entry) = item;
+            if reach(&entry.export_to, default_export_to, &object.reference.namespace, &env.namespace).is_some()
+            {
+                registry.add_entry(item);
+            }
+        }
+        registry.index_workloads(objects);
+        registry
+    }
+
+    fn add_service(&mut self, item: Item<'a, KubeService>, domain: &str) {
+        let (object, service) = item;
+        let reference = &object.reference;
+        let host: Arc<str> = service_host(&reference.name, &reference.namespace, domain).into();
+        let external = service.service_type == Some(ServiceType::ExternalName);
+        let alias = service.external_name.as_ref().filter(|_| external);
+        let ports = service.ports.iter().filter_map(|p| {
+            let name = p.name.clone().unwrap_or_default();
+            let protocol =
+                Protocol::of_service_port(p.protocol.as_deref(), p.app_protocol.as_deref(), &name);
+            Some(Port { number: port(p.port)?, name, protocol }).filter(|p| p.protocol != Protocol::Udp)
+        });
+        let made = Service {
+            host: host.clone(),
+            name: reference.name.clone(),
+            namespace: reference.namespace.clone(),
+            ports: ports.collect(),
+            sources: vec![Source::Kubernetes(item)],
+            alias: alias.map(|a| a.trim_end_matches('.').to_ascii_lowercase()),
+        };
+        self.services.insert(host, made);
+    }
+
+    /// Hosts of several entries: ports are merged, endpoints combined.
+    fn add_entry(&mut self, item: Item<'a, ServiceEntry>) {
+        let (object, entry) = item;
+        let ports = entry.ports.iter().filter_map(|p| {
+            let protocol = match &p.protocol {
+                Some(protocol) => Protocol::parse(protocol).unwrap_or(Protocol::Unknown),
+                None => Protocol::of_service_port(None, None, &p.name),
+            };
+            Some(Port { number: port(p.number)?, name: p.name.clone(), protocol })
+        });
+        let ports: Vec<Port> = ports.collect();
+        for host in &entry.hosts {
+            let host: Arc<str> = host.to_ascii_lowercase().into();
+            let service = self.services.entry(host.clone()).or_insert_with(|| Service {
+                host: host.clone(),
+                name: host.clone(),
+                namespace: object.reference.namespace.clone(),
+                ports: Vec::new(),
+                sources: Vec::new(),
+                alias: None,
+            });
+            service.sources.push(Source::Entry(item));
+            for port in &ports {
+                if !service.ports.iter().any(|p| p.number == port.number) {
+                    service.ports.push(port.clone());
+                }
+            }
+        }
+    }
+
+    fn index_workloads(&mut self, objects: &'a Objects) {
+        for (object, slice) in by_age(objects.endpoint_slices()) {
+            if let Some(service) = object.labels.get(SERVICE_NAME) {
+                self.slices.entry((&object.reference.namespace, service)).or_default().push((object, slice));
+            }
+        }
+        for item in by_age(objects.endpoints()) {
+            self.endpoints.insert((&item.0.reference.namespace, &item.0.reference.name), item);
+        }
+        for item in by_age(objects.pods()) {
+            let (reference, status) = (&item.0.reference, &item.1.status);
+            self.pods.entry(&reference.namespace).or_default().push(item);
+            self.pods_by_name.insert((&reference.namespace, &reference.name), item);
+            let ips = status.pod_ips.iter().filter_map(|ip| ip.ip.as_deref());
+            for ip in status.pod_ip.as_deref().into_iter().chain(ips) {
+                self.pods_by_ip.entry(ip).or_insert(item);
+            }
+        }
+        for item in by_age(objects.workload_entries()) {
+            self.workload_entries.entry(&item.0.reference.namespace).or_default().push(item);
+        }
+    }
+
+    /// The service with exactly that host.
+    pub(crate) fn get(&self, host: &str) -> Option<&Service<'a>> {
+        self.services.get(host)
+    }
+
+    /// All services by host.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Service<'a>> {
+        self.services.values()
+    }
+
+    /// The Services of `namespace` that select a workload with `labels`.
+    pub(crate) fn selecting<'s>(
+        &'s self,
+        namespace: &'s str,
+        labels: &'s BTreeMap<String, String>,
+    ) -> impl Iterator<Item = Item<'a, KubeService>> + 's {
+        self.services.values().filter(move |s| *s.namespace == *namespace).filter_map(move |s| {
+            match s.sources.first() {
+                Some(Source::Kubernetes(item))
+                    if !item.1.selector.is_empty() && selects(&item.1.selector, labels) =>
+                {
+                    Some(*item)
+                }
+                _ => None,
+            }
+        })
+    }
+}
+
+impl Service<'_> {
+    /// The port with that number.
+    pub(crate) fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|p| p.number == number)
+    }
+
+    /// Whether its endpoints are whatever address a client asked for, so that a gateway has none.
+    pub(crate) fn has_no_endpoints_by_nature(&self) -> bool {
+        !self.sources.is_empty()
+            && self.sources.iter().all(|s| match s {
+                Source::Kubernetes(_) => false,
+                Source::Entry((_, entry)) => {
+                    matches!(entry.resolution, None | Some(Resolution::None | Resolution::DynamicDns))
+                }
+            })
+    }
+}

@@ -1,0 +1,68 @@
+//! Objects of kinds that the gateway does not serve.
+
+use crate::report::Report;
+use crate::world::{World, selects};
+use std::collections::BTreeMap;
+use tidegate_api::Object;
+
+/// Reports them. Returns whether the gateway may become ready.
+pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
+    let mut ready = true;
+    for object in world.objects.others() {
+        match (object.group(), &*object.reference.kind) {
+            ("security.istio.io", "PeerAuthentication") => {
+                let text = "has no effect at a gateway: it says what sidecars accept";
+                report.note(object, "", "no-effect", text, "");
+            }
+            ("security.istio.io", _) => ready &= security(world, object, report),
+            ("networking.istio.io", "EnvoyFilter") => {
+                let text = "is not enforced: there is no Envoy here to patch";
+                let advice = "find another way to what it does, and remove it";
+                report.warning(object, "", "not-enforced", text, advice);
+            }
+            ("gateway.networking.k8s.io", _) | ("networking.k8s.io", "Ingress") => {
+                let advice = "use a Gateway and VirtualService of networking.istio.io";
+                report.warning(object, "", "not-enforced", "is not served yet", advice);
+            }
+            (group, _) if group.ends_with("istio.io") => {
+                report.note(object, "", "not-enforced", "is not enforced by this gateway yet", "");
+            }
+            _ => report.note(object, "", "kind-not-used", "has no effect on routing", ""),
+        }
+    }
+    ready
+}
+
+/// A policy that guards this gateway must not be left out silently. Returns whether the gateway may become ready.
+fn security(world: &World<'_>, object: &Object, report: &mut Report) -> bool {
+    if !selects_gateway(world, object) {
+        report.note(object, "", "kind-not-used", "does not select this gateway", "");
+        return true;
+    }
+    let text = "selects this gateway and is not enforced yet";
+    if world.env.allow_unenforced {
+        let advice = "requests pass as if it was not there, as --allow-unenforced says";
+        report.warning(object, "", "not-enforced", text, advice);
+        return true;
+    }
+    let advice = "the gateway does not become ready: remove the policy, narrow its selector, or accept that it is \
+                  not enforced with --allow-unenforced";
+    report.error(object, "", "not-enforced", text, advice);
+    false
+}
+
+fn selects_gateway(world: &World<'_>, object: &Object) -> bool {
+    let env = world.env;
+    let namespace = &object.reference.namespace;
+    if *namespace != env.namespace && *namespace != env.root_namespace {
+        return false;
+    }
+    // A policy with targets is for Kubernetes Gateways, services and waypoints.
+    if object.field("spec.targetRef").is_some() || object.field("spec.targetRefs").is_some() {
+        return false;
+    }
+    let labels = object.field("spec.selector.matchLabels").map_or(&[][..], |v| v.entries());
+    let selector: BTreeMap<String, String> =
+        labels.iter().map(|e| (e.key.clone(), e.value.as_str().unwrap_or_default().to_owned())).collect();
+    selects(&selector, &env.labels)
+}

@@ -1,0 +1,72 @@
+use crate::Env;
+use crate::destination_rule::DestinationRules;
+use crate::export::{Reach, reach};
+use crate::mesh_config::Mesh;
+use crate::service_registry::Registry;
+use tidegate_api::istio::{Gateway, VirtualService};
+use tidegate_api::{Object, Objects};
+
+/// An object with its typed content.
+pub(crate) type Item<'a, T> = (&'a Object, &'a T);
+
+/// The objects as one gateway or sidecar sees them, indexed.
+pub(crate) struct World<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) objects: &'a Objects,
+    pub(crate) mesh: Mesh<'a>,
+    /// All Gateways by age.
+    pub(crate) gateways: Vec<Item<'a, Gateway>>,
+    /// All VirtualServices by age.
+    pub(crate) virtual_services: Vec<Item<'a, VirtualService>>,
+    pub(crate) registry: Registry<'a>,
+    pub(crate) rules: DestinationRules<'a>,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(objects: &'a Objects, env: &'a Env) -> Self {
+        let mesh = Mesh::new(objects, env);
+        let registry = Registry::new(objects, env, mesh.service_export_to());
+        let rules = DestinationRules::new(by_age(objects.destination_rules()), env, mesh.rule_export_to());
+        let gateways = by_age(objects.gateways());
+        let virtual_services = by_age(objects.virtual_services());
+        World { env, objects, mesh, gateways, virtual_services, registry, rules }
+    }
+
+    /// How a VirtualService is visible to `viewer`, if it is.
+    pub(crate) fn reach(&self, (object, vs): Item<'a, VirtualService>, viewer: &str) -> Option<Reach> {
+        reach(&vs.export_to, self.mesh.virtual_service_export_to(), &object.reference.namespace, viewer)
+    }
+
+    /// The VirtualServices that this gateway sees in the order in which it merges them: private, then exported to
+    /// its namespace, then public ones, each by age.
+    pub(crate) fn visible_virtual_services(&self) -> Vec<usize> {
+        let reaches = |i: &usize| self.reach(self.virtual_services[*i], &self.env.namespace);
+        let mut visible: Vec<usize> =
+            (0..self.virtual_services.len()).filter(|i| reaches(i).is_some()).collect();
+        visible.sort_by_key(reaches);
+        visible
+    }
+}
+
+/// By creation timestamp, then name, then namespace; those without a timestamp last. What order files were read in
+/// makes no difference.
+pub(crate) fn by_age<T>(mut items: Vec<Item<'_, T>>) -> Vec<Item<'_, T>> {
+    items.sort_by_key(|(object, _)| {
+        let r = &object.reference;
+        (object.created.is_none(), object.created, &r.name, &r.namespace)
+    });
+    items
+}
+
+/// Whether `labels` have all of `selector`.
+pub(crate) fn selects(
+    selector: &std::collections::BTreeMap<String, String>,
+    labels: &std::collections::BTreeMap<String, String>,
+) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// A port number as such, when it is one.
+pub(crate) fn port(number: u32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|p| *p > 0)
+}
