@@ -112,32 +112,6 @@ impl Telemetry {
     }
 }
 
-/// The telemetry of the process: the parts of all workers together.
-pub(crate) struct Telemetry {}
-
-impl Telemetry {
-    /// For a gateway of this identity.
-    pub(crate) fn new(_identity: &crate::server::Identity) -> std::sync::Arc<Self> {
-        std::sync::Arc::new(Telemetry {})
-    }
-
-    /// A worker's part.
-    pub(crate) fn worker(&self) -> WorkerTelemetry {
-        WorkerTelemetry {}
-    }
-
-    /// Logs like this from now on.
-    pub(crate) fn set_access_log(&self, _log: &tidegate_model::AccessLog) {}
-
-    /// Everything in Prometheus' text format.
-    pub(crate) fn prometheus(&self) -> String {
-        String::new()
-    }
-
-    /// Writes out what is buffered.
-    pub(crate) fn flush(&self) {}
-}
-
 /// A worker's part of the telemetry: its log buffer and its counters.
 pub(crate) struct WorkerTelemetry {
     metrics: WorkerMetrics,
