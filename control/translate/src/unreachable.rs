@@ -39,7 +39,8 @@ pub(crate) fn report(rules: &[Rule<'_>], report: &mut Report) {
                 let text = format!("is never reached: {by} takes every request");
                 report.warning(rule.object, &field, "unreachable-rule", text, ADVICE);
             } else if let Some(path) = taken.shadows(&matches) {
-                let text = format!("is never reached: an earlier match takes every path that starts like {path:?}");
+                let text =
+                    format!("is never reached: an earlier match takes every path that starts like {path:?}");
                 report.warning(rule.object, &field, "shadowed-match", text, ADVICE);
             }
             if depends_on_place(block) {
