@@ -51,6 +51,7 @@ fn read(lines: &str) -> Vec<tidegate_api::Object> {
             "Endpoints" => ("v1", ""),
             "EndpointSlice" => ("discovery.k8s.io/v1", ""),
             "AuthorizationPolicy" | "PeerAuthentication" => ("security.istio.io/v1", "spec"),
+            "EnvoyFilter" => ("networking.istio.io/v1alpha3", "spec"),
             _ => ("networking.istio.io/v1", "spec"),
         };
         text += &format!("---\napiVersion: {version}\nkind: {kind}\n");

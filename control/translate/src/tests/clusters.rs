@@ -214,23 +214,26 @@ fn rules_are_looked_up_by_namespace_and_host() {
     let full = "a.default.svc.cluster.local";
     for (lines, expected) in [
         (
-            vec![rule("default/x", "a", "RANDOM"), rule("istio-system/y", full, "ROUND_ROBIN")],
+            vec![rule("default/one", "a", "RANDOM"), rule("istio-system/two", full, "ROUND_ROBIN")],
             LoadBalancer::Random,
         ),
-        (vec![rule("istio-system/y", full, "ROUND_ROBIN")], LoadBalancer::RoundRobin),
+        (vec![rule("istio-system/two", full, "ROUND_ROBIN")], LoadBalancer::RoundRobin),
         (
             vec![
-                rule("default/x", "*.cluster.local", "RANDOM"),
-                rule("default/y", "*.default.svc.cluster.local", "ROUND_ROBIN"),
+                rule("default/one", "*.cluster.local", "RANDOM"),
+                rule("default/two", "*.default.svc.cluster.local", "ROUND_ROBIN"),
             ],
             LoadBalancer::RoundRobin,
         ),
         (
-            vec![rule("default/x", "*.cluster.local", "RANDOM"), rule("default/y", "a", "ROUND_ROBIN")],
+            vec![rule("default/one", "*.cluster.local", "RANDOM"), rule("default/two", "a", "ROUND_ROBIN")],
             LoadBalancer::RoundRobin,
         ),
-        (vec![rule("other/x", full, "RANDOM")], LoadBalancer::LeastRequest),
-        (vec![rule("default/x", "a", "RANDOM"), rule("default/y", "a", "ROUND_ROBIN")], LoadBalancer::Random),
+        (vec![rule("other/one", full, "RANDOM")], LoadBalancer::LeastRequest),
+        (
+            vec![rule("default/one", "a", "RANDOM"), rule("default/two", "a", "ROUND_ROBIN")],
+            LoadBalancer::Random,
+        ),
     ] {
         let (_, cluster, _, _) = routed("host: a", &lines.join("\n"));
         assert_eq!(cluster.unwrap().load_balancer, expected, "{lines:?}");

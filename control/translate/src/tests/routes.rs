@@ -14,7 +14,7 @@ const TO_A: &str = "route: [{destination: {host: a}}]";
 fn rewrites_by_the_kind_of_match() {
     for (matches, expected) in [
         ("[{uri: {prefix: /foo}}]", PathRewrite::Prefix("/new".into())),
-        ("[{headers: {x: {exact: y}}}]", PathRewrite::Prefix("/new".into())),
+        ("[{headers: {x: {exact: yy}}}]", PathRewrite::Prefix("/new".into())),
         ("[{uri: {exact: /foo}}]", PathRewrite::Full("/new".into())),
         ("[{uri: {regex: '/f.*'}}]", PathRewrite::Full("/new".into())),
     ] {
