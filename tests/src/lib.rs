@@ -1,1 +1,28 @@
-//! placeholder
+//! The black-box harness: the real `tidegate-gateway` binary, recording workloads and clients that
+//! see the bytes.
+//!
+//! Nothing here links any other part of Tidegate. A test reserves a [`Net`] of loopback addresses of
+//! its own, starts [`Backend`] listeners on some of them and a [`Gateway`] on another, and sends
+//! [`Request`]s; tests never share a port and run side by side.
+
+mod address;
+mod backend;
+mod binary;
+mod client;
+mod gateway;
+mod http1;
+mod http2;
+mod lines;
+mod pki;
+mod syn;
+mod token;
+
+pub use address::Net;
+pub use backend::{Backend, Behaviour, Hit, seconds};
+pub use binary::{check, gateway_binary, workspace};
+pub use client::{Answer, Connection, Failure, Host, Request, Tls, Version, exchange, get, values};
+pub use gateway::{Gateway, Start};
+pub use lines::Lines;
+pub use pki::{Authority, Identity};
+pub use syn::SynCounter;
+pub use token::TokenSigner;

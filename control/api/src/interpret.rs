@@ -4,7 +4,7 @@ use crate::decode::{Decode, Decoder, Problem, Unknown};
 use crate::inspect::inspect;
 use crate::kinds::{self, Kind};
 use crate::kubernetes::{ConfigMap, ConfigMapFields};
-use crate::mesh;
+use crate::mesh::{self, Lines};
 use crate::metadata;
 use crate::object::{Object, Spec};
 use crate::suggest;
@@ -24,8 +24,8 @@ pub(crate) struct Interpreted {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// The object that `value` is. `file` and `text` are the file that it was read from.
-pub(crate) fn interpret(mut value: Value, file: &Arc<str>, text: &str) -> Interpreted {
+/// The object that `value` is. `file` and `lines` are the file that it was read from.
+pub(crate) fn interpret(mut value: Value, file: &Arc<str>, lines: &Lines<'_>) -> Interpreted {
     let (api_version, kind) = match identity(&value) {
         Ok(found) => found,
         Err(problem) => return Interpreted { reference: None, object: None, problems: vec![problem] },
@@ -46,13 +46,13 @@ pub(crate) fn interpret(mut value: Value, file: &Arc<str>, text: &str) -> Interp
     let mut is_mesh =
         read_as == Kind::ConfigMap && reference.as_ref().is_some_and(|r| mesh::is_mesh_config(&r.name));
     let config_data = config_map_fields(read_as, &value, &mut problems);
-    if is_mesh && let Err(problem) = mesh::expand(&mut value, text) {
+    if is_mesh && let Err(problem) = mesh::expand(&mut value, lines.get()) {
         problems.push(problem);
         is_mesh = false;
     }
     let unknown = if read_as.is_istio() { Unknown::Refuse } else { Unknown::Ignore };
     let mut at = Decoder::new(value.at, unknown, read_as == Kind::Secret);
-    let meta = metadata::decode(&value, &mut at);
+    let mut meta = metadata::decode(&value, &mut at);
     let spec = match config_data {
         Some(fields) => config_map(fields, is_mesh, &value, &mut at),
         None => spec(read_as, &value, &mut at),
@@ -62,6 +62,9 @@ pub(crate) fn interpret(mut value: Value, file: &Arc<str>, text: &str) -> Interp
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
     if read_as == Kind::Secret {
         redact(&mut value);
+        if let Some(meta) = &mut meta {
+            meta.annotations.remove(LAST_APPLIED);
+        }
     }
     let object = match (meta, spec, &reference) {
         (Some(meta), Some(spec), Some(reference)) if !refused => Some(Object {

@@ -2,23 +2,40 @@ use crate::decode::{Decoder, Problem, Unknown};
 use crate::istio::MeshConfig;
 use crate::value::{Data, Position, Value};
 use crate::yaml;
+use std::cell::OnceCell;
 use tidegate_model::Severity;
+
+/// The lines of a file, counted only when they are asked for.
+pub(crate) struct Lines<'t> {
+    text: &'t str,
+    lines: OnceCell<Vec<&'t str>>,
+}
+
+impl<'t> Lines<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        Lines { text, lines: OnceCell::new() }
+    }
+
+    pub(crate) fn get(&self) -> &[&'t str] {
+        self.lines.get_or_init(|| self.text.split('\n').collect())
+    }
+}
 
 /// Whether a ConfigMap of this name holds Istio's mesh config: `istio`, or `istio-REVISION`.
 pub(crate) fn is_mesh_config(name: &str) -> bool {
     name == "istio" || name.starts_with("istio-")
 }
 
-/// Puts the YAML that `data.mesh` holds as text in its place, so that its fields have positions. `file` is the whole
-/// text of the file.
-pub(crate) fn expand(config_map: &mut Value, file: &str) -> Result<(), Problem> {
+/// Puts the YAML that `data.mesh` holds as text in its place, so that its fields have positions. `lines` are those
+/// of the file.
+pub(crate) fn expand(config_map: &mut Value, lines: &[&str]) -> Result<(), Problem> {
     let Some(key) = config_map.get("data").and_then(|data| data.entry("mesh")).map(|entry| entry.at) else {
         return Ok(());
     };
     let Some(mesh) = config_map.get_mut("data").and_then(|data| data.get_mut("mesh")) else { return Ok(()) };
     let Data::String(text) = &mesh.data else { return Ok(()) };
     let at = mesh.at;
-    let indent = block_indent(file, key);
+    let indent = block_indent(lines, key);
     let shift = |inner: Position| match indent {
         Some(indent) => Position {
             line: key.line.saturating_add(inner.line),
@@ -44,8 +61,8 @@ fn problem(at: Position, text: String, advice: String) -> Problem {
 }
 
 /// How far the lines of a literal block under the key at `key` are indented; `None` when its value is no such block.
-fn block_indent(file: &str, key: Position) -> Option<u32> {
-    let mut lines = file.split('\n').skip(key.line.saturating_sub(1) as usize);
+fn block_indent(lines: &[&str], key: Position) -> Option<u32> {
+    let mut lines = lines.iter().skip(key.line.saturating_sub(1) as usize);
     let (_, header) = lines.next()?.split_once(':')?;
     let first = lines.find(|line| !line.trim().is_empty())?;
     let indent = first.chars().take_while(|c| *c == ' ').count();

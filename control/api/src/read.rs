@@ -1,6 +1,8 @@
 use crate::decode::Problem;
 use crate::interpret::interpret;
+use crate::mesh::Lines;
 use crate::object::Object;
+use crate::suggest;
 use crate::value::{Data, Entry, Value};
 use crate::yaml::{self, Invalid};
 use std::sync::Arc;
@@ -8,6 +10,9 @@ use tidegate_model::{Diagnostic, ObjectRef, Origin, Severity};
 
 /// Largest file, in bytes. A Kubernetes object is at most 1.5 MiB.
 pub const MAX_FILE_SIZE: usize = 8 << 20;
+
+/// Most diagnostics about one file.
+const MAX_DIAGNOSTICS: usize = 1000;
 
 /// What one file holds.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +32,8 @@ pub struct Reading {
 /// Documents do not affect each other: a syntax error costs the objects of its own document alone, and of an object
 /// all that is wrong is reported, not only the first. A `List` stands for its items.
 pub fn read(file: &str, text: &str) -> Reading {
-    let mut reader = Reader { file: file.into(), text, reading: Reading::default() };
+    let mut reader =
+        Reader { file: file.into(), lines: Lines::new(text), unreported: 0, reading: Reading::default() };
     if text.len() > MAX_FILE_SIZE {
         let advice = format!("split it into files of at most {} MiB", MAX_FILE_SIZE >> 20);
         let at = crate::Position { line: 1, column: 1 };
@@ -43,12 +49,13 @@ pub fn read(file: &str, text: &str) -> Reading {
             reader.invalid("invalid-yaml", error);
         }
     }
-    reader.reading
+    reader.finish()
 }
 
 struct Reader<'t> {
     file: Arc<str>,
-    text: &'t str,
+    lines: Lines<'t>,
+    unreported: usize,
     reading: Reading,
 }
 
@@ -60,7 +67,21 @@ impl Reader<'_> {
         self.reading.unreadable = true;
     }
 
+    fn finish(mut self) -> Reading {
+        if self.unreported > 0
+            && let Some(last) = self.reading.diagnostics.last_mut()
+        {
+            let others = suggest::count(self.unreported, "other");
+            last.text = format!("{} (and {others} in this file that are not shown)", last.text);
+        }
+        self.reading
+    }
+
     fn report(&mut self, object: Option<&ObjectRef>, problem: Problem) {
+        if self.reading.diagnostics.len() >= MAX_DIAGNOSTICS {
+            self.unreported += 1;
+            return;
+        }
         self.reading.diagnostics.push(Diagnostic {
             severity: problem.severity,
             origin: Origin { file: self.file.clone(), line: problem.at.line, column: problem.at.column },
@@ -80,7 +101,7 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, value: Value) {
-        let interpreted = interpret(value, &self.file, self.text);
+        let interpreted = interpret(value, &self.file, &self.lines);
         let refused = interpreted.object.is_none();
         for problem in interpreted.problems {
             self.report(interpreted.reference.as_ref(), problem);

@@ -226,6 +226,22 @@ fn kubernetes_objects() {
 }
 
 #[test]
+fn lists_that_are_required() {
+    check(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n  - port: {number: 80, name: a, protocol: HTTP}\n",
+        &[
+            "error a.yaml:6:5 Gateway/default/g spec.servers[0].hosts: is missing; add hosts, which is required here",
+        ],
+    );
+    check(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: s}\nspec: {ports: []}\n",
+        &[
+            "error a.yaml:4:1 ServiceEntry/default/s spec.hosts: is missing; add hosts, which is required here",
+        ],
+    );
+}
+
+#[test]
 fn mesh_config_is_located_inside_its_text() {
     let mesh = "data:\n  mesh: |-\n    accessLogFile: /dev/stdout\n    defaultConfig:\n      concurency: 2\n      drainDuration: soon\n";
     let text = kubernetes("ConfigMap", mesh).replace("name: x", "name: istio");
@@ -253,6 +269,10 @@ fn secrets_are_not_repeated() {
         secret("data:\n  tls.key: [s3cr3t]\n"),
         secret("stringData:\n  tls.key: s3cr3t\n  tls.key: s3cr3t\n"),
         secret("data: s3cr3t\n"),
+        secret("data: {}\n").replace(
+            "ns\n",
+            "ns\n  annotations:\n    kubectl.kubernetes.io/last-applied-configuration: '{\"data\":\"s3cr3t\"}'\n",
+        ),
         secret("stringData: {tls.key: s3cr3t}\n"),
         secret("data: {tls.key: czNjcjN0}\n"),
         kubernetes("Secret", "stringData: {a: b}\n").replace("ns\n", "ns\n  creationTimestamp: s3cr3t\n"),
@@ -283,4 +303,12 @@ fn many_problems_are_cut() {
     assert_eq!(reading.diagnostics.len(), 50);
     assert!(reading.diagnostics[49].text.contains("150 others"));
     assert_eq!(reading.refused.len(), 1);
+}
+
+#[test]
+fn a_file_of_nothing_but_errors_is_cut() {
+    let reading = read("a.yaml", &"---\nx\n".repeat(3000));
+    assert_eq!(reading.diagnostics.len(), 1000);
+    assert!(reading.diagnostics[999].text.contains("2000 others"));
+    assert!(reading.unreadable);
 }

@@ -2,12 +2,28 @@
 //! functions from a table and a request to a [`Decision`], with the reason for it.
 //!
 //! No I/O, no clock, no async, no randomness: the caller passes the dice.
+//!
+//! From the outside in: `table` finds the route table of a listener, `host_index` the virtual host
+//! of an authority, `rule_index` and `path_index` the first rule of that virtual host whose
+//! `matcher` accepts the request; `rule` turns it into a decision, which `rewrite` and `redirect`
+//! write out. `pattern` holds the regexes, `re2` reads their syntax.
 
+mod decision;
+mod host_index;
+mod matcher;
+mod path_index;
+mod pattern;
+mod re2;
+mod redirect;
 mod request;
+mod rewrite;
+mod rule;
+mod rule_index;
 mod table;
+mod view;
+mod virtual_host;
 
+pub use decision::{Considered, Decision, Explanation, ForwardDecision, NoRoute};
 pub use request::{HeaderValue, RequestView, Scheme};
-pub use table::{
-    Compiled, Considered, Decision, Explanation, ForwardDecision, ListenerRoute, NoRoute, RouteTableView,
-    Table,
-};
+pub use table::{Compiled, ListenerRoute, Table};
+pub use view::RouteTableView;

@@ -1,14 +1,45 @@
-use crate::RequestView;
-use serde::Serialize;
+use crate::RouteTableView;
+use crate::host_index::HostIndex;
+use crate::pattern::Patterns;
+use crate::virtual_host::CompiledHost;
+use ahash::AHashMap;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_model::{
-    Changes, Cluster, ClusterName, Destination, DirectResponse, Forward, Listener, ListenerKey, Model,
-    Redirect, Route, RuleRef, TableName,
+    Changes, Cluster, ClusterName, Listener, ListenerKey, ListenerProtocol, Model, RouteTable, RuleRef,
+    TableName, VirtualHost, VirtualHostKey,
 };
 
 /// An immutable, compiled snapshot of the whole model. Cheap to share, swapped whole.
-#[derive(Debug, Default)]
-pub struct Table {}
+///
+/// Serialized, it is what it was compiled from: listeners, route tables with their virtual hosts,
+/// clusters.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// In the order of their keys.
+    listeners: Arc<[Arc<Listener>]>,
+    /// Which of them there are; plain ones with their table.
+    links: AHashMap<ListenerKey, Link>,
+    routes: Arc<AHashMap<TableName, Arc<CompiledTable>>>,
+    clusters: Arc<AHashMap<ClusterName, Arc<Cluster>>>,
+    patterns: Arc<Patterns>,
+    refused: Arc<BTreeMap<VirtualHostKey, Vec<(RuleRef, String)>>>,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    Http(Option<Arc<CompiledTable>>),
+    Tls,
+}
+
+/// A route table with its virtual hosts. Either may be there before the other.
+#[derive(Clone, Debug, Default)]
+struct CompiledTable {
+    source: Option<Arc<RouteTable>>,
+    hosts: HostIndex,
+}
 
 /// The outcome of a compilation: the table, and what of the model it refused.
 #[derive(Debug)]
@@ -16,6 +47,7 @@ pub struct Compiled {
     /// The new table.
     pub table: Table,
     /// Rules that do not compile (a regex over its limits, say): the rule answers 500, named here.
+    /// Those of virtual hosts that did not change are named again.
     pub refused: Vec<(RuleRef, String)>,
 }
 
@@ -27,28 +59,120 @@ impl Table {
 
     /// Compiles only what changed and shares the rest. `model` is the whole new model, `changes`
     /// what differs from the model of this table. The result equals [`Table::compile`] of `model`.
-    pub fn apply(&self, _model: &Model, _changes: &Changes) -> Compiled {
-        unimplemented!()
+    pub fn apply(&self, model: &Model, changes: &Changes) -> Compiled {
+        let mut table = self.clone();
+        if !changes.route_tables.is_empty() || !changes.virtual_hosts.is_empty() {
+            table.apply_routes(changes);
+        }
+        if !changes.clusters.is_empty() {
+            let clusters = Arc::make_mut(&mut table.clusters);
+            for (name, change) in &changes.clusters {
+                match change {
+                    Some(cluster) => clusters.insert(name.clone(), cluster.clone()),
+                    None => clusters.remove(name),
+                };
+            }
+        }
+        table.listeners = model.listeners.values().cloned().collect();
+        table.links = table.listeners.iter().map(|l| (l.key, table.link(l))).collect();
+        let refused = table.refused.values().flatten().cloned().collect();
+        Compiled { table, refused }
     }
 
-    /// The listeners, for the accept side.
+    fn apply_routes(&mut self, changes: &Changes) {
+        let patterns = Arc::make_mut(&mut self.patterns);
+        let mut compiler = Compiler { patterns, refused: Arc::make_mut(&mut self.refused) };
+        let routes = Arc::make_mut(&mut self.routes);
+        for (name, source) in &changes.route_tables {
+            let table = Arc::make_mut(routes.entry(name.clone()).or_default());
+            let old_port = table.server_port();
+            table.source.clone_from(source);
+            if table.server_port() != old_port {
+                compiler.recompile(table);
+            }
+        }
+        for (key, source) in &changes.virtual_hosts {
+            let table = Arc::make_mut(routes.entry(key.table.clone()).or_default());
+            match source {
+                Some(source) => compiler.compile(table, key, source),
+                None => {
+                    table.hosts.remove(&key.domain);
+                    compiler.refused.remove(key);
+                }
+            }
+        }
+        routes.retain(|_, table| table.source.is_some() || !table.hosts.is_empty());
+        compiler.patterns.sweep();
+    }
+
+    fn link(&self, listener: &Listener) -> Link {
+        match &listener.protocol {
+            ListenerProtocol::Http(name) => Link::Http(self.routes.get(name).cloned()),
+            ListenerProtocol::Tls(_) => Link::Tls,
+        }
+    }
+
+    /// The listeners in the order of their keys, for the accept side.
     pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
-        std::iter::empty()
+        self.listeners.iter()
     }
 
     /// A cluster by name.
-    pub fn cluster(&self, _name: &ClusterName) -> Option<&Arc<Cluster>> {
-        None
+    pub fn cluster(&self, name: &ClusterName) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
     }
 
     /// The route table of a plain listener, in O(1).
-    pub fn listener_routes(&self, _key: &ListenerKey) -> ListenerRoute<'_> {
-        unimplemented!()
+    pub fn listener_routes(&self, key: &ListenerKey) -> ListenerRoute<'_> {
+        match self.links.get(key) {
+            Some(Link::Http(table)) => match table.as_ref().and_then(|t| t.view()) {
+                Some(view) => ListenerRoute::Http(view),
+                None => ListenerRoute::None,
+            },
+            Some(Link::Tls) => ListenerRoute::Tls,
+            None => ListenerRoute::None,
+        }
     }
 
     /// A route table by name, in O(1).
-    pub fn route_table(&self, _name: &TableName) -> Option<RouteTableView<'_>> {
-        None
+    pub fn route_table(&self, name: &TableName) -> Option<RouteTableView<'_>> {
+        self.routes.get(name)?.view()
+    }
+}
+
+impl CompiledTable {
+    fn server_port(&self) -> u16 {
+        self.source.as_ref().map_or(0, |source| source.server_port)
+    }
+
+    fn view(&self) -> Option<RouteTableView<'_>> {
+        Some(RouteTableView { source: self.source.as_ref()?, hosts: &self.hosts })
+    }
+}
+
+/// What compiling virtual hosts shares.
+struct Compiler<'c> {
+    patterns: &'c mut Patterns,
+    refused: &'c mut BTreeMap<VirtualHostKey, Vec<(RuleRef, String)>>,
+}
+
+impl Compiler<'_> {
+    fn compile(&mut self, table: &mut CompiledTable, key: &VirtualHostKey, source: &Arc<VirtualHost>) {
+        let (host, refused) = CompiledHost::compile(source, table.server_port(), self.patterns);
+        table.hosts.insert(&key.domain, Arc::new(host));
+        if refused.is_empty() {
+            self.refused.remove(key);
+        } else {
+            self.refused.insert(key.clone(), refused);
+        }
+    }
+
+    /// Compiles every virtual host again, for a port that changed.
+    fn recompile(&mut self, table: &mut CompiledTable) {
+        let sources: Vec<_> = table.hosts.hosts().map(|host| host.source().clone()).collect();
+        for source in sources {
+            self.compile(table, &source.key, &source);
+        }
     }
 }
 
@@ -59,92 +183,36 @@ pub enum ListenerRoute<'t> {
     Http(RouteTableView<'t>),
     /// TLS: the server that the SNI chose names the table.
     Tls,
-    /// No such listener (any more).
+    /// No such listener (any more), or none of its routes is there.
     None,
 }
 
-/// One route table of a [`Table`]: the entry to [`Decision`]s.
-#[derive(Clone, Copy, Debug)]
-pub struct RouteTableView<'t> {
-    _table: std::marker::PhantomData<&'t ()>,
-}
-
-impl<'t> RouteTableView<'t> {
-    /// Decides a request. `dice` is a uniformly random number that picks among weights.
-    pub fn decide<R: RequestView + ?Sized>(&self, _request: &R, _dice: u64) -> Decision<'t> {
-        unimplemented!()
-    }
-
-    /// Decides by the same code and says which rules were considered and why they lost.
-    pub fn explain<R: RequestView + ?Sized>(&self, _request: &R, _dice: u64) -> Explanation<'t> {
-        unimplemented!()
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tables: BTreeMap<_, _> = self.routes.iter().collect();
+        let tables: Vec<_> = tables.into_values().map(TablePage::new).collect();
+        let clusters: BTreeMap<_, _> = self.clusters.iter().collect();
+        let clusters: Vec<_> = clusters.into_values().collect();
+        let mut page = serializer.serialize_struct("Table", 3)?;
+        page.serialize_field("listeners", &self.listeners)?;
+        page.serialize_field("route_tables", &tables)?;
+        page.serialize_field("clusters", &clusters)?;
+        page.end()
     }
 }
 
-/// What happens to a request.
-#[derive(Clone, Copy, Debug)]
-pub enum Decision<'t> {
-    /// Send it on.
-    Forward(ForwardDecision<'t>),
-    /// Answer with a redirect; [`Decision::write_location`] gives its location.
-    Redirect(&'t Route, &'t Redirect),
-    /// Answer directly.
-    DirectResponse(&'t Route, &'t DirectResponse),
-    /// 301 to https, from `httpsRedirect` of a server of this virtual host.
-    HttpsRedirect,
-    /// 404, and why.
-    NoRoute(NoRoute),
+/// A route table as the admin page shows it.
+#[derive(Serialize)]
+struct TablePage<'t> {
+    #[serde(flatten)]
+    source: &'t Option<Arc<RouteTable>>,
+    virtual_hosts: Vec<&'t Arc<VirtualHost>>,
 }
 
-/// Where a request is sent.
-#[derive(Clone, Copy, Debug)]
-pub struct ForwardDecision<'t> {
-    /// The rule that matched.
-    pub route: &'t Route,
-    /// Its action.
-    pub forward: &'t Forward,
-    /// The destination that the dice chose.
-    pub destination: &'t Destination,
-}
-
-/// Why nothing matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NoRoute {
-    /// No virtual host of this listener serves the authority.
-    NoVirtualHost,
-    /// The virtual host has no rule that matches.
-    NoRule,
-}
-
-impl Decision<'_> {
-    /// Appends the request target to send upstream: the rewritten path, with the query as it was.
-    pub fn write_target<R: RequestView + ?Sized>(&self, _request: &R, _out: &mut Vec<u8>) {
-        unimplemented!()
+impl<'t> TablePage<'t> {
+    fn new(table: &'t Arc<CompiledTable>) -> Self {
+        let mut virtual_hosts: Vec<_> = table.hosts.hosts().map(|host| host.source()).collect();
+        virtual_hosts.sort_by_key(|host| &host.key);
+        TablePage { source: &table.source, virtual_hosts }
     }
-
-    /// Appends the value of `Location` of a redirect.
-    pub fn write_location<R: RequestView + ?Sized>(&self, _request: &R, _out: &mut Vec<u8>) {
-        unimplemented!()
-    }
-}
-
-/// A decision with its reasons.
-#[derive(Debug)]
-pub struct Explanation<'t> {
-    /// What happens.
-    pub decision: Decision<'t>,
-    /// The virtual host's domain that was chosen, if any.
-    pub domain: Option<String>,
-    /// Every rule of that virtual host in rank order up to and including the one that matched.
-    pub considered: Vec<Considered>,
-}
-
-/// A rule that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Considered {
-    /// The rule.
-    pub rule: RuleRef,
-    /// Which condition failed, in words with field and expectation; `None` for the rule that matched.
-    pub lost_by: Option<String>,
 }

@@ -27,7 +27,9 @@ pub struct Limits {
     pub h2_stream_window: u32,
     /// Flow-control window of an HTTP/2 connection.
     pub h2_connection_window: u32,
-    /// Downstream connections in all; beyond it new ones are closed at once.
+    /// Downstream connections in all; beyond it new ones are closed at once. By default 80 % of
+    /// the file descriptors that the process may open, so that upstream connections, files and
+    /// the admin page have the rest.
     pub connections: usize,
     /// How long a stop waits for what is in flight.
     pub drain: Duration,
@@ -48,8 +50,37 @@ impl Default for Limits {
             h2_fields: 128,
             h2_stream_window: 64 << 10,
             h2_connection_window: 1 << 20,
-            connections: 10_000,
+            connections: file_limit() / 5 * 4,
             drain: Duration::from_secs(30),
         }
+    }
+}
+
+/// The soft limit of open files; 1,024, the traditional one, where `/proc` does not tell.
+fn file_limit() -> usize {
+    const TRADITIONAL: usize = 1024;
+    const UNLIMITED: usize = 1 << 20;
+    let Ok(limits) = std::fs::read_to_string("/proc/self/limits") else { return TRADITIONAL };
+    let soft = limits
+        .lines()
+        .find_map(|l| l.strip_prefix("Max open files"))
+        .and_then(|rest| rest.split_ascii_whitespace().next());
+    match soft {
+        Some("unlimited") => UNLIMITED,
+        Some(n) => n.parse().unwrap_or(TRADITIONAL),
+        None => TRADITIONAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_a_fifth_of_the_file_limit() {
+        // The shell asks the kernel the other way round.
+        let out = std::process::Command::new("sh").args(["-c", "ulimit -Sn"]).output().unwrap();
+        let soft: usize = String::from_utf8(out.stdout).unwrap().trim().parse().unwrap_or(1 << 20);
+        assert_eq!(Limits::default().connections, soft / 5 * 4);
     }
 }

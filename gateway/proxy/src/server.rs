@@ -1,10 +1,28 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
+use crate::admin;
 use crate::limits::Limits;
+use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
+use crate::snapshot::{Live, Snapshot};
+use crate::telemetry::Telemetry;
+use crate::tls::{self, ServerConfigs};
+use crate::upstream::{Connector, Pool, Registry};
+use crate::worker::{self, Command, SnapshotCache, Worker};
 use serde_json::Value;
+use socket2::Socket;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use tidegate_model::{AccessLog, Diagnostic, Model};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+use tidegate_engine::Table;
+use tidegate_model::{AccessLog, AccessLogFormat, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
 
 /// How to run.
 pub struct Options {
@@ -50,6 +68,11 @@ pub struct ExplainQuery {
     pub gateway: Option<String>,
 }
 
+/// Connections on their way to another worker; beyond it the one that accepted keeps them.
+const HANDED_ON: usize = 256;
+/// How long a config waits for the listeners that it removes.
+const CLOSING: Duration = Duration::from_millis(500);
+
 /// Answers an [`ExplainQuery`] with the JSON of the interface, or with what is wrong with the query.
 pub type Explainer = Arc<dyn Fn(&ExplainQuery) -> Result<Value, String> + Send + Sync>;
 
@@ -93,37 +116,311 @@ pub enum StartError {
 }
 
 /// The running data plane.
-pub struct Proxy {}
+pub struct Proxy {
+    state: Arc<State>,
+    control: Mutex<Control>,
+    workers: Vec<WorkerThread>,
+    /// Ends the control thread when it is dropped.
+    stop: oneshot::Sender<()>,
+    control_thread: JoinHandle<()>,
+    admin: SocketAddr,
+    status: SocketAddr,
+    drain: Duration,
+}
+
+/// What the admin and status servers show.
+pub(crate) struct State {
+    pub(crate) live: Arc<Live>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) spread: Arc<Spread>,
+    pub(crate) explain: Explainer,
+    pub(crate) shown: Mutex<Shown>,
+    ready: AtomicBool,
+    draining: Arc<AtomicBool>,
+}
+
+/// The live config, as it is shown.
+#[derive(Default)]
+pub(crate) struct Shown {
+    pub(crate) model: Arc<Model>,
+    pub(crate) since: Option<SystemTime>,
+    /// What was said when it was made live.
+    pub(crate) applied: Vec<Diagnostic>,
+    pub(crate) report: Report,
+    pub(crate) addresses: Vec<(ListenerKey, SocketAddr)>,
+}
+
+/// What only one config at a time may touch.
+struct Control {
+    model: Arc<Model>,
+    registry: Registry,
+    listeners: Listeners,
+    access_log: Option<AccessLog>,
+}
+
+struct WorkerThread {
+    /// Few and small, so without a bound.
+    commands: mpsc::UnboundedSender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl State {
+    /// Whether traffic may come.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+            && !self.draining.load(Ordering::Relaxed)
+            && self.live.generation() > 0
+    }
+
+    /// What is shown, whoever panicked while holding it.
+    pub(crate) fn shown(&self) -> MutexGuard<'_, Shown> {
+        lock(&self.shown)
+    }
+}
 
 impl Proxy {
     /// Starts workers, admin and status servers; nothing is served before [`Proxy::apply`].
     ///
     /// # Errors
     /// When an address of ours is taken or threads cannot be made.
-    pub fn start(_options: Options) -> Result<Proxy, StartError> {
-        unimplemented!()
+    pub fn start(options: Options) -> Result<Proxy, StartError> {
+        tls::install_provider();
+        let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
+        let status_socket = own_socket("the status server", options.status, "--status")?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut registry = Registry::new(runtime.handle().clone());
+        let clusters = registry.apply(&Model::default());
+        let live = Arc::new(Live::new(Snapshot {
+            generation: 0,
+            table: Table::default(),
+            clusters,
+            tls: ServerConfigs::default(),
+            mesh: Arc::default(),
+        }));
+        let state = Arc::new(State {
+            live,
+            telemetry: Telemetry::new(&options.identity),
+            spread: Spread::new(options.concurrency.max(1), options.limits.connections),
+            explain: options.explain.clone(),
+            shown: Mutex::default(),
+            ready: AtomicBool::new(false),
+            draining: Arc::default(),
+        });
+        let workers = start_workers(&options, &state)?;
+        let (admin, status) = (local_address(&admin_socket)?, local_address(&status_socket)?);
+        let (stop, stopped) = oneshot::channel();
+        let shared = state.clone();
+        let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
+            serve_control(runtime, shared, admin_socket, status_socket, stopped);
+        })?;
+        let listeners = Listeners::new(options.bind);
+        let control = Mutex::new(Control {
+            model: Arc::default(),
+            registry,
+            listeners,
+            access_log: options.access_log,
+        });
+        let drain = options.limits.drain;
+        Ok(Proxy { state, control, workers, stop, control_thread, admin, status, drain })
     }
 
-    /// Makes a model live: compiles what changed off the hot path, opens new listeners, swaps the
-    /// snapshot, then closes what is gone. Requests in flight end on the snapshot they began with.
-    pub fn apply(&self, _model: Model) -> Applied {
-        unimplemented!()
+    /// Makes a model live: compiles what changed off the hot path, opens new listeners, ends those
+    /// that are gone, and swaps the snapshot; then the new listeners accept. Listeners go before
+    /// the swap, and are waited for shortly, so that their last connections still find their
+    /// routes; requests in flight end on the snapshot they began with. A model that equals the
+    /// live one keeps its generation, but opens listeners that failed before.
+    pub fn apply(&self, model: Model) -> Applied {
+        let mut control = lock(&self.control);
+        let model = Arc::new(model);
+        let old = self.state.live.load();
+        let changes = model.diff(&control.model);
+        let compiled = old.table.apply(&model, &changes);
+        let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
+        let mut diagnostics = refused(&model, compiled.refused);
+        diagnostics.extend(certificates);
+
+        let opened = control.change_listeners(&model);
+        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
+        self.state.telemetry.set_access_log(&control.access_log(&model));
+
+        let is_new = old.generation == 0 || !changes.is_empty();
+        let generation = old.generation + u64::from(is_new);
+        if is_new {
+            let clusters = control.registry.apply(&model);
+            let mesh = model.mesh.clone();
+            let table = compiled.table;
+            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh });
+        }
+        for worker in &self.workers {
+            let listen = opened.new.iter().cloned().map(Command::Listen);
+            // A worker that does not take commands has ended, which drain() finds out.
+            listen.chain([Command::Refresh]).for_each(|command| _ = worker.commands.send(command));
+        }
+        control.model = model.clone();
+        let mut shown = self.state.shown();
+        if is_new {
+            shown.since = Some(SystemTime::now());
+        }
+        shown.model = model;
+        shown.applied = diagnostics.clone();
+        shown.addresses = control.listeners.addresses();
+        Applied { generation, diagnostics }
     }
 
     /// Shows objects and diagnostics on the admin page, as of the last applied model.
-    pub fn publish(&self, _report: Report) {
-        unimplemented!()
+    pub fn publish(&self, report: Report) {
+        self.state.shown().report = report;
     }
 
     /// Whether `/healthz/ready` may answer 200 (it does so only once a config is live).
-    pub fn set_ready(&self, _ready: bool) {
-        unimplemented!()
+    pub fn set_ready(&self, ready: bool) {
+        self.state.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Where the admin page is served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where readiness and metrics are served.
+    pub fn status_address(&self) -> SocketAddr {
+        self.status
+    }
+
+    /// The listeners that are open, with the addresses they are bound to.
+    pub fn addresses(&self) -> Vec<(ListenerKey, SocketAddr)> {
+        lock(&self.control).listeners.addresses()
     }
 
     /// Stops: readiness fails first, then listeners close, connections end after what is in
     /// flight, HTTP/2 gets GOAWAY. Returns when empty or when the drain time is over, and says
     /// how many connections it had to cut.
     pub fn drain(self) -> usize {
-        unimplemented!()
+        let deadline = Instant::now() + self.drain;
+        self.state.draining.store(true, Ordering::Relaxed);
+        lock(&self.control).listeners.close_gone(&Model::default()).wait(deadline);
+        while self.state.spread.active() > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let cut = self.state.spread.active();
+        for worker in self.workers {
+            // Err means that it has ended already.
+            let _ = worker.commands.send(Command::Stop);
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker thread had ended by a defect of the gateway");
+            }
+        }
+        self.state.telemetry.flush();
+        drop(self.stop);
+        let _ = self.control_thread.join();
+        cut
     }
+}
+
+impl Control {
+    fn change_listeners(&mut self, model: &Model) -> Opened {
+        let mut opened = self.listeners.open(model);
+        let closing: Closing = self.listeners.close_gone(model);
+        closing.wait(Instant::now() + CLOSING);
+        if !closing.is_empty() && !opened.failed.is_empty() {
+            // The address may have been that of a listener that just went.
+            let again = self.listeners.open(model);
+            opened.new.extend(again.new);
+            opened.failed = again.failed;
+        }
+        opened
+    }
+
+    fn access_log(&self, model: &Model) -> AccessLog {
+        let text = || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText };
+        self.access_log.clone().or_else(|| model.mesh.access_log.clone()).unwrap_or_else(text)
+    }
+}
+
+fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThread>, StartError> {
+    let count = options.concurrency.max(1);
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| mpsc::channel::<HandedOn>(HANDED_ON)).unzip();
+    let connector = Connector::new();
+    let start = |(index, handed_on)| {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (commands, received) = mpsc::unbounded_channel();
+        let (state, senders, connector) = (state.clone(), senders.clone(), connector.clone());
+        let (limits, explain_errors) = (options.limits.clone(), options.explain_errors);
+        let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
+            let worker = Rc::new(Worker {
+                limits,
+                pool: Pool::new(connector),
+                telemetry: state.telemetry.worker(),
+                draining: state.draining.clone(),
+                explain_errors,
+                cache: SnapshotCache::new(state.live.clone()),
+            });
+            let acceptor = Acceptor {
+                index,
+                spread: state.spread.clone(),
+                workers: senders,
+                worker,
+                warned: Cell::default(),
+            };
+            LocalSet::new().block_on(&runtime, worker::run(acceptor, received, handed_on));
+        })?;
+        Ok(WorkerThread { commands, thread })
+    };
+    receivers.into_iter().enumerate().map(start).collect()
+}
+
+/// The control thread: admin and status servers, and whatever the registry resolves.
+fn serve_control(
+    runtime: Runtime,
+    state: Arc<State>,
+    admin: Socket,
+    status: Socket,
+    stopped: oneshot::Receiver<()>,
+) {
+    runtime.block_on(async {
+        tokio::spawn(admin::serve(admin, admin::Server::Admin, state.clone()));
+        tokio::spawn(admin::serve(status, admin::Server::Status, state));
+        // An error is the sender's end, which is the signal.
+        let _ = stopped.await;
+    });
+    // A question that is still being answered must not hold up the end.
+    runtime.shutdown_background();
+}
+
+fn own_socket(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<Socket, StartError> {
+    listener::open(address).map_err(|source| StartError::Bind { what, address, flag, source })
+}
+
+fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Rules that the engine refused, each once, with the place where it was written.
+fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    let routes = model.virtual_hosts.values().flat_map(|host| &host.routes);
+    let origins: HashMap<_, _> = routes.map(|route| (&route.rule, &route.origin)).collect();
+    // A rule of several hosts was refused for each of them.
+    let mut seen = HashSet::new();
+    let new = rules.into_iter().filter(|rule| seen.insert(rule.clone()));
+    let diagnostic = |(rule, text): (RuleRef, String)| Diagnostic {
+        severity: Severity::Error,
+        origin: origins.get(&rule).map_or_else(Origin::default, |o| (*o).clone()),
+        field: match rule.match_index {
+            Some(block) => format!("spec.http[{}].match[{block}]", rule.index),
+            None => format!("spec.http[{}]", rule.index),
+        },
+        object: Some(rule.object),
+        text,
+        advice: "requests that reach this rule are answered with 500 until it is corrected".into(),
+        code: "rule-refused",
+    };
+    new.map(diagnostic).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,10 @@
+use crate::connection::Connection;
 use crate::tls::ServerConfigs;
 use crate::upstream::Clusters;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
-use tidegate_engine::Table;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tidegate_engine::{ListenerRoute, RouteTableView, Table};
 use tidegate_model::MeshSettings;
 
 /// Everything one request needs to know, swapped whole. A request pins one for its whole life.
@@ -16,4 +19,52 @@ pub(crate) struct Snapshot {
     pub(crate) tls: ServerConfigs,
     /// Mesh-wide settings.
     pub(crate) mesh: Arc<MeshSettings>,
+}
+
+impl Snapshot {
+    /// What the requests of a connection are routed by; `None` when its listener is gone. A TLS
+    /// server that went under its name may live on under another, for instance in another
+    /// Gateway: then a connection goes where a new one with its SNI would.
+    pub(crate) fn routes(&self, connection: &Connection) -> Option<RouteTableView<'_>> {
+        let Some(tls) = &connection.tls else {
+            return match self.table.listener_routes(&connection.listener) {
+                ListenerRoute::Http(routes) => Some(routes),
+                ListenerRoute::Tls | ListenerRoute::None => None,
+            };
+        };
+        self.table.route_table(&tls.table).or_else(|| {
+            let server = self.tls.choose(&connection.listener, tls.sni.as_deref())?;
+            self.table.route_table(&server.table)
+        })
+    }
+}
+
+/// The snapshot that is live, and its number beside it so that looking whether it changed is
+/// one plain load.
+pub(crate) struct Live {
+    generation: AtomicU64,
+    snapshot: ArcSwap<Snapshot>,
+}
+
+impl Live {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Live { generation: AtomicU64::new(snapshot.generation), snapshot: ArcSwap::from_pointee(snapshot) }
+    }
+
+    /// The number of the live snapshot.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The live snapshot: at least as new as what [`Live::generation`] said before.
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Makes a snapshot the live one.
+    pub(crate) fn swap(&self, snapshot: Snapshot) {
+        let generation = snapshot.generation;
+        self.snapshot.store(Arc::new(snapshot));
+        self.generation.store(generation, Ordering::Release);
+    }
 }

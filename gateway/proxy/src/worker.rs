@@ -1,10 +1,13 @@
 use crate::limits::Limits;
-use crate::snapshot::Snapshot;
+use crate::listener::{Acceptor, HandedOn, Listening};
+use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use tokio::sync::mpsc;
 
 /// What one worker thread owns: nothing in it is shared on the hot path but what sits in `Arc`s.
 pub(crate) struct Worker {
@@ -18,6 +21,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Arc<AtomicBool>,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Where the live snapshot is found, and the one seen last.
+    pub(crate) cache: SnapshotCache,
 }
 
 /// A snapshot held by a request. Cloning touches no atomic shared with other workers.
@@ -26,6 +31,62 @@ pub(crate) type Pin = Rc<Arc<Snapshot>>;
 impl Worker {
     /// The snapshot that is live now, from a per-worker cache checked against one atomic.
     pub(crate) fn pin(&self) -> Pin {
-        unimplemented!()
+        self.cache.pin()
+    }
+}
+
+/// A worker's view of the live snapshot.
+pub(crate) struct SnapshotCache {
+    live: Arc<Live>,
+    seen: RefCell<Pin>,
+}
+
+impl SnapshotCache {
+    pub(crate) fn new(live: Arc<Live>) -> Self {
+        let seen = RefCell::new(Rc::new(live.load()));
+        SnapshotCache { live, seen }
+    }
+
+    pub(crate) fn pin(&self) -> Pin {
+        let mut seen = self.seen.borrow_mut();
+        if seen.generation != self.live.generation() {
+            *seen = Rc::new(self.live.load());
+        }
+        seen.clone()
+    }
+}
+
+/// What the control side tells a worker.
+pub(crate) enum Command {
+    /// Accept on this socket.
+    Listen(Arc<Listening>),
+    /// A new snapshot is live: let the old one go even if no request comes.
+    Refresh,
+    /// End at once, whatever is still going on.
+    Stop,
+}
+
+/// The life of a worker thread, in its runtime: accepts where it is told to, and serves what it
+/// accepts and what other workers hand on.
+pub(crate) async fn run(
+    acceptor: Acceptor,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut handed_on: mpsc::Receiver<HandedOn>,
+) {
+    let acceptor = Rc::new(acceptor);
+    let worker = acceptor.worker.clone();
+    tokio::task::spawn_local(async move { worker.pool.expire().await });
+    loop {
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                Some(Command::Listen(listening)) => {
+                    tokio::task::spawn_local(acceptor.clone().run(listening));
+                }
+                Some(Command::Refresh) => drop(acceptor.worker.pin()),
+                Some(Command::Stop) | None => return,
+            },
+            Some(accepted) = handed_on.recv() => acceptor.serve(accepted),
+        }
     }
 }

@@ -2,7 +2,7 @@ use super::scalar::resolve;
 use crate::value::{Data, Entry, Position, Value};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Deepest nesting. Istio's own types are less than 20 deep.
 const MAX_DEPTH: usize = 64;
@@ -152,12 +152,7 @@ impl<'t> Composer<'t> {
                 entries.push(Entry { key: key.into_owned(), at, value });
             }
         }
-        for entry in merged {
-            // What is written here wins over what is merged, and what is merged first over the rest.
-            if !entries.iter().any(|e| e.key == entry.key) {
-                entries.push(entry);
-            }
-        }
+        merge(&mut entries, merged);
         Ok((entries, size))
     }
 
@@ -186,6 +181,15 @@ impl<'t> Composer<'t> {
 
 fn invalid(at: Position, text: &str, advice: String) -> Invalid {
     Invalid { at, text: text.to_owned(), advice }
+}
+
+/// What is written wins over what is merged, and what is merged first over the rest.
+fn merge(entries: &mut Vec<Entry>, merged: Vec<Entry>) {
+    if merged.is_empty() {
+        return;
+    }
+    let mut keys: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+    entries.extend(merged.into_iter().filter(|entry| keys.insert(entry.key.clone())));
 }
 
 fn merge_sources(value: Value, at: Position) -> Result<Vec<Entry>, Invalid> {

@@ -1,1 +1,214 @@
 //! The admin page, readiness and Prometheus: JSON over HTTP/1.1 on ports of their own.
+
+mod guard;
+mod metrics;
+mod page;
+mod views;
+
+use crate::listener::canonical;
+use crate::server::{ExplainQuery, State};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use socket2::Socket;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Connections to one of these servers at a time.
+const CONNECTIONS: usize = 256;
+const HEAD_TIME: Duration = Duration::from_secs(10);
+const HEAD_BYTES: usize = 32 << 10;
+/// A connection's whole life, so that nobody holds the places that probes need.
+const LIFETIME: Duration = Duration::from_secs(30);
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// Everything, for whoever may log in to this machine.
+    Admin,
+    /// Readiness and metrics, for everybody.
+    Status,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Accepts and serves until the runtime ends.
+pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
+    let listener = match TcpListener::from_std(socket.into()) {
+        Ok(listener) => listener,
+        Err(e) => {
+            tracing::error!(?server, "cannot accept: {e}");
+            return;
+        }
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let state = state.clone();
+                tokio::spawn(async move {
+                    serve_connection(stream, server, state).await;
+                    drop(place);
+                });
+            }
+            Err(e) => {
+                tracing::warn!(?server, "cannot accept, trying again: {e}");
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>) {
+    let Ok(local) = stream.local_addr().map(canonical) else { return };
+    let service = service_fn(|request| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(answer(&request, server, local, state).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(e)) = tokio::time::timeout(LIFETIME, connection).await {
+        tracing::debug!(?server, "connection ended: {e}");
+    }
+}
+
+async fn answer(request: &Request<Incoming>, server: Server, local: SocketAddr, state: Arc<State>) -> Answer {
+    if server == Server::Admin && !guard::is_ours(request, local) {
+        return error(StatusCode::FORBIDDEN, "the admin page answers only at its own address or localhost");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    let path = request.uri().path();
+    match (server, path) {
+        (_, "/stats/prometheus") => text("text/plain; version=0.0.4", metrics::prometheus(&state)),
+        (Server::Status, "/healthz/ready") => readiness(&state),
+        (Server::Status, _) => error(StatusCode::NOT_FOUND, "try /healthz/ready or /stats/prometheus"),
+        (Server::Admin, "/") => text("text/html; charset=utf-8", page::page(&state)),
+        (Server::Admin, "/style.css") => text("text/css", page::STYLE.into()),
+        (Server::Admin, "/generation") => json_answer(StatusCode::OK, &views::generation(&state)),
+        (Server::Admin, "/config") => aside(move || views::config(&state)).await,
+        (Server::Admin, "/config/table") => aside(move || views::table(&state)).await,
+        (Server::Admin, "/explain") => explain(request.uri().query().unwrap_or_default(), state).await,
+        (Server::Admin, _) => error(StatusCode::NOT_FOUND, "no such page; / lists them"),
+    }
+}
+
+fn readiness(state: &State) -> Answer {
+    if state.is_ready() {
+        return text("text/plain", "ready\n".into());
+    }
+    let mut answer = text("text/plain", "not ready\n".into());
+    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    answer
+}
+
+async fn explain(query: &str, state: Arc<State>) -> Answer {
+    let query = match explain_query(query) {
+        Ok(query) => query,
+        Err(e) => return error(StatusCode::BAD_REQUEST, &e),
+    };
+    match tokio::task::spawn_blocking(move || (state.explain)(&query)).await {
+        Ok(Ok(value)) => json_answer(StatusCode::OK, &value),
+        Ok(Err(e)) => error(StatusCode::BAD_REQUEST, &e),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the gateway; see its log"),
+    }
+}
+
+fn explain_query(query: &str) -> Result<ExplainQuery, String> {
+    let mut asked = ExplainQuery { method: "GET".into(), ..ExplainQuery::default() };
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match key.as_ref() {
+            "method" if !value.is_empty() => asked.method = value.into_owned(),
+            "url" => asked.url = value.into_owned(),
+            // A form sends its empty fields, too.
+            "method" | "gateway" | "header" if value.is_empty() => {}
+            "gateway" => asked.gateway = Some(value.into_owned()),
+            "header" => {
+                let (name, value) =
+                    value.split_once(':').ok_or_else(|| format!("header {value:?} is not NAME:VALUE"))?;
+                asked.headers.push((name.trim().into(), value.trim().into()));
+            }
+            other => return Err(format!("unknown parameter {other:?}")),
+        }
+    }
+    if asked.url.is_empty() {
+        return Err("url is missing; give an absolute one, such as http://example.com/path".into());
+    }
+    Ok(asked)
+}
+
+/// Makes a large answer on another thread: names are resolved on this one.
+async fn aside(make: impl FnOnce() -> Value + Send + 'static) -> Answer {
+    match tokio::task::spawn_blocking(move || json_answer(StatusCode::OK, &make())).await {
+        Ok(answer) => answer,
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the gateway; see its log"),
+    }
+}
+
+fn error(status: StatusCode, text: &str) -> Answer {
+    json_answer(status, &json!({ "error": text }))
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Answer {
+    let mut answer = text("application/json", format!("{value}\n"));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn text(content_type: &'static str, body: String) -> Answer {
+    const HEADERS: [(header::HeaderName, &str); 5] = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn explain_queries_are_decoded() {
+        let q = explain_query(
+            "method=POST&url=http%3A%2F%2Fa.b%2Fx%3Fy%3D1&header=X-A:+b:c&header=&gateway=ns/gw",
+        )
+        .unwrap();
+        assert_eq!((q.method.as_str(), q.url.as_str()), ("POST", "http://a.b/x?y=1"));
+        assert_eq!(q.headers, [("X-A".to_owned(), "b:c".to_owned())]);
+        assert_eq!(q.gateway.as_deref(), Some("ns/gw"));
+        let q = explain_query("method=&url=http://a/&gateway=").unwrap();
+        assert_eq!((q.method.as_str(), q.gateway), ("GET", None));
+        for bad in ["", "url=", "url=http://a/&header=x", "url=http://a/&hedaer=a:b"] {
+            explain_query(bad).unwrap_err();
+        }
+    }
+}

@@ -1,1 +1,144 @@
 //! Listening sockets that open and close while running, and the accept loop.
+
+mod accept;
+mod rewound;
+mod sniff;
+mod socket;
+mod spread;
+
+pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
+pub(crate) use rewound::Rewound;
+pub(crate) use sniff::{Http, sniff};
+pub(crate) use socket::{canonical, open};
+pub(crate) use spread::Spread;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tidegate_model::{Bind, Diagnostic, Listener, ListenerKey, Model, Origin, Severity};
+use tokio::sync::watch;
+
+/// The sockets that listen, as the control side knows them. The workers own them.
+pub(crate) struct Listeners {
+    /// The address of [`Bind::Default`].
+    default: IpAddr,
+    open: BTreeMap<ListenerKey, Open>,
+}
+
+struct Open {
+    address: SocketAddr,
+    listening: Weak<Listening>,
+    /// True ends accepting and the connections.
+    shutdown: watch::Sender<bool>,
+}
+
+/// Listeners that are going. A socket closes when the last worker has emptied its queue.
+pub(crate) struct Closing(Vec<Weak<Listening>>);
+
+impl Closing {
+    /// Whether there are any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Waits until their sockets are closed, at most until `deadline`.
+    pub(crate) fn wait(&self, deadline: Instant) {
+        while self.0.iter().any(|l| l.strong_count() > 0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// What came of opening listeners.
+#[derive(Default)]
+pub(crate) struct Opened {
+    /// New ones. They listen; accepting begins when workers get them.
+    pub(crate) new: Vec<Arc<Listening>>,
+    /// What the system refused.
+    pub(crate) failed: Vec<(Arc<Listener>, SocketAddr, io::Error)>,
+}
+
+impl Listeners {
+    /// None yet. Listeners without an address of their own listen on `bind`, by default on all
+    /// addresses of both families.
+    pub(crate) fn new(bind: Option<IpAddr>) -> Self {
+        let default = bind.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        Listeners { default, open: BTreeMap::new() }
+    }
+
+    /// Opens what a model wants and is not open.
+    pub(crate) fn open(&mut self, model: &Model) -> Opened {
+        let mut opened = Opened::default();
+        for (key, listener) in &model.listeners {
+            if self.open.contains_key(key) {
+                continue;
+            }
+            let ip = match key.bind {
+                Bind::Default => self.default,
+                Bind::Ip(ip) => ip,
+            };
+            let wanted = SocketAddr::new(ip, key.port);
+            match self.open_one(*key, wanted) {
+                Ok(listening) => opened.new.push(listening),
+                Err(e) => opened.failed.push((listener.clone(), wanted, e)),
+            }
+        }
+        opened
+    }
+
+    fn open_one(&mut self, key: ListenerKey, wanted: SocketAddr) -> io::Result<Arc<Listening>> {
+        let socket = socket::open(wanted)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+        let (shutdown, watch) = watch::channel(false);
+        let listening = Arc::new(Listening { key, socket, shutdown: watch });
+        self.open.insert(key, Open { address, listening: Arc::downgrade(&listening), shutdown });
+        Ok(listening)
+    }
+
+    /// Ends the listeners that a model does not want: accepting once the queue is empty, and
+    /// established connections after what is in flight.
+    pub(crate) fn close_gone(&mut self, model: &Model) -> Closing {
+        let mut gone = Vec::new();
+        self.open.retain(|key, open| {
+            let keep = model.listeners.contains_key(key);
+            if !keep {
+                open.shutdown.send_replace(true);
+                gone.push(open.listening.clone());
+            }
+            keep
+        });
+        Closing(gone)
+    }
+
+    /// Where is listened.
+    pub(crate) fn addresses(&self) -> Vec<(ListenerKey, SocketAddr)> {
+        self.open.iter().map(|(key, open)| (*key, open.address)).collect()
+    }
+}
+
+/// Says that a listener could not be opened, to the Gateways that asked for it.
+pub(crate) fn not_opened(listener: &Listener, address: SocketAddr, e: &io::Error) -> Diagnostic {
+    let owners: Vec<_> = listener.owners.iter().map(ToString::to_string).collect();
+    let port = listener.key.port;
+    let advice = match e.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 need CAP_NET_BIND_SERVICE; or move it with --port {port}=LOCAL_PORT")
+        }
+        io::ErrorKind::AddrInUse => format!(
+            "stop what listens there, or move it with --port {port}=LOCAL_PORT; it is tried again with the \
+             next change of the config"
+        ),
+        _ => "check the address in servers.bind or --bind".into(),
+    };
+    Diagnostic {
+        severity: Severity::Error,
+        origin: Origin::default(),
+        object: listener.owners.first().cloned(),
+        field: "spec.servers.port".into(),
+        text: format!("cannot listen on {address} for {}: {e}", owners.join(", ")),
+        advice,
+        code: "listen-failed",
+    }
+}

@@ -1,5 +1,9 @@
 //! Access log, metrics and the record of one request that both are made from.
 
+mod workload;
+
+pub(crate) use workload::Workload;
+
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 use tidegate_model::{FormatString, HeaderName, Route};
@@ -56,6 +60,8 @@ pub(crate) trait Headers {
     fn request(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8]));
     /// A response header as the client gets it.
     fn response(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8]));
+    /// A response trailer as the client gets it; nothing where trailers were not kept.
+    fn trailer(&self, _name: &HeaderName, _f: &mut dyn FnMut(&[u8])) {}
 }
 
 /// Everything that is known about a request when it has ended.
@@ -76,6 +82,14 @@ pub(crate) struct Record<'a> {
     pub(crate) authority: &'a [u8],
     /// Authority and path as sent upstream.
     pub(crate) upstream_authority: &'a [u8],
+    /// Until the last byte of the request was read, if it was.
+    pub(crate) request_duration: Option<Duration>,
+    /// How often the request was sent upstream; 0 when it was not.
+    pub(crate) attempts: u32,
+    /// Why there was no upstream connection ([`crate::upstream::ConnectError`] in words); empty for none.
+    pub(crate) transport_failure: &'a str,
+    /// The downstream TLS version, such as `TLSv1.3`; empty for plaintext.
+    pub(crate) tls_version: &'a str,
     /// The status sent; 0 when none was.
     pub(crate) status: u16,
     /// Flags.
@@ -98,22 +112,50 @@ pub(crate) struct Record<'a> {
     pub(crate) cluster: Option<&'a tidegate_model::Cluster>,
     /// The cluster's name even where it does not exist; empty for none.
     pub(crate) cluster_name: &'a str,
-    /// Workload name of the endpoint; empty when unknown.
-    pub(crate) workload: &'a str,
+    /// The workload behind the endpoint ([`crate::upstream::Pick::workload`]), once one was picked.
+    pub(crate) workload: Option<&'a Workload>,
     /// The endpoint.
     pub(crate) upstream_host: Option<SocketAddr>,
     /// Our address towards it.
     pub(crate) upstream_local: Option<SocketAddr>,
     /// Our address towards the client.
     pub(crate) downstream_local: SocketAddr,
-    /// The client.
+    /// The client, as trusted hops say.
     pub(crate) downstream_remote: SocketAddr,
+    /// The peer of the connection.
+    pub(crate) downstream_direct: SocketAddr,
     /// SNI, lower case; empty for none.
     pub(crate) sni: &'a str,
     /// Whether this is gRPC (content-type).
     pub(crate) grpc: bool,
     /// Header lookups.
     pub(crate) headers: &'a dyn Headers,
+}
+
+/// The telemetry of the process: the parts of all workers together.
+pub(crate) struct Telemetry {}
+
+impl Telemetry {
+    /// For a gateway of this identity.
+    pub(crate) fn new(_identity: &crate::server::Identity) -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Telemetry {})
+    }
+
+    /// A worker's part.
+    pub(crate) fn worker(&self) -> WorkerTelemetry {
+        WorkerTelemetry {}
+    }
+
+    /// Logs like this from now on.
+    pub(crate) fn set_access_log(&self, _log: &tidegate_model::AccessLog) {}
+
+    /// Everything in Prometheus' text format.
+    pub(crate) fn prometheus(&self) -> String {
+        String::new()
+    }
+
+    /// Writes out what is buffered.
+    pub(crate) fn flush(&self) {}
 }
 
 /// A worker's part of the telemetry: its log buffer and its counters.

@@ -1,0 +1,321 @@
+use crate::pattern::{Anchoring, InvalidPattern, Pattern, Patterns};
+use crate::{HeaderValue, RequestView};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use tidegate_model::{HeaderName, PathMatch, RouteMatch, StringMatch, ValueMatch};
+
+/// Hears why a rule does not match. [`Silent`] makes it free for requests that are only decided.
+pub(crate) trait Recorder {
+    /// The first condition that failed, in words.
+    fn lost(&mut self, reason: impl FnOnce() -> String);
+}
+
+/// Records nothing.
+pub(crate) struct Silent;
+
+impl Recorder for Silent {
+    #[inline]
+    fn lost(&mut self, _reason: impl FnOnce() -> String) {}
+}
+
+/// Keeps the reason.
+#[derive(Default)]
+pub(crate) struct Reason(pub(crate) Option<String>);
+
+impl Recorder for Reason {
+    fn lost(&mut self, reason: impl FnOnce() -> String) {
+        self.0 = Some(reason());
+    }
+}
+
+/// What a condition looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    Method,
+    Scheme,
+    Authority,
+    /// Path and query, as the pseudo header `:path` has them.
+    Target,
+    Header(HeaderName),
+    /// The first value of a query parameter.
+    Query(Arc<str>),
+}
+
+impl Subject {
+    fn of_header(name: &HeaderName) -> Self {
+        match name.as_str() {
+            ":method" => Subject::Method,
+            ":scheme" => Subject::Scheme,
+            ":authority" => Subject::Authority,
+            ":path" => Subject::Target,
+            _ => Subject::Header(name.clone()),
+        }
+    }
+
+    /// Its value in a request.
+    #[inline]
+    pub(crate) fn value<'r, R: RequestView + ?Sized>(&self, request: &'r R) -> Option<HeaderValue<'r>> {
+        match self {
+            Subject::Method => Some(Cow::Borrowed(request.method())),
+            Subject::Scheme => Some(Cow::Borrowed(request.scheme().as_str().as_bytes())),
+            Subject::Authority => Some(Cow::Borrowed(request.authority())),
+            Subject::Target => Some(match request.query() {
+                None => Cow::Borrowed(request.path()),
+                Some(query) => Cow::Owned([request.path(), b"?", query].concat()),
+            }),
+            Subject::Header(name) => request.header(name),
+            Subject::Query(name) => query_value(request.query()?, name.as_bytes()).map(Cow::Borrowed),
+        }
+    }
+}
+
+/// The first value of `name` in a query, as it stands there; `name` alone has the empty value.
+fn query_value<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
+    query.split(|b| *b == b'&').find_map(|pair| match pair.strip_prefix(name)? {
+        [] => Some(&[][..]),
+        [b'=', value @ ..] => Some(value),
+        _ => None,
+    })
+}
+
+/// What a value must look like.
+#[derive(Clone, Debug)]
+enum Test {
+    Present,
+    Exact(Arc<str>),
+    Prefix(Arc<str>),
+    Regex(Arc<str>, Arc<Pattern>),
+    /// A regex that does not compile. It holds, so that its rule answers for the requests that it
+    /// may have been meant for and none falls through to a wider rule.
+    Broken,
+}
+
+impl Test {
+    fn text(m: &StringMatch, patterns: &mut Patterns, refused: &mut Vec<InvalidPattern>) -> Self {
+        match m {
+            StringMatch::Exact(s) => Test::Exact(s.clone()),
+            StringMatch::Prefix(s) => Test::Prefix(s.clone()),
+            StringMatch::Regex(s) => Test::regex(s, patterns, refused),
+        }
+    }
+
+    fn regex(s: &Arc<str>, patterns: &mut Patterns, refused: &mut Vec<InvalidPattern>) -> Self {
+        match patterns.get(s, Anchoring::Whole) {
+            Ok(pattern) => Test::Regex(s.clone(), pattern),
+            Err(e) => {
+                refused.push(e);
+                Test::Broken
+            }
+        }
+    }
+
+    fn holds(&self, value: &[u8]) -> bool {
+        match self {
+            Test::Present | Test::Broken => true,
+            Test::Exact(s) => value == s.as_bytes(),
+            Test::Prefix(s) => value.starts_with(s.as_bytes()),
+            Test::Regex(_, pattern) => pattern.is_match(value),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Test::Present => f.write_str("any value"),
+            Test::Exact(s) => write!(f, "exact {s:?}"),
+            Test::Prefix(s) => write!(f, "prefix {s:?}"),
+            Test::Regex(s, _) => write!(f, "regex {s:?}"),
+            Test::Broken => f.write_str("an invalid regex"),
+        }
+    }
+}
+
+/// One condition on anything but the path.
+#[derive(Clone, Debug)]
+struct Condition {
+    subject: Subject,
+    /// The header's name as it was written, where it was written as a header.
+    header: Option<HeaderName>,
+    test: Test,
+    invert: bool,
+}
+
+impl Condition {
+    fn field(subject: Subject, test: Test) -> Self {
+        Condition { subject, header: None, test, invert: false }
+    }
+
+    fn accepts<R: RequestView + ?Sized>(&self, request: &R) -> bool {
+        if matches!(self.test, Test::Broken) {
+            return true;
+        }
+        let value = self.subject.value(request);
+        let holds = match (&value, self.invert) {
+            (Some(v), _) => self.test.holds(v),
+            // Istio 2.3: for withoutHeaders an absent header is the empty string, except for presence.
+            (None, true) => !matches!(self.test, Test::Present) && self.test.holds(b""),
+            (None, false) => false,
+        };
+        holds != self.invert
+    }
+
+    fn reason<R: RequestView + ?Sized>(&self, request: &R) -> String {
+        let Condition { test, invert, .. } = self;
+        match self.subject.value(request) {
+            None if *invert => format!("{self}: absent counts as \"\", which {test} matches"),
+            None => format!("{self}: absent, wants {test}"),
+            Some(_) if *invert && matches!(test, Test::Present) => format!("{self}: present"),
+            Some(v) if *invert => format!("{self}: {test} matches {}", quoted(&v)),
+            Some(v) => format!("{self}: {test} does not match {}", quoted(&v)),
+        }
+    }
+}
+
+/// The field that a user wrote the condition in.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.header, &self.subject) {
+            (Some(name), _) if self.invert => write!(f, "withoutHeaders[{name}]"),
+            (Some(name), _) | (None, Subject::Header(name)) => write!(f, "headers[{name}]"),
+            (None, Subject::Method) => f.write_str("method"),
+            (None, Subject::Scheme) => f.write_str("scheme"),
+            (None, Subject::Authority) => f.write_str("authority"),
+            (None, Subject::Target) => f.write_str("headers[:path]"),
+            (None, Subject::Query(name)) => write!(f, "queryParams[{name}]"),
+        }
+    }
+}
+
+fn quoted(value: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(value))
+}
+
+/// What the index of paths may rely on: every path that a rule accepts equals or begins with this.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PathKey<'m> {
+    /// The path is this.
+    Exact(&'m [u8]),
+    /// The path begins with this, and nothing else is asked of it.
+    Prefix(&'m [u8]),
+    /// The path begins with this, and must be looked at again.
+    Within(&'m [u8]),
+}
+
+/// The conditions of one rule, compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct Matcher {
+    /// `Test::Present` is every path.
+    path: Test,
+    ignore_path_case: bool,
+    conditions: Box<[Condition]>,
+}
+
+impl Matcher {
+    /// Compiles the conditions of a rule; those that are refused hold for every request.
+    pub(crate) fn compile(
+        matches: &RouteMatch,
+        patterns: &mut Patterns,
+        refused: &mut Vec<InvalidPattern>,
+    ) -> Self {
+        let path = match &matches.path {
+            PathMatch::Any => Test::Present,
+            PathMatch::Exact(s) => Test::Exact(s.clone()),
+            PathMatch::Prefix(s) => Test::Prefix(s.clone()),
+            PathMatch::Regex(s) => Test::regex(s, patterns, refused),
+        };
+        let fields = [
+            (Subject::Method, &matches.method),
+            (Subject::Scheme, &matches.scheme),
+            (Subject::Authority, &matches.authority),
+        ];
+        let mut conditions = Vec::new();
+        for (subject, test) in fields {
+            if let Some(test) = test {
+                conditions.push(Condition::field(subject, Test::text(test, patterns, refused)));
+            }
+        }
+        let mut value = |m: &ValueMatch| match m {
+            ValueMatch::Present => Test::Present,
+            ValueMatch::Value(m) => Test::text(m, patterns, refused),
+        };
+        conditions.extend(matches.headers.iter().map(|h| Condition {
+            subject: Subject::of_header(&h.name),
+            header: Some(h.name.clone()),
+            test: value(&h.value),
+            invert: h.invert,
+        }));
+        let query =
+            matches.query.iter().map(|q| Condition::field(Subject::Query(q.name.clone()), value(&q.value)));
+        conditions.extend(query);
+        Matcher { path, ignore_path_case: matches.ignore_path_case, conditions: conditions.into() }
+    }
+
+    /// Whether a request meets every condition; the recorder hears of the first that it does not.
+    pub(crate) fn accepts<R: RequestView + ?Sized, E: Recorder>(
+        &self,
+        request: &R,
+        recorder: &mut E,
+    ) -> bool {
+        if !self.accepts_path(request.path()) {
+            recorder.lost(|| self.path_reason(request.path()));
+            return false;
+        }
+        match self.conditions.iter().find(|c| !c.accepts(request)) {
+            Some(failed) => {
+                recorder.lost(|| failed.reason(request));
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn accepts_path(&self, path: &[u8]) -> bool {
+        match &self.path {
+            Test::Exact(s) if self.ignore_path_case => path.eq_ignore_ascii_case(s.as_bytes()),
+            Test::Prefix(s) if self.ignore_path_case => {
+                path.get(..s.len()).is_some_and(|start| start.eq_ignore_ascii_case(s.as_bytes()))
+            }
+            test => test.holds(path),
+        }
+    }
+
+    fn path_reason(&self, path: &[u8]) -> String {
+        let case = if self.ignore_path_case { " (ignoring case)" } else { "" };
+        format!("uri: {}{case} does not match {}", self.path, quoted(path))
+    }
+
+    /// Where the index of paths files this rule.
+    pub(crate) fn path_key(&self) -> PathKey<'_> {
+        match &self.path {
+            Test::Present | Test::Broken => PathKey::Prefix(b""),
+            Test::Exact(s) => PathKey::Exact(s.as_bytes()),
+            Test::Prefix(s) => PathKey::Prefix(s.as_bytes()),
+            Test::Regex(_, pattern) => PathKey::Within(pattern.literal_prefix()),
+        }
+    }
+
+    /// Whether that index must fold the case of ASCII letters.
+    pub(crate) fn ignores_path_case(&self) -> bool {
+        self.ignore_path_case && matches!(self.path, Test::Exact(_) | Test::Prefix(_))
+    }
+
+    /// The number of conditions beside the path.
+    pub(crate) fn conditions(&self) -> usize {
+        self.conditions.len()
+    }
+
+    /// The conditions that ask for one exact value, by which rules can be told apart without a scan.
+    pub(crate) fn exact_values(&self) -> impl Iterator<Item = (&Subject, &Arc<str>)> {
+        self.conditions.iter().filter_map(|c| match &c.test {
+            Test::Exact(value) if !c.invert => Some((&c.subject, value)),
+            _ => None,
+        })
+    }
+
+    /// The value that [`Matcher::exact_values`] has first for a subject.
+    pub(crate) fn exact_value(&self, subject: &Subject) -> Option<&Arc<str>> {
+        self.exact_values().find(|(s, _)| *s == subject).map(|(_, value)| value)
+    }
+}

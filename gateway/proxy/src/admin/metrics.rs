@@ -1,0 +1,41 @@
+use crate::server::State;
+use std::fmt::Write;
+
+/// Everything that is counted, in Prometheus' text format: requests, then connections and config.
+pub(super) fn prometheus(state: &State) -> String {
+    let mut out = state.telemetry.prometheus();
+    let c = state.spread.counts();
+    let metrics: [(&str, &str, &str, u64); 6] = [
+        ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
+        ("tidegate_connections_total", "counter", "Accepted downstream connections.", c.accepted),
+        (
+            "tidegate_connections_overflow_total",
+            "counter",
+            "Downstream connections closed at once because the limit was reached.",
+            c.overflowed,
+        ),
+        (
+            "tidegate_tls_handshake_failures_total",
+            "counter",
+            "Downstream connections on which TLS did not come about.",
+            c.failed_handshakes,
+        ),
+        (
+            "tidegate_connection_panics_total",
+            "counter",
+            "Downstream connections ended by a defect of the gateway.",
+            c.panicked,
+        ),
+        ("tidegate_config_generation", "gauge", "Number of the live config.", state.live.generation()),
+    ];
+    for (name, kind, help, value) in metrics {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+    let name = "tidegate_worker_connections";
+    let _ = writeln!(out, "# HELP {name} Open downstream connections by worker.\n# TYPE {name} gauge");
+    for (worker, active) in state.spread.by_worker().enumerate() {
+        let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {active}");
+    }
+    out
+}

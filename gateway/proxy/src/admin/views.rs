@@ -1,0 +1,63 @@
+//! What the admin page answers in JSON.
+
+use crate::server::State;
+use serde_json::{Map, Value, json};
+use tidegate_model::Diagnostic;
+
+/// `/generation`.
+pub(super) fn generation(state: &State) -> Value {
+    let since = state.shown().since.map(|t| humantime::format_rfc3339_millis(t).to_string());
+    json!({ "generation": state.live.generation(), "live_since": since })
+}
+
+/// Everything said about the config: by its translation, and when it was made live.
+pub(super) fn diagnostics(state: &State) -> Vec<Diagnostic> {
+    let shown = state.shown();
+    let mut all = shown.report.diagnostics.clone();
+    all.extend(shown.applied.iter().filter(|d| !shown.report.diagnostics.contains(d)).cloned());
+    all
+}
+
+/// `/config`.
+pub(super) fn config(state: &State) -> Value {
+    let diagnostics: Vec<_> = diagnostics(state).iter().map(diagnostic).collect();
+    let objects = state.shown().report.objects.clone();
+    json!({ "generation": state.live.generation(), "objects": objects, "diagnostics": diagnostics })
+}
+
+/// A diagnostic with the keys that the command line prints.
+fn diagnostic(d: &Diagnostic) -> Value {
+    let part = |f: fn(&tidegate_model::ObjectRef) -> &str| d.object.as_ref().map(f);
+    json!({
+        "severity": d.severity,
+        "file": d.origin.file,
+        "line": d.origin.line,
+        "column": d.origin.column,
+        "kind": part(|o| &o.kind),
+        "namespace": part(|o| &o.namespace),
+        "name": part(|o| &o.name),
+        "field": d.field,
+        "text": d.text,
+        "advice": d.advice,
+        "code": d.code,
+    })
+}
+
+/// `/config/table`: listeners, route tables, virtual hosts with their routes, clusters, endpoints;
+/// of secrets only the names.
+pub(super) fn table(state: &State) -> Value {
+    let (model, addresses) = {
+        let shown = state.shown();
+        (shown.model.clone(), shown.addresses.clone())
+    };
+    let mut table = Map::new();
+    table.insert("generation".into(), state.live.generation().into());
+    let listening = addresses.iter().map(|(key, at)| json!({ "listener": key.to_string(), "address": at }));
+    table.insert("listening".into(), listening.collect());
+    match serde_json::to_value(&*model) {
+        Ok(Value::Object(parts)) => table.extend(parts),
+        Ok(_) => {}
+        Err(e) => _ = table.insert("error".into(), e.to_string().into()),
+    }
+    Value::Object(table)
+}

@@ -1,0 +1,133 @@
+use super::endpoint::Endpoint;
+use pingora::ErrorType;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora::upstreams::peer::{BasicPeer, PeerOptions};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An upstream connection.
+pub(crate) struct UpstreamConnection {
+    /// The bytes.
+    pub(crate) stream: Stream,
+    /// Whether it served a request before: a failure before the first response byte may then be
+    /// staleness and not the endpoint's fault.
+    pub(crate) reused: bool,
+    /// Our address towards the endpoint.
+    pub(crate) local: Option<SocketAddr>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// Nobody listens there.
+    #[error("connection refused")]
+    Refused,
+    /// The cluster's connect timeout passed.
+    #[error("connect timeout")]
+    Timeout,
+    /// Anything else the network said.
+    #[error("connect failed: {0}")]
+    Other(Box<pingora::Error>),
+}
+
+/// An endpoint as Pingora's connector wants it.
+pub(super) struct Peer(BasicPeer);
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        let address = PingoraAddr::Inet(address);
+        Peer(BasicPeer { _address: address, sni: String::new(), options: PeerOptions::new() })
+    }
+}
+
+/// Pingora's connector, one for all workers.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<TransportConnector>);
+
+impl Connector {
+    /// A connector. The process's TLS provider must be installed before, or Pingora installs its own.
+    pub(crate) fn new() -> Self {
+        let mut options = ConnectorOptions::new(1);
+        // Only its TCP half is used: no reason to read (and to fail on) the system's certificates.
+        options.ca_file = Some("/dev/null".to_string());
+        Connector(Arc::new(TransportConnector::new(Some(options))))
+    }
+
+    /// A new connection, with TCP_NODELAY.
+    pub(super) async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<UpstreamConnection, ConnectError> {
+        // Boxed: the state of connecting must not sit in every connection that waits for a request.
+        let connecting = Box::pin(self.0.new_stream(&endpoint.peer.0));
+        let stream = match pingora::time::timeout(limit, connecting).await {
+            Ok(connected) => connected.map_err(ConnectError::from)?,
+            Err(_) => return Err(ConnectError::Timeout),
+        };
+        let digest = stream.get_socket_digest();
+        let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
+        Ok(UpstreamConnection { stream, reused: false, local })
+    }
+}
+
+impl From<Box<pingora::Error>> for ConnectError {
+    fn from(error: Box<pingora::Error>) -> Self {
+        match error.etype() {
+            ErrorType::ConnectRefused => ConnectError::Refused,
+            ErrorType::ConnectTimedout => ConnectError::Timeout,
+            _ => ConnectError::Other(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Connects; our own address when it worked.
+    fn connect(address: SocketAddr, limit: Duration) -> Result<Option<SocketAddr>, ConnectError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let connected = runtime.block_on(Connector::new().connect(&Endpoint::new(address), limit))?;
+        assert!(!connected.reused);
+        Ok(connected.local)
+    }
+
+    #[test]
+    fn connects_and_knows_both_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let local = connect(address, Duration::from_secs(5)).unwrap();
+        let (_stream, peer) = listener.accept().unwrap();
+        assert_eq!(local, Some(peer));
+    }
+
+    #[test]
+    fn refused() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = connect(address, Duration::from_secs(5)).unwrap_err();
+        assert!(matches!(error, ConnectError::Refused), "{error}");
+    }
+
+    #[test]
+    fn timeout() {
+        // A listener whose queue is full answers no SYN.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut full = Vec::new();
+        while let Ok(s) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            full.push(s);
+            assert!(full.len() < 64, "the queue never fills");
+        }
+        let begun = std::time::Instant::now();
+        let error = connect(address, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, ConnectError::Timeout), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,163 @@
+use super::cluster::{Cluster, ClusterState, Clusters};
+use super::dns::{Names, Resolve, SystemResolver, Watcher};
+use ahash::AHashMap;
+use std::sync::{Arc, Weak};
+use tidegate_model::{Address, EndpointSet, Model};
+
+/// Keeps the state of clusters across snapshots, keyed by name: endpoint churn swaps endpoints,
+/// an unchanged cluster keeps its counters, a removed one is dropped when its last request ends.
+pub(crate) struct Registry {
+    clusters: Clusters,
+    names: Names,
+}
+
+impl Registry {
+    /// An empty registry. Names of DNS endpoints are resolved on `runtime`.
+    pub(crate) fn new(runtime: tokio::runtime::Handle) -> Self {
+        Registry::with_resolver(runtime, Arc::new(SystemResolver::default()))
+    }
+
+    pub(super) fn with_resolver(runtime: tokio::runtime::Handle, resolver: Arc<dyn Resolve>) -> Self {
+        Registry { clusters: Clusters::default(), names: Names::new(runtime, resolver) }
+    }
+
+    /// The clusters of a model, sharing the state of those that were there before. Snapshots that
+    /// are still in use see the new endpoints too.
+    ///
+    /// Never waits: names are resolved in the background, and until one was resolved for the
+    /// first time its endpoint does not exist (a cluster of such endpoints alone answers 503, UH).
+    pub(crate) fn apply(&mut self, model: &Model) -> Clusters {
+        let mut next = AHashMap::with_capacity(model.clusters.len());
+        for (name, config) in &model.clusters {
+            let cluster = match self.clusters.get(name) {
+                Some(old) if old.config() == config => old.clone(),
+                Some(old) => Cluster::new(config.clone(), old.state.clone()),
+                None => Cluster::new(config.clone(), ClusterState::new()),
+            };
+            self.apply_endpoints(&cluster.state, model.endpoints.get(name));
+            next.insert(name.clone(), cluster);
+        }
+        self.clusters = Clusters(Arc::new(next));
+        self.names.forget_unused();
+        self.clusters.clone()
+    }
+
+    fn apply_endpoints(&mut self, state: &Arc<ClusterState>, set: Option<&Arc<EndpointSet>>) {
+        if state.is_made_from(set) {
+            return;
+        }
+        let hosts = set.iter().flat_map(|s| &s.endpoints).filter_map(|e| match &e.address {
+            Address::Dns(host, _) => Some(host),
+            Address::Socket(_) => None,
+        });
+        let mut names = AHashMap::new();
+        for host in hosts {
+            names.entry(host.clone()).or_insert_with(|| {
+                let watcher: Weak<dyn Watcher> = Arc::downgrade(&(state.clone() as Arc<dyn Watcher>));
+                self.names.watch(host, watcher)
+            });
+        }
+        state.set_endpoints(set.cloned(), names);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dns::testing::Scripted;
+    use super::super::testing::{cluster, endpoint, model, named, until};
+    use super::*;
+    use std::net::SocketAddr;
+    use tidegate_model::{ClusterName, LoadBalancer};
+
+    fn registry() -> (tokio::runtime::Runtime, Arc<Scripted>, Registry) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let dns = Arc::new(Scripted::default());
+        let registry = Registry::with_resolver(runtime.handle().clone(), dns.clone());
+        (runtime, dns, registry)
+    }
+
+    fn name() -> ClusterName {
+        ClusterName::outbound(80, "", "a")
+    }
+
+    fn addresses(clusters: &Clusters) -> Vec<String> {
+        clusters.get(&name()).unwrap().addresses().iter().map(SocketAddr::to_string).collect()
+    }
+
+    #[test]
+    fn endpoint_churn_keeps_counters_and_reaches_old_snapshots() {
+        let (_runtime, _, mut registry) = registry();
+        let old = registry.apply(&model(&[(cluster("a"), vec![endpoint("10.0.0.1:1")])]));
+        let pick = old.get(&name()).unwrap().pick(0).unwrap();
+        let stays = pick.endpoint().clone();
+
+        let both = vec![endpoint("10.0.0.2:1"), endpoint("10.0.0.1:1")];
+        let new = registry.apply(&model(&[(cluster("a"), both)]));
+        assert!(Arc::ptr_eq(old.get(&name()).unwrap(), new.get(&name()).unwrap()));
+        assert_eq!(addresses(&old), ["10.0.0.2:1", "10.0.0.1:1"]);
+        for dice in 0..64u64 {
+            let other = new.get(&name()).unwrap().pick(dice << 58).unwrap();
+            assert_eq!(other.address.to_string(), "10.0.0.2:1", "the other has an active request");
+        }
+
+        registry.apply(&model(&[(cluster("a"), vec![])]));
+        assert!(stays.is_removed());
+        assert!(old.get(&name()).unwrap().pick(0).is_none());
+    }
+
+    #[test]
+    fn a_changed_config_keeps_the_endpoints_state() {
+        let (_runtime, _, mut registry) = registry();
+        let old = registry.apply(&model(&[(cluster("a"), vec![endpoint("10.0.0.1:1")])]));
+        let mut changed = cluster("a");
+        changed.load_balancer = LoadBalancer::Random;
+        let new = registry.apply(&model(&[(changed, vec![endpoint("10.0.0.1:1")])]));
+        let [a, b] = [&old, &new].map(|c| c.get(&name()).unwrap().clone());
+        assert_eq!(a.config().load_balancer, LoadBalancer::LeastRequest);
+        assert_eq!(b.config().load_balancer, LoadBalancer::Random);
+        let ids = [a, b].map(|c| c.pick(1).unwrap().endpoint().id);
+        assert_eq!(ids[0], ids[1]);
+    }
+
+    #[test]
+    fn a_removed_cluster_goes_with_its_last_user() {
+        let (_runtime, _, mut registry) = registry();
+        let old = registry.apply(&model(&[(cluster("a"), vec![endpoint("10.0.0.1:1")])]));
+        let endpoint = old.get(&name()).unwrap().pick(0).unwrap().endpoint().clone();
+        let new = registry.apply(&model(&[]));
+        assert!(new.get(&name()).is_none());
+        assert!(!endpoint.is_removed());
+        drop(old);
+        assert!(endpoint.is_removed());
+    }
+
+    #[test]
+    fn names_are_resolved_in_the_background_and_shared() {
+        let (_runtime, dns, mut registry) = registry();
+        let set = vec![named("web.test", 80), named("web.test", 81), endpoint("10.0.0.1:1")];
+        let clusters =
+            registry.apply(&model(&[(cluster("a"), set), (cluster("b"), vec![named("web.test", 1)])]));
+        assert_eq!(addresses(&clusters), ["10.0.0.1:1"]);
+        dns.answer("web.test", Ok(&["192.0.2.1", "2001:db8::1"]));
+        let all = ["192.0.2.1:80", "[2001:db8::1]:80", "192.0.2.1:81", "[2001:db8::1]:81", "10.0.0.1:1"];
+        until(|| addresses(&clusters) == all);
+        dns.answer("web.test", Err("SERVFAIL"));
+        dns.asked_again("web.test");
+        assert_eq!(addresses(&clusters), all, "a failure keeps what was known");
+        dns.answer("web.test", Ok(&["192.0.2.2"]));
+        until(|| addresses(&clusters) == ["192.0.2.2:80", "192.0.2.2:81", "10.0.0.1:1"]);
+        drop(clusters);
+        registry.apply(&model(&[]));
+        until(|| dns.is_forgotten("web.test"));
+    }
+
+    #[test]
+    fn literals_and_localhost_need_no_dns() {
+        let (_runtime, dns, mut registry) = registry();
+        let set = vec![named("127.0.0.9", 1), named("::1", 2), named("localhost", 3)];
+        let clusters = registry.apply(&model(&[(cluster("a"), set)]));
+        assert_eq!(addresses(&clusters), ["127.0.0.9:1", "[::1]:2", "127.0.0.1:3"]);
+        assert!(dns.is_forgotten("localhost"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Models and patience for the tests of this room.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidegate_model::{
+    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, Model, UpstreamProtocol,
+};
+
+pub(super) fn cluster(host: &str) -> Cluster {
+    Cluster {
+        name: ClusterName::outbound(80, "", host),
+        host: host.into(),
+        port: 80,
+        subset: "".into(),
+        service_name: host.into(),
+        service_namespace: "default".into(),
+        protocol: UpstreamProtocol::Http1,
+        load_balancer: LoadBalancer::LeastRequest,
+        connect_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+    }
+}
+
+pub(super) fn endpoint(address: &str) -> Endpoint {
+    at(Address::Socket(address.parse().unwrap()))
+}
+
+pub(super) fn named(host: &str, port: u16) -> Endpoint {
+    at(Address::Dns(host.into(), port))
+}
+
+fn at(address: Address) -> Endpoint {
+    Endpoint {
+        address,
+        weight: 1,
+        workload: "w".into(),
+        labels: Arc::new(BTreeMap::new()),
+        locality: Locality::default(),
+    }
+}
+
+pub(super) fn model(clusters: &[(Cluster, Vec<Endpoint>)]) -> Model {
+    let mut model = Model::default();
+    for (cluster, endpoints) in clusters {
+        let name = cluster.name.clone();
+        let set = EndpointSet { cluster: name.clone(), endpoints: endpoints.clone() };
+        model.clusters.insert(name.clone(), Arc::new(cluster.clone()));
+        model.endpoints.insert(name, Arc::new(set));
+    }
+    model
+}
+
+/// Waits for something that happens on another thread.
+pub(super) fn until(mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,115 @@
+use crate::support::*;
+use tidegate_model::{Diagnostic, Model, Origin, Severity};
+use tidegate_proxy::{Options, Proxy, Report, StartError};
+
+#[tokio::test]
+async fn generation_and_readiness_follow_the_config() {
+    let proxy = start();
+    let (admin, status) = (proxy.admin_address(), proxy.status_address());
+    let ready = async || get(status, "/healthz/ready").await.0;
+    proxy.set_ready(true);
+    assert_eq!(ready().await, 503, "no config yet");
+    assert_eq!(get_json(admin, "/generation").await["live_since"], serde_json::Value::Null);
+    proxy.apply(Model::default());
+    assert_eq!(ready().await, 200);
+    let generation = get_json(admin, "/generation").await;
+    assert_eq!(generation["generation"], 1);
+    let since = generation["live_since"].as_str().unwrap();
+    assert!(since.ends_with('Z') && since.as_bytes()[10] == b'T', "{since}");
+    proxy.set_ready(false);
+    assert_eq!(ready().await, 503);
+    assert_eq!(metric(&proxy, "tidegate_config_generation").await, 1);
+}
+
+#[tokio::test]
+async fn config_and_table_show_everything_but_keys() {
+    let proxy = start();
+    let mut model = Model::default();
+    secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
+    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "gone"])]);
+    let table = plain(&mut model, key(1));
+    host(&mut model, &table, "<b>.example.com", vec![respond("hello")]);
+    proxy.apply(model);
+    let said = Diagnostic {
+        severity: Severity::Warning,
+        origin: Origin { file: "a.yaml".into(), line: 3, column: 5 },
+        object: None,
+        field: "spec.<script>".into(),
+        text: "odd".into(),
+        advice: "do otherwise".into(),
+        code: "odd-thing",
+    };
+    proxy.publish(Report { objects: vec![serde_json::json!({"kind": "Gateway"})], diagnostics: vec![said] });
+
+    let config = get_json(proxy.admin_address(), "/config").await;
+    assert_eq!(config["objects"][0]["kind"], "Gateway");
+    let diagnostics = config["diagnostics"].as_array().unwrap();
+    assert_eq!(diagnostics.len(), 2, "what was published, and what applying found: {diagnostics:?}");
+    assert_eq!((&diagnostics[0]["file"], &diagnostics[0]["line"]), (&"a.yaml".into(), &3.into()));
+    assert_eq!(diagnostics[1]["code"], "certificate-unusable");
+
+    let table = get_json(proxy.admin_address(), "/config/table").await;
+    assert_eq!(table["listening"].as_array().unwrap().len(), 2);
+    assert_eq!(table["virtual_hosts"][0]["key"]["domain"], "<b>.example.com");
+    for (path, expect) in [("/config", 200), ("/config/table", 200), ("/", 200), ("/style.css", 200)] {
+        let (status, body) = get(proxy.admin_address(), path).await;
+        assert_eq!(status, expect, "{path}");
+        assert!(!body.contains("PRIVATE KEY") && !body.contains("BEGIN"), "{path} shows key material");
+        assert!(!body.contains("<script>") || path != "/", "{path} is not escaped");
+    }
+    let page = get(proxy.admin_address(), "/").await.1;
+    assert!(page.contains("spec.&lt;script&gt;") && page.contains("Generation 1"), "{page}");
+}
+
+#[tokio::test]
+async fn explain_answers_or_says_what_is_wrong() {
+    let proxy = start();
+    let admin = proxy.admin_address();
+    let answer = get_json(admin, "/explain?method=PUT&url=http://a.b/c&header=x:y&header=z:1").await;
+    assert_eq!((&answer["method"], &answer["url"]), (&"PUT".into(), &"http://a.b/c".into()));
+    assert_eq!(answer["headers"], serde_json::json!([["x", "y"], ["z", "1"]]));
+    for query in ["", "?url=bad", "?url=http://a/&header=nocolon", "?url=http://a/&hedaer=a:b"] {
+        let (status, body) = get(admin, &format!("/explain{query}")).await;
+        assert_eq!(status, 400, "{query}");
+        assert!(body.contains("\"error\""), "{query}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_and_writers_are_refused() {
+    let proxy = start();
+    let (admin, status) = (proxy.admin_address(), proxy.status_address());
+    let port = admin.port();
+    let cases: [(&str, String, u16); 8] = [
+        ("GET", format!("Host: localhost:{port}"), 200),
+        ("HEAD", format!("Host: 127.0.0.1:{port}"), 200),
+        ("GET", "Host: rebound.example".into(), 403),
+        ("GET", format!("Host: localhost:{port}\r\nOrigin: http://evil.example"), 403),
+        ("GET", "X: y".into(), 403),
+        ("POST", format!("Host: localhost:{port}\r\nContent-Length: 0"), 405),
+        ("DELETE", format!("Host: localhost:{port}"), 405),
+        ("OPTIONS", format!("Host: localhost:{port}"), 405),
+    ];
+    for (method, headers, expect) in cases {
+        let request = format!("{method} /generation HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
+        let answer = exchange(admin, request.as_bytes()).await;
+        assert_eq!(answer.get(9..12), Some(expect.to_string().as_str()), "{method} {headers}: {answer}");
+        assert!(expect == 403 || answer.to_lowercase().contains("content-security-policy:"), "{answer}");
+    }
+    // Probes come by the pod's address or any name; they learn nothing but readiness and metrics.
+    let request = "GET /stats/prometheus HTTP/1.1\r\nHost: pod.example\r\nConnection: close\r\n\r\n";
+    assert!(exchange(status, request.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(get(status, "/config").await.0, 404);
+    let huge = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    assert!(exchange(admin, huge.as_bytes()).await.starts_with("HTTP/1.1 431"));
+}
+
+#[tokio::test]
+async fn a_taken_admin_address_names_its_flag() {
+    let proxy = start();
+    let Err(e) = Proxy::start(Options { admin: proxy.admin_address(), ..options() }) else {
+        panic!("started twice on one address")
+    };
+    assert!(matches!(e, StartError::Bind { .. }));
+    assert!(e.to_string().contains("--admin") && e.to_string().contains(&proxy.admin_address().to_string()));
+}

@@ -1,0 +1,134 @@
+use crate::support::*;
+use std::net::SocketAddr;
+use tidegate_model::Model;
+use tidegate_proxy::{Limits, Options, Proxy};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+#[tokio::test]
+async fn listeners_open_and_close_while_running() {
+    let proxy = start();
+    let mut both = Model::default();
+    plain(&mut both, key(1));
+    let mut one = both.clone();
+    plain(&mut both, key(2));
+    assert_eq!(proxy.apply(one.clone()).generation, 1);
+    let first = address(&proxy, key(1));
+    TcpStream::connect(first).await.unwrap();
+
+    let applied = proxy.apply(both.clone());
+    assert_eq!((applied.generation, applied.diagnostics.len()), (2, 0));
+    let second = address(&proxy, key(2));
+    let mut idle = TcpStream::connect(second).await.unwrap();
+    assert_eq!(address(&proxy, key(1)), first, "what stays is not opened anew");
+    eventually("the connection is accepted", async || {
+        metric(&proxy, "tidegate_connections_total").await == 2
+    })
+    .await;
+
+    proxy.apply(one.clone());
+    TcpStream::connect(second).await.expect_err("closed when apply returns");
+    TcpStream::connect(first).await.unwrap();
+    assert_eq!(idle.read(&mut [0]).await.unwrap(), 0, "a connection of a closed listener ends");
+
+    // The same port again, right away.
+    one.listeners.remove(&key(1));
+    let again = tidegate_model::ListenerKey { port: second.port(), ..key(2) };
+    plain(&mut one, again);
+    let applied = proxy.apply(one);
+    assert!(applied.diagnostics.is_empty(), "{:?}", applied.diagnostics);
+    TcpStream::connect(second).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_moves_between_addresses_that_overlap() {
+    let proxy = start();
+    let free: SocketAddr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let at = |ip: &str| tidegate_model::ListenerKey {
+        bind: tidegate_model::Bind::Ip(ip.parse().unwrap()),
+        port: free.port(),
+    };
+    for ip in ["0.0.0.0", "127.0.0.1", "0.0.0.0"] {
+        let mut model = Model::default();
+        plain(&mut model, at(ip));
+        let applied = proxy.apply(model);
+        assert!(applied.diagnostics.is_empty(), "{ip}: {:?}", applied.diagnostics);
+        TcpStream::connect(free).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_and_the_rest_goes_live() {
+    let proxy = start();
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = tidegate_model::ListenerKey { port: other.local_addr().unwrap().port(), ..key(1) };
+    let mut model = Model::default();
+    plain(&mut model, taken);
+    plain(&mut model, key(2));
+    let applied = proxy.apply(model.clone());
+    assert_eq!(applied.generation, 1);
+    TcpStream::connect(address(&proxy, key(2))).await.unwrap();
+    let [diagnostic] = applied.diagnostics.as_slice() else { panic!("{:?}", applied.diagnostics) };
+    let text = diagnostic.to_string();
+    for part in [taken.to_string().as_str(), "Gateway/test/gateway", "Gateway/b/other", "--port"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+
+    // The model did not change, so its number does not; the port is tried again all the same.
+    drop(other);
+    let applied = proxy.apply(model);
+    assert_eq!((applied.generation, applied.diagnostics.len()), (1, 0));
+    TcpStream::connect(address(&proxy, taken)).await.unwrap();
+}
+
+#[tokio::test]
+async fn long_lived_connections_spread_over_the_workers() {
+    let proxy = start();
+    let mut model = Model::default();
+    plain(&mut model, key(1));
+    proxy.apply(model);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(TcpStream::connect(address(&proxy, key(1))).await.unwrap());
+    }
+    eventually("all are accepted", async || metric(&proxy, "tidegate_connections_active").await == 20).await;
+    for worker in 0..2 {
+        let n = metric(&proxy, &format!("tidegate_worker_connections{{worker=\"{worker}\"}}")).await;
+        assert!((8..=12).contains(&n), "worker {worker} has {n} of 20");
+    }
+    drop(clients);
+    eventually("all are gone", async || metric(&proxy, "tidegate_connections_active").await == 0).await;
+}
+
+#[tokio::test]
+async fn beyond_the_limit_connections_are_closed_at_once() {
+    let limits = Limits { connections: 3, ..options().limits };
+    let proxy = Proxy::start(Options { limits, ..options() }).unwrap();
+    let mut model = Model::default();
+    plain(&mut model, key(1));
+    proxy.apply(model);
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(TcpStream::connect(address(&proxy, key(1))).await.unwrap());
+    }
+    eventually("three are in", async || metric(&proxy, "tidegate_connections_active").await == 3).await;
+    let mut fourth = TcpStream::connect(address(&proxy, key(1))).await.unwrap();
+    assert_eq!(fourth.read(&mut [0]).await.unwrap_or(0), 0);
+    assert_eq!(metric(&proxy, "tidegate_connections_overflow_total").await, 1);
+    kept.pop();
+    eventually("a place is free", async || metric(&proxy, "tidegate_connections_active").await == 2).await;
+    let _fifth = TcpStream::connect(address(&proxy, key(1))).await.unwrap();
+    eventually("it is taken", async || metric(&proxy, "tidegate_connections_active").await == 3).await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_closed_at_the_head_deadline() {
+    let proxy = start();
+    let mut model = Model::default();
+    plain(&mut model, key(1));
+    proxy.apply(model);
+    let start = std::time::Instant::now();
+    assert_eq!(exchange(address(&proxy, key(1)), b"").await, "");
+    let took = start.elapsed();
+    assert!(took >= options().limits.head_time && took < options().limits.head_time * 14 / 10, "{took:?}");
+}

@@ -1,0 +1,10 @@
+//! The data plane through real sockets: a model made by hand, real clients, real upstreams.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that unwraps says what it expects")]
+
+mod admin;
+mod drain;
+mod listeners;
+mod requests;
+mod support;
+mod tls;

@@ -1,0 +1,267 @@
+use crate::support::*;
+use crate::tls::{BOTH, client, connect};
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tidegate_model::Model;
+use tidegate_proxy::Proxy;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+enum Client {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Client {
+    async fn over<S>(stream: S, version: Version) -> Client
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
+        if version == Version::HTTP_2 {
+            let (send, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            Client::Two(send)
+        } else {
+            let (send, connection) = http1::handshake(io).await.unwrap();
+            tokio::spawn(connection);
+            Client::One(send)
+        }
+    }
+
+    async fn plain(address: SocketAddr, version: Version) -> Client {
+        Client::over(TcpStream::connect(address).await.unwrap(), version).await
+    }
+
+    /// POST with a body: status and answer.
+    async fn post(
+        &mut self,
+        scheme: &str,
+        path: &str,
+        body: &'static str,
+    ) -> Result<(u16, String), hyper::Error> {
+        let body = Full::new(Bytes::from_static(body.as_bytes()));
+        let response = match self {
+            Client::One(send) => {
+                send.ready().await?;
+                let request = Request::post(path).header("host", "a.b").body(body).unwrap();
+                send.send_request(request).await?
+            }
+            Client::Two(send) => {
+                send.ready().await?;
+                let request = Request::post(format!("{scheme}://a.b{path}")).body(body).unwrap();
+                send.send_request(request).await?
+            }
+        };
+        let status = response.status().as_u16();
+        let text = response.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
+/// A plain listener at 127.0.0.1 and a TLS one at 127.0.0.2, both forwarding `a.b` to an upstream.
+async fn serving(proxy: &Proxy) -> Model {
+    let mut model = Model::default();
+    let route = forward(&mut model, "service", &[upstream().await]);
+    let table = plain(&mut model, key(1));
+    host(&mut model, &table, "a.b", vec![route.clone()]);
+    secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
+    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s"])]);
+    host(&mut model, &"https.443".into(), "a.b", vec![route]);
+    let applied = proxy.apply(model.clone());
+    assert!(applied.diagnostics.is_empty(), "{:?}", applied.diagnostics);
+    model
+}
+
+fn served(path: &str, body: &str) -> (u16, String) {
+    (200, format!("POST {path} {body}"))
+}
+
+#[tokio::test]
+async fn requests_are_forwarded_over_every_transport() {
+    let proxy = start();
+    serving(&proxy).await;
+    for version in VERSIONS {
+        let mut client = Client::plain(address(&proxy, key(1)), version).await;
+        for path in ["/one", "/two?x=y"] {
+            assert_eq!(client.post("http", path, "body").await.unwrap(), served(path, "body"), "{version:?}");
+        }
+    }
+    // The version by ALPN, and without ALPN by what the client sends.
+    for (alpn, version) in [
+        (&["h2"][..], Version::HTTP_2),
+        (&["http/1.1"], Version::HTTP_11),
+        (&[], Version::HTTP_2),
+        (&[], Version::HTTP_11),
+    ] {
+        let config = Arc::new(client(alpn, BOTH));
+        let stream = connect(address(&proxy, key(2)), "a.b", config).await.unwrap();
+        let mut client = Client::over(stream, version).await;
+        for path in ["/one", "/two"] {
+            let got = client.post("https", path, "body").await.unwrap();
+            assert_eq!(got, served(path, "body"), "{alpn:?} {version:?}");
+        }
+    }
+    assert_eq!(metric(&proxy, "tidegate_connection_panics_total").await, 0);
+}
+
+#[tokio::test]
+async fn bytes_that_come_one_by_one_are_understood() {
+    let proxy = start();
+    serving(&proxy).await;
+    let (plain, tls) = (address(&proxy, key(1)), address(&proxy, key(2)));
+    for version in VERSIONS {
+        let mut client = Client::over(trickle(plain).await, version).await;
+        assert_eq!(client.post("http", "/", "x").await.unwrap(), served("/", "x"), "{version:?}");
+    }
+    // A ClientHello in pieces.
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client(&["h2"], BOTH)));
+    let stream = connector.connect("a.b".try_into().unwrap(), trickle(tls).await).await.unwrap();
+    let mut client = Client::over(stream, Version::HTTP_2).await;
+    assert_eq!(client.post("https", "/", "x").await.unwrap(), served("/", "x"));
+}
+
+/// A connection on which the client's first 300 bytes go out one by one.
+async fn trickle(address: SocketAddr) -> tokio::io::DuplexStream {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (mut from_server, mut to_server) = stream.into_split();
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (mut from_client, mut to_client) = tokio::io::split(far);
+    tokio::spawn(async move {
+        let mut byte = [0];
+        for _ in 0..300 {
+            if from_client.read_exact(&mut byte).await.is_err() || to_server.write_all(&byte).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+    });
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+    });
+    near
+}
+
+#[tokio::test]
+async fn no_config_change_costs_a_request() {
+    let proxy = start();
+    let model = serving(&proxy).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut loads = Vec::new();
+    for version in VERSIONS {
+        let mut client = Client::plain(address(&proxy, key(1)), version).await;
+        let done = done.clone();
+        loads.push(tokio::spawn(async move {
+            let mut served = 0;
+            while !done.load(Ordering::Relaxed) {
+                let (status, text) = client.post("http", "/", "x").await.unwrap();
+                assert_eq!(status, 200, "{text}");
+                served += 1;
+            }
+            served
+        }));
+    }
+    let table = "http.127.0.0.1:0".into();
+    for n in 0..100 {
+        let mut next = model.clone();
+        let instance = upstream().await;
+        let route = forward(&mut next, if n % 2 == 0 { "service" } else { "other" }, &[instance]);
+        host(&mut next, &table, "a.b", vec![route]);
+        if n % 3 == 0 {
+            plain(&mut next, key(3));
+        }
+        assert_eq!(proxy.apply(next).generation, n + 2);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    for load in loads {
+        assert!(load.await.unwrap() > 20);
+    }
+}
+
+#[tokio::test]
+async fn a_request_outlives_its_listener_and_its_connection_ends_then() {
+    let proxy = start();
+    let model = serving(&proxy).await;
+    for version in VERSIONS {
+        let mut client = Client::plain(address(&proxy, key(1)), version).await;
+        assert_eq!(client.post("http", "/", "x").await.unwrap().0, 200);
+        let request = async { client.post("http", "/slow", "x").await };
+        let remove = async {
+            tokio::time::sleep(SLOW / 4).await;
+            let mut without = model.clone();
+            without.listeners.remove(&key(1));
+            proxy.apply(without);
+        };
+        let (answer, ()) = tokio::join!(request, remove);
+        assert_eq!(answer.unwrap(), served("/slow", "x"), "{version:?}");
+        eventually("the connection ends", async || metric(&proxy, "tidegate_connections_active").await == 0)
+            .await;
+        proxy.apply(model.clone());
+    }
+}
+
+#[tokio::test]
+async fn drain_answers_what_came_before_it() {
+    for version in VERSIONS {
+        let proxy = start();
+        serving(&proxy).await;
+        let at = address(&proxy, key(1));
+        let mut client = Client::plain(at, version).await;
+        assert_eq!(client.post("http", "/", "x").await.unwrap().0, 200);
+        let request = tokio::spawn(async move { client.post("http", "/slow", "x").await });
+        tokio::time::sleep(SLOW / 4).await;
+        // Not accepted, or accepted and not yet read, when the drain begins.
+        let queued: Vec<_> = (0..20)
+            .map(|_| {
+                let mut stream = std::net::TcpStream::connect(at).unwrap();
+                let request = b"GET / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\n\r\n";
+                std::io::Write::write_all(&mut stream, request).unwrap();
+                stream.set_nonblocking(true).unwrap();
+                TcpStream::from_std(stream).unwrap()
+            })
+            .collect();
+        let drained = tokio::task::spawn_blocking(move || proxy.drain());
+        for mut stream in queued {
+            let answer = read_to_end(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+            assert!(answer.to_lowercase().contains("connection: close"), "{answer:?}");
+        }
+        assert_eq!(request.await.unwrap().unwrap(), served("/slow", "x"), "{version:?}");
+        assert_eq!(drained.await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_follows_its_host_to_a_renamed_server() {
+    let proxy = start();
+    let mut model = serving(&proxy).await;
+    let mut clients = Vec::new();
+    for version in VERSIONS {
+        let alpn: &[&str] = if version == Version::HTTP_2 { &["h2"] } else { &["http/1.1"] };
+        let stream = connect(address(&proxy, key(2)), "a.b", Arc::new(client(alpn, BOTH))).await.unwrap();
+        let mut client = Client::over(stream, version).await;
+        assert_eq!(client.post("https", "/", "x").await.unwrap().0, 200);
+        clients.push(client);
+    }
+    model.route_tables.remove("https.443");
+    model.virtual_hosts.retain(|key, _| &*key.table != "https.443");
+    let route = forward(&mut model, "service", &[upstream().await]);
+    tls(&mut model, key(2), &[("https.renamed", &["a.b"], &["s"])]);
+    host(&mut model, &"https.renamed".into(), "a.b", vec![route]);
+    proxy.apply(model);
+    for client in &mut clients {
+        assert_eq!(client.post("https", "/", "x").await.unwrap(), served("/", "x"));
+    }
+}

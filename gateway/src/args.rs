@@ -1,0 +1,452 @@
+//! The command line in two steps: [`Cli`] is what was typed, [`Invocation`] what was meant.
+
+use anyhow::{Context, bail, ensure};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_model::{AccessLog, AccessLogFormat};
+use tidegate_proxy::ExplainQuery;
+use tidegate_translate::Env;
+use tracing_subscriber::EnvFilter;
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) enum Invocation {
+    /// Serve until told to stop.
+    Serve(Box<Serve>),
+    /// Say what is wrong with the config.
+    Check(Setup),
+    /// Say what would happen to a request.
+    Explain(Setup, ExplainQuery),
+}
+
+/// What every way of running needs.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Files and folders.
+    pub(crate) config: Vec<PathBuf>,
+    /// Who this gateway is to the config.
+    pub(crate) env: Env,
+    /// Who the sidecar is that `mesh` means: one in `default` without labels, unless the flags of `explain` say other.
+    pub(crate) mesh_env: Env,
+    /// How results and diagnostics are printed.
+    pub(crate) output: Output,
+    /// What is logged.
+    pub(crate) log: EnvFilter,
+}
+
+/// How to serve.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    /// The config.
+    pub(crate) setup: Setup,
+    /// The address of listeners that name none; `None` is dual stack.
+    pub(crate) bind: Option<IpAddr>,
+    /// The admin page.
+    pub(crate) admin: SocketAddr,
+    /// Readiness and metrics.
+    pub(crate) status: SocketAddr,
+    /// Workloads are played by listeners of our own.
+    pub(crate) echo: bool,
+    /// `None` follows MeshConfig.
+    pub(crate) access_log: Option<AccessLog>,
+    /// Worker threads.
+    pub(crate) concurrency: usize,
+    /// How long a stop waits.
+    pub(crate) drain_timeout: Duration,
+    /// A 404 says why in its body.
+    pub(crate) explain_errors: bool,
+}
+
+/// An output format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Lines to read.
+    Text,
+    /// JSON to process.
+    Json,
+}
+
+/// The Istio gateway on a memory-safe data plane: serves a folder of Istio and Kubernetes YAML.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-gateway", version, about, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    setup: SetupArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what would happen to a request, and why.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+struct SetupArgs {
+    /// Files or folders (recursively) with .yaml, .yml or .json
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    config: Vec<PathBuf>,
+    /// Listen on local port M for the server port N of a Gateway; may be repeated
+    #[arg(long, value_name = "N=M", value_parser = port_pair)]
+    port: Vec<(u16, u16)>,
+    /// A label of this gateway, which Gateway selectors are held against; may be repeated
+    /// [default: istio=ingressgateway]
+    #[arg(long, value_name = "K=V", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// The namespace of this gateway: where its certificates are [default: istio-system]
+    #[arg(long, value_name = "NS", value_parser = namespace)]
+    namespace: Option<String>,
+    /// Become ready although security policies that select this gateway are not enforced
+    #[arg(long)]
+    allow_unenforced: bool,
+    /// How results and diagnostics are printed
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// What is logged on stderr: error, warn, info, debug, trace, or directives such as tidegate_proxy=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = filter)]
+    log: Filter,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// The address of listeners that name none [default: [::], dual stack]
+    #[arg(long, value_name = "IP", value_parser = ip)]
+    bind: Option<IpAddr>,
+    /// The admin page
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000", value_parser = address)]
+    admin: SocketAddr,
+    /// Where /healthz/ready and /stats/prometheus are; without IP on every address
+    #[arg(long, value_name = "IP:PORT", default_value = ":15021", value_parser = address)]
+    status: SocketAddr,
+    /// Play every workload of the config inside this process, in place of the real endpoints
+    #[arg(long)]
+    echo: bool,
+    /// Print what is wrong with the config and exit: 1 if there are errors
+    #[arg(long)]
+    check: bool,
+    /// The access log on stdout [default: as meshConfig says, else text]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    access_log: Option<LogFormat>,
+    /// Worker threads [default: the cores that this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: Option<u16>,
+    /// How long a stop waits for requests in flight
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    drain_timeout: Duration,
+    /// Say in the body of a 404 why nothing matched
+    #[arg(long)]
+    explain_errors: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The request's method
+    #[arg(value_parser = method)]
+    method: String,
+    /// The request's URL, such as http://shop.example.com/cart?id=1
+    #[arg(value_parser = url)]
+    url: String,
+    /// A header of the request; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
+    header: Vec<(String, String)>,
+    /// Only the servers of this Gateway, or `mesh` for what a sidecar does
+    #[arg(long, value_name = "NS/NAME|mesh", value_parser = gateway)]
+    gateway: Option<String>,
+    #[command(flatten)]
+    setup: SetupArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Off,
+    Text,
+    Json,
+}
+
+/// A filter as it was typed: [`EnvFilter`] cannot be cloned.
+#[derive(Clone, Debug)]
+struct Filter(String);
+
+/// Reads the command line.
+///
+/// # Errors
+/// Wrong usage, to be printed and ended with by [`clap::Error::exit`]: `--help` and `--version` too.
+pub(crate) fn parse<I, T>(arguments: I) -> Result<Invocation, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = Cli::try_parse_from(arguments)?;
+    validate(cli).map_err(|e| Cli::command().error(clap::error::ErrorKind::ValueValidation, format!("{e:#}")))
+}
+
+fn validate(cli: Cli) -> anyhow::Result<Invocation> {
+    if let Some(Command::Explain(explain)) = cli.command {
+        let query = ExplainQuery {
+            method: explain.method,
+            url: explain.url,
+            headers: explain.header,
+            gateway: explain.gateway,
+        };
+        return Ok(Invocation::Explain(setup(explain.setup)?, query));
+    }
+    let (mut setup, serve) = (setup(cli.setup)?, cli.serve);
+    // the flags of a running gateway are about itself
+    setup.mesh_env = Env { namespace: Arc::from("default"), labels: BTreeMap::new(), ..setup.env.clone() };
+    if serve.check {
+        return Ok(Invocation::Check(setup));
+    }
+    ensure!(serve.admin != serve.status, "--admin and --status are both {}", serve.admin);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Invocation::Serve(Box::new(Serve {
+        setup,
+        bind: serve.bind,
+        admin: serve.admin,
+        status: serve.status,
+        echo: serve.echo,
+        access_log: serve.access_log.map(access_log),
+        concurrency: serve.concurrency.map_or(cores, usize::from),
+        drain_timeout: serve.drain_timeout,
+        explain_errors: serve.explain_errors,
+    })))
+}
+
+fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
+    let given = unique(args.label, "--label")?;
+    let mesh_env = Env {
+        namespace: args.namespace.as_deref().unwrap_or("default").into(),
+        labels: given.clone(),
+        ports: unique(args.port, "--port")?,
+        domain: Arc::from("cluster.local"),
+        root_namespace: Arc::from("istio-system"),
+        allow_unenforced: args.allow_unenforced,
+    };
+    let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
+    let env = Env {
+        namespace: args.namespace.as_deref().unwrap_or("istio-system").into(),
+        labels: if given.is_empty() { default() } else { given },
+        ..mesh_env.clone()
+    };
+    let log = EnvFilter::try_new(&args.log.0).context("--log")?;
+    Ok(Setup { config: args.config, env, mesh_env, output: args.output, log })
+}
+
+fn unique<K: Ord + std::fmt::Display, V: PartialEq>(
+    pairs: Vec<(K, V)>,
+    flag: &str,
+) -> anyhow::Result<BTreeMap<K, V>> {
+    let mut map = BTreeMap::new();
+    for (key, value) in pairs {
+        match map.get(&key) {
+            Some(earlier) if *earlier != value => bail!("{flag} {key} was given twice with different values"),
+            _ => map.insert(key, value),
+        };
+    }
+    Ok(map)
+}
+
+fn access_log(format: LogFormat) -> AccessLog {
+    let (file, format) = match format {
+        LogFormat::Off => ("", AccessLogFormat::DefaultText),
+        LogFormat::Text => ("/dev/stdout", AccessLogFormat::DefaultText),
+        LogFormat::Json => ("/dev/stdout", AccessLogFormat::DefaultJson),
+    };
+    AccessLog { file: file.into(), format }
+}
+
+fn port_number(text: &str) -> anyhow::Result<u16> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => bail!("{text:?} is not a port; use a number from 1 to 65535"),
+    }
+}
+
+fn port_pair(text: &str) -> anyhow::Result<(u16, u16)> {
+    let (server, local) = text.split_once('=').context("write SERVER_PORT=LOCAL_PORT, such as 443=8443")?;
+    Ok((port_number(server)?, port_number(local)?))
+}
+
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) = text.split_once('=').context("write KEY=VALUE, such as istio=ingressgateway")?;
+    ensure!(!key.is_empty(), "the key is empty; write KEY=VALUE, such as istio=ingressgateway");
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn namespace(text: &str) -> anyhow::Result<String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    ensure!(
+        !text.is_empty() && text.len() <= 63 && text.chars().all(plain),
+        "a namespace has lower-case letters, digits and '-' only"
+    );
+    Ok(text.to_owned())
+}
+
+fn ip(text: &str) -> anyhow::Result<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    bare.parse().context("write an IP address, such as 127.0.0.1 or [::1]")
+}
+
+fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    if let Some(port) = text.strip_prefix(':') {
+        return Ok(SocketAddr::new(any_address(), port_number(port)?));
+    }
+    text.parse().context("write IP:PORT, such as 127.0.0.1:15000 or [::1]:15000, or :PORT for every address")
+}
+
+/// `[::]`, which is dual stack on Linux, or `0.0.0.0` where IPv6 is off.
+fn any_address() -> IpAddr {
+    match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    humantime::parse_duration(text).context("write a duration with its unit, such as 30s or 2m")
+}
+
+fn filter(text: &str) -> anyhow::Result<Filter> {
+    EnvFilter::try_new(text).context("write a level, or directives such as info,tidegate_proxy=debug")?;
+    Ok(Filter(text.to_owned()))
+}
+
+fn method(text: &str) -> anyhow::Result<String> {
+    http::Method::from_bytes(text.as_bytes()).context("write a method, such as GET, and then the URL")?;
+    Ok(text.to_owned())
+}
+
+fn url(text: &str) -> anyhow::Result<String> {
+    let example = "write it like http://shop.example.com/cart";
+    let url: http::Uri = text.parse().context(example)?;
+    ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some(), "{example}");
+    Ok(text.to_owned())
+}
+
+fn header(text: &str) -> anyhow::Result<(String, String)> {
+    let (name, value) = text.split_once(':').context("write 'NAME: VALUE'")?;
+    http::HeaderName::from_bytes(name.as_bytes()).context("the part before ':' is not a header name")?;
+    http::HeaderValue::from_str(value.trim()).context("the part after ':' is not a header value")?;
+    Ok((name.to_owned(), value.trim().to_owned()))
+}
+
+fn gateway(text: &str) -> anyhow::Result<String> {
+    let named = text.split_once('/').is_some_and(|(ns, name)| !ns.is_empty() && !name.is_empty());
+    ensure!(named || text == "mesh", "write NAMESPACE/NAME of a Gateway, or mesh");
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Invocation, clap::Error> {
+        parse(std::iter::once("tidegate-gateway").chain(line.split_whitespace()))
+    }
+
+    fn serve(line: &str) -> Serve {
+        match read(line).unwrap() {
+            Invocation::Serve(serve) => *serve,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let s = serve("--config a b");
+        assert_eq!(s.setup.config, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!(s.bind, None);
+        assert_eq!(s.admin, "127.0.0.1:15000".parse().unwrap());
+        assert_eq!(s.status.port(), 15021);
+        assert!(s.status.ip().is_unspecified());
+        assert_eq!(s.setup.env.labels, [("istio".to_owned(), "ingressgateway".to_owned())].into());
+        assert_eq!(&*s.setup.env.namespace, "istio-system");
+        assert_eq!(s.access_log, None);
+        assert_eq!(s.drain_timeout, Duration::from_secs(30));
+        assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
+        assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
+        assert_eq!(s.setup.output, Output::Text);
+    }
+
+    #[test]
+    fn flags_are_taken() {
+        let s = serve(
+            "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
+             --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json",
+        );
+        assert_eq!(s.bind, Some("::1".parse().unwrap()));
+        assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
+        assert_eq!(s.admin, "[::1]:1".parse().unwrap());
+        assert_eq!(s.status, "127.0.0.1:2".parse().unwrap());
+        let labels = [("app", "edge"), ("tier", "x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(s.setup.env.labels, labels.into());
+        assert_eq!(&*s.setup.env.namespace, "edge");
+        assert_eq!(&*s.access_log.unwrap().file, "");
+        assert_eq!(s.concurrency, 3);
+        assert_eq!(s.drain_timeout, Duration::from_secs(60));
+        assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
+        assert_eq!(s.setup.output, Output::Json);
+    }
+
+    #[test]
+    fn check_and_explain_are_chosen() {
+        assert!(matches!(read("--check --config a").unwrap(), Invocation::Check(_)));
+        let line =
+            ["x", "explain", "GET", "http://a/b", "-H", "X-A: 1: 2", "--gateway", "ns/gw", "--config", "a"];
+        let Invocation::Explain(setup, query) = parse(line).unwrap() else { panic!("not explain") };
+        assert_eq!(setup.config, [PathBuf::from("a")]);
+        assert_eq!((query.method.as_str(), query.url.as_str()), ("GET", "http://a/b"));
+        assert_eq!(query.headers, [("X-A".to_owned(), "1: 2".to_owned())]);
+        assert_eq!(query.gateway.as_deref(), Some("ns/gw"));
+        assert_eq!((&*setup.env.namespace, &*setup.mesh_env.namespace), ("istio-system", "default"));
+        assert!(setup.mesh_env.labels.is_empty());
+    }
+
+    #[test]
+    fn wrong_usage_says_what_to_do_and_is_exit_code_2() {
+        for (line, said) in [
+            ("", "--config"),
+            ("--config", "--config"),
+            ("--config a --port 80", "SERVER_PORT=LOCAL_PORT"),
+            ("--config a --port 80=0", "1 to 65535"),
+            ("--config a --port 80=1 --port 80=2", "--port 80 was given twice"),
+            ("--config a --label x", "KEY=VALUE"),
+            ("--config a --label a=1 --label a=2", "--label a was given twice"),
+            ("--config a --namespace A_b", "lower-case"),
+            ("--config a --bind host", "IP address"),
+            ("--config a --admin 15000", "IP:PORT"),
+            ("--config a --status 127.0.0.1:15000", "--admin and --status"),
+            ("--config a --concurrency 0", "concurrency"),
+            ("--config a --drain-timeout 30", "30s"),
+            ("--config a --log x=y=z", "level"),
+            ("--config a --access-log xml", "possible values"),
+            ("--config a --nonsense", "--nonsense"),
+            ("explain GET --config a", "URL"),
+            ("explain G@T http://a/ --config a", "method"),
+            ("explain GET http://a/ --gateway name --config a", "NAMESPACE/NAME"),
+            ("explain GET http://a/ -H nocolon --config a", "NAME: VALUE"),
+            ("explain GET /path --config a", "http://"),
+            ("explain GET http://a/", "--config"),
+        ] {
+            let error = read(line).err().unwrap_or_else(|| panic!("{line} was taken"));
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(said), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for line in ["--help", "--version", "explain --help"] {
+            assert_eq!(read(line).unwrap_err().exit_code(), 0, "{line}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What would happen to a request: the same table and the same code as the data plane's, asked by hand.
+
+mod answer;
+mod choose;
+mod request;
+
+#[cfg(test)]
+mod tests;
+
+use crate::args::{Output, Setup};
+use crate::check::Config;
+use crate::report;
+use answer::{Answer, Lost, Rewritten, Rule, Share};
+use anyhow::{Context, anyhow};
+use choose::Chosen;
+use request::Request;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
+use tidegate_api::Objects;
+use tidegate_engine::{Decision, ForwardDecision, NoRoute, RouteTableView, Table};
+use tidegate_model::{HostPattern, Model, Severity, VirtualHostKey};
+use tidegate_proxy::ExplainQuery;
+use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
+
+/// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr.
+///
+/// # Errors
+/// What is wrong with the question, or that nothing can be printed.
+pub(crate) fn print(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
+    let config = Config::read(setup);
+    let translation = translate(&config.objects, &setup.env);
+    // what was refused is not in the answer, and may be why it is not the expected one
+    for diagnostic in config.diagnostics.iter().chain(&translation.diagnostics) {
+        if diagnostic.severity == Severity::Error {
+            report::print(diagnostic, Output::Text, &mut io::stderr())?;
+        }
+    }
+    let world = World::new(1, translation, config.objects, setup.mesh_env.clone());
+    let answer = world.explain(query).map_err(|wrong| anyhow!(wrong))?;
+    let text = match setup.output {
+        Output::Text => answer.to_string(),
+        Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
+    };
+    io::stdout().write_all(text.as_bytes()).context("cannot print")
+}
+
+/// A config that can be asked. Tables are compiled when they are first needed.
+pub(crate) struct World {
+    generation: u64,
+    gateway: View,
+    bindings: BTreeMap<Arc<str>, Binding>,
+    objects: Objects,
+    mesh_env: Env,
+    mesh: OnceLock<View>,
+}
+
+/// A model with its table.
+struct View {
+    model: Model,
+    table: OnceLock<Table>,
+}
+
+impl View {
+    fn new(model: Model) -> View {
+        View { model, table: OnceLock::new() }
+    }
+
+    fn table(&self) -> &Table {
+        self.table.get_or_init(|| Table::compile(&self.model).table)
+    }
+}
+
+impl World {
+    /// A config as it was translated; `objects` as seen from `mesh_env` answer for `mesh`.
+    pub(crate) fn new(generation: u64, translation: Translation, objects: Objects, mesh_env: Env) -> World {
+        World {
+            generation,
+            gateway: View::new(translation.model),
+            bindings: translation.bindings,
+            objects,
+            mesh_env,
+            mesh: OnceLock::new(),
+        }
+    }
+
+    /// What happens to a request.
+    ///
+    /// # Errors
+    /// What is wrong with the question: the URL, the Gateway, the port.
+    pub(crate) fn explain(&self, query: &ExplainQuery) -> Result<Answer, String> {
+        let mut request = Request::of(query)?;
+        let mut answer = match query.gateway.as_deref() {
+            Some("mesh") => self.explain_mesh(&mut request)?,
+            Some(name) => {
+                let binding = self.bindings.get(name).ok_or_else(|| self.no_such_gateway(name))?;
+                self.explain_gateway(&mut request, Some(binding))?
+            }
+            None => self.explain_gateway(&mut request, None)?,
+        };
+        answer.generation = self.generation;
+        Ok(answer)
+    }
+
+    fn explain_gateway(&self, request: &mut Request, binding: Option<&Binding>) -> Result<Answer, String> {
+        match choose::choose(&self.gateway.model, request, binding)? {
+            Chosen::Table(name) => {
+                let table = self.gateway.table().route_table(name);
+                Ok(self
+                    .gateway
+                    .answer(&table.ok_or_else(|| format!("route table {name} is not there"))?, request))
+            }
+            Chosen::NoServer(port) => Ok(Answer {
+                outcome: "no_route",
+                reason: Some(format!(
+                    "no TLS server of port {port} has the name {}: the connection is closed in the handshake",
+                    request.host
+                )),
+                ..Answer::default()
+            }),
+        }
+    }
+
+    fn explain_mesh(&self, request: &mut Request) -> Result<Answer, String> {
+        let view = self.mesh.get_or_init(|| View::new(translate_mesh(&self.objects, &self.mesh_env).model));
+        let table = view.table().route_table(&Arc::from(request.port.to_string()));
+        let table = table.ok_or_else(|| {
+            let ports: Vec<_> = view.model.route_tables.keys().map(|name| &**name).collect();
+            format!("no service of the mesh has the port {}; there are {}", request.port, ports.join(", "))
+        })?;
+        Ok(view.answer(&table, request))
+    }
+
+    fn no_such_gateway(&self, name: &str) -> String {
+        let known: Vec<_> = self.bindings.keys().map(|name| &**name).filter(|name| *name != "mesh").collect();
+        match known.is_empty() {
+            true => format!(
+                "Gateway {name} does not select this gateway, and no other does; compare its selector with --label"
+            ),
+            false => {
+                format!("Gateway {name} does not select this gateway; those that do are {}", known.join(", "))
+            }
+        }
+    }
+}
+
+impl View {
+    fn answer(&self, table: &RouteTableView<'_>, request: &Request) -> Answer {
+        let explanation = table.explain(request, 0);
+        let key = explanation
+            .domain
+            .as_deref()
+            .map(|domain| VirtualHostKey { table: table.name().clone(), domain: HostPattern::parse(domain) });
+        let host = key.and_then(|key| self.model.virtual_hosts.get(&key));
+        let lost = explanation.considered.into_iter().map(|c| Lost::new(c, host.map(|h| &**h)));
+        let mut answer = Answer {
+            rule: explanation.decision.route().map(Rule::of),
+            route_table: Some(table.name().to_string()),
+            virtual_host: explanation.domain,
+            considered: lost.collect(),
+            ..Answer::default()
+        };
+        let location = || {
+            let mut location = Vec::new();
+            explanation.decision.write_location(request, &mut location);
+            Some(String::from_utf8_lossy(&location).into_owned())
+        };
+        match &explanation.decision {
+            Decision::Forward(forward) => {
+                let mut target = Vec::new();
+                explanation.decision.write_target(request, &mut target);
+                answer.rewritten = Some(Rewritten {
+                    authority: authority(forward, request),
+                    path: String::from_utf8_lossy(&target).into_owned(),
+                });
+                self.forward(forward, &mut answer);
+            }
+            Decision::Redirect(_, redirect) => {
+                (answer.outcome, answer.status) = ("redirect", Some(redirect.status));
+                answer.location = location();
+            }
+            Decision::HttpsRedirect => {
+                (answer.outcome, answer.status) = ("redirect", Some(301));
+                answer.reason = Some("httpsRedirect of the Gateway's server".to_owned());
+                answer.location = location();
+            }
+            Decision::DirectResponse(_, response) => {
+                (answer.outcome, answer.status) = ("direct_response", Some(response.status));
+                answer.reason =
+                    (&*response.details != "direct_response").then(|| response.details.to_string());
+            }
+            Decision::NoRoute(why) => {
+                (answer.outcome, answer.status) = ("no_route", Some(404));
+                answer.reason = Some(self.no_route(*why, table, request));
+            }
+        }
+        answer
+    }
+
+    fn forward(&self, decision: &ForwardDecision<'_>, answer: &mut Answer) {
+        let name = &decision.destination.cluster;
+        let sum: u64 = decision.forward.destinations.iter().map(|d| u64::from(d.weight)).sum();
+        answer.outcome = "forward";
+        answer.cluster = Some(name.to_string());
+        answer.destinations = (decision.forward.destinations.iter())
+            .map(|d| Share {
+                cluster: d.cluster.to_string(),
+                weight: d.weight,
+                percent: percent(d.weight, sum),
+            })
+            .collect();
+        let endpoints = self.model.endpoints.get(name).map_or(&[][..], |set| &set.endpoints);
+        answer.endpoints = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+        answer.endpoint = answer.endpoints.first().cloned();
+        if !self.model.clusters.contains_key(name) {
+            answer.status = Some(503);
+            answer.reason = Some(format!("there is no cluster {name}: no service has that host and port"));
+        } else if endpoints.is_empty() {
+            answer.status = Some(503);
+            answer.reason = Some(format!("cluster {name} has no ready endpoint"));
+        }
+    }
+
+    fn no_route(&self, why: NoRoute, table: &RouteTableView<'_>, request: &Request) -> String {
+        match why {
+            NoRoute::NoRule => "no rule of the virtual host matches".to_owned(),
+            NoRoute::NoVirtualHost => {
+                let hosts = self.model.virtual_hosts.keys().filter(|key| key.table == *table.name());
+                let mut hosts: Vec<_> = hosts.map(|key| key.domain.to_string()).collect();
+                let more = hosts.len().saturating_sub(10);
+                hosts.truncate(10);
+                let there_are = match (hosts.is_empty(), more) {
+                    (true, _) => "there is none: no VirtualService is bound to it".to_owned(),
+                    (false, 0) => format!("there is {}", hosts.join(", ")),
+                    (false, more) => format!("there is {} and {more} more", hosts.join(", ")),
+                };
+                format!("no virtual host of {} serves {}; {there_are}", table.name(), request.authority())
+            }
+        }
+    }
+}
+
+/// The authority that is sent; where it depends on more than the config, its format.
+fn authority(decision: &ForwardDecision<'_>, request: &Request) -> String {
+    let rewritten = decision.destination.authority.as_ref();
+    rewritten.map_or(request.authority(), |format| format.literal().unwrap_or(format.as_str())).to_owned()
+}
+
+/// To two decimals.
+fn percent(weight: u32, sum: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a sum of weights that two decimals are made of")]
+    let share = f64::from(weight) * 10_000.0 / sum.max(1) as f64;
+    share.round() / 100.0
+}

@@ -1,0 +1,156 @@
+use http::Uri;
+use std::borrow::Cow;
+use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_model::HeaderName;
+use tidegate_proxy::ExplainQuery;
+
+/// The request that a query describes, as the data plane would see it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    method: String,
+    scheme: Scheme,
+    /// The port of the URL, or its scheme's.
+    pub(super) port: u16,
+    /// The name that a client would send as SNI: the URL's host, lower case.
+    pub(super) host: String,
+    authority: String,
+    pub(super) path: Vec<u8>,
+    query: Option<String>,
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl Request {
+    /// Reads method, URL and headers. A `Host` header takes the place of the URL's authority.
+    pub(super) fn of(query: &ExplainQuery) -> Result<Request, String> {
+        let wrong = |why: &str| {
+            format!(
+                "{:?} is not a URL that can be asked about: {why}; write it like http://shop.example.com/cart",
+                query.url
+            )
+        };
+        let uri: Uri = query.url.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ => return Err(wrong("it does not begin with http:// or https://")),
+        };
+        let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("it has a user in it"));
+        }
+        http::Method::from_bytes(query.method.as_bytes())
+            .map_err(|_| format!("{:?} is not a method; write one such as GET", query.method))?;
+        let headers: Vec<_> =
+            query.headers.iter().map(|(name, value)| (HeaderName::new(name), value.clone())).collect();
+        let host = headers.iter().find(|(name, _)| name.as_str() == "host").map(|(_, value)| value.clone());
+        Ok(Request {
+            method: query.method.clone(),
+            scheme,
+            port: authority.port_u16().unwrap_or(scheme.default_port()),
+            host: authority.host().to_ascii_lowercase(),
+            authority: host.unwrap_or_else(|| authority.as_str().to_owned()),
+            path: uri.path().as_bytes().to_vec(),
+            query: uri.query().map(str::to_owned),
+            headers,
+        })
+    }
+
+    /// Whether it comes over TLS.
+    pub(super) fn tls(&self) -> bool {
+        self.scheme == Scheme::Https
+    }
+
+    /// The authority as sent.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
+impl RequestView for Request {
+    fn method(&self) -> &[u8] {
+        self.method.as_bytes()
+    }
+
+    fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.authority.as_bytes()
+    }
+
+    fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        self.query.as_deref().map(str::as_bytes)
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {
+        let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_bytes());
+        let first = values.next();
+        match (first, values.next()) {
+            (None, _) if name.as_str() == "host" => Some(Cow::Borrowed(self.authority.as_bytes())),
+            (None, _) => None,
+            (Some(only), None) => Some(Cow::Borrowed(only)),
+            (Some(first), Some(second)) => {
+                let all: Vec<_> = [first, second].into_iter().chain(values).collect();
+                Some(Cow::Owned(all.join(&b',')))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(url: &str, headers: &[(&str, &str)]) -> ExplainQuery {
+        ExplainQuery {
+            method: "GET".to_owned(),
+            url: url.to_owned(),
+            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            gateway: None,
+        }
+    }
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        for (url, tls, port, authority, path, asked) in [
+            ("http://a.b", false, 80, "a.b", "/", None),
+            ("https://A.b/x/y?q=1&q=2", true, 443, "A.b", "/x/y", Some("q=1&q=2")),
+            ("http://a.b:8080/?", false, 8080, "a.b:8080", "/", Some("")),
+            ("http://[::1]:81/%2F", false, 81, "[::1]:81", "/%2F", None),
+        ] {
+            let r = Request::of(&query(url, &[])).unwrap();
+            assert_eq!((r.tls(), r.port, r.authority()), (tls, port, authority), "{url}");
+            assert_eq!((r.path(), r.query()), (path.as_bytes(), asked.map(str::as_bytes)), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_said() {
+        for (url, why) in [
+            ("/path", "http://"),
+            ("ftp://a/", "http://"),
+            ("http://", "URL"),
+            ("http://u:p@a/", "user"),
+            ("a b", "URL"),
+        ] {
+            let error = Request::of(&query(url, &[])).unwrap_err();
+            assert!(error.contains(why), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn headers_are_found_in_any_case_and_joined() {
+        let headers = [("X-A", "1"), ("x-b", "2"), ("x-a", "3"), ("HOST", "other:1")];
+        let r = Request::of(&query("http://a/", &headers)).unwrap();
+        assert_eq!(r.header(&HeaderName::new("x-a")).unwrap(), &b"1,3"[..]);
+        assert_eq!(r.header(&HeaderName::new("x-b")).unwrap(), &b"2"[..]);
+        assert_eq!(r.header(&HeaderName::new("x-c")), None);
+        assert_eq!(r.authority(), "other:1");
+        assert_eq!(r.host, "a");
+    }
+}

@@ -1,0 +1,199 @@
+use super::*;
+use serde_json::{Value, json};
+use tidegate_api::read;
+use tidegate_translate::Admission;
+
+const CONFIG: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com, '*.wild.example.com']}
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: [shop.example.com]
+    tls: {mode: SIMPLE, credentialName: shop}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: inner, namespace: other}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop}
+spec:
+  hosts: [shop.example.com]
+  gateways: [edge]
+  http:
+  - match: [{uri: {exact: /none}}, {uri: {prefix: /cart}, headers: {x-user: {exact: jason}}}]
+    rewrite: {uri: /basket, authority: cart.internal}
+    route: [{destination: {host: cart, port: {number: 80}}}]
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new, redirectCode: 308}
+  - match: [{uri: {prefix: /hello}}]
+    directResponse: {status: 418, body: {string: hi}}
+  - match: [{uri: {prefix: /split}}]
+    route:
+    - {destination: {host: cart, port: {number: 80}}, weight: 75}
+    - {destination: {host: cart, subset: v2, port: {number: 80}}, weight: 25}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: cart}
+spec:
+  hosts: [cart]
+  http:
+  - match: [{headers: {end-user: {exact: jason}}}]
+    route: [{destination: {host: cart, subset: v2}}]
+  - route: [{destination: {host: cart}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: cart}
+spec: {host: cart, subsets: [{name: v2, labels: {version: v2}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{name: http, port: 8000}]
+endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}]
+";
+
+fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
+    Env {
+        namespace: namespace.into(),
+        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ports: [(80, 8000)].into(),
+        domain: "cluster.local".into(),
+        root_namespace: "istio-system".into(),
+        allow_unenforced: false,
+    }
+}
+
+fn world() -> World {
+    let env_of_gateway = env("istio-system", &[("istio", "ingressgateway")]);
+    let loaded = read("c.yaml", CONFIG).objects.into_iter().collect();
+    let objects = Admission::new().admit(loaded, &env_of_gateway).objects;
+    let translation = translate(&objects, &env_of_gateway);
+    World::new(7, translation, objects, env("default", &[]))
+}
+
+fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Answer, String> {
+    world().explain(&ExplainQuery {
+        method: "GET".to_owned(),
+        url: url.to_owned(),
+        headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        gateway: gateway.map(str::to_owned),
+    })
+}
+
+fn json_of(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Value {
+    serde_json::to_value(ask(url, headers, gateway).unwrap()).unwrap()
+}
+
+#[test]
+fn a_forward_says_rule_cluster_endpoint_and_what_is_sent() {
+    let answer = json_of("http://shop.example.com/cart/1?q=2", &[("X-User", "jason")], None);
+    assert_eq!(answer["generation"], 7);
+    assert_eq!((&answer["outcome"], &answer["status"]), (&json!("forward"), &Value::Null));
+    assert_eq!(
+        answer["rule"],
+        json!({"kind": "VirtualService", "namespace": "default", "name": "shop", "index": 0, "match": 1,
+               "file": "c.yaml", "line": answer["rule"]["line"]})
+    );
+    assert_eq!(answer["cluster"], "outbound|80||cart.default.svc.cluster.local");
+    assert_eq!(answer["endpoint"], "10.0.0.1:8000");
+    assert_eq!(answer["endpoints"], json!(["10.0.0.1:8000", "10.0.0.2:8000"]));
+    assert_eq!(answer["rewritten"], json!({"authority": "cart.internal", "path": "/basket/1?q=2"}));
+    let considered = answer["considered"].as_array().unwrap();
+    assert_eq!(considered.len(), 2);
+    assert_eq!(considered[0]["rule"]["match"], 0);
+    assert!(considered[0]["lost_by"].as_str().unwrap().contains("/none"), "{considered:?}");
+    assert_eq!(considered[1]["lost_by"], Value::Null);
+}
+
+#[test]
+fn every_outcome_has_its_name_and_status() {
+    for (url, outcome, status, location) in [
+        (
+            "http://shop.example.com/old/x?a=b",
+            "redirect",
+            json!(308),
+            json!("http://shop.example.com/new?a=b"),
+        ),
+        ("http://shop.example.com/hello", "direct_response", json!(418), Value::Null),
+        ("http://shop.example.com/nowhere", "no_route", json!(404), Value::Null),
+        ("http://other.example.com/", "no_route", json!(404), Value::Null),
+        ("https://shop.example.com/hello", "direct_response", json!(418), Value::Null),
+        ("https://other.example.com/hello", "no_route", Value::Null, Value::Null),
+    ] {
+        let answer = json_of(url, &[], None);
+        assert_eq!((&answer["outcome"], &answer["status"]), (&json!(outcome), &status), "{url}: {answer}");
+        assert_eq!(answer["location"], location, "{url}");
+        if outcome == "no_route" {
+            assert!(answer["reason"].is_string(), "{url}");
+            assert_eq!(answer["rule"], Value::Null, "{url}");
+        }
+    }
+}
+
+#[test]
+fn weights_are_shown_with_their_share() {
+    let answer = json_of("http://shop.example.com/split", &[], Some("default/edge"));
+    let v2 = "outbound|80|v2|cart.default.svc.cluster.local";
+    assert_eq!(answer["destinations"][1], json!({"cluster": v2, "weight": 25, "percent": 25.0}));
+    assert_eq!(answer["destinations"][0]["percent"], 75.0);
+    let text = ask("http://shop.example.com/split", &[], None).unwrap().to_string();
+    assert!(text.starts_with("forward to outbound|80|"), "{text}");
+    assert!(text.contains(&format!("destination  25% {v2}\n")), "{text}");
+    assert!(text.contains("VirtualService/default/shop http[3].match[0] (c.yaml:"), "{text}");
+}
+
+#[test]
+fn a_listener_is_found_by_server_port_then_local_port() {
+    for (url, gateway, table) in [
+        ("http://shop.example.com/hello", None, "http.8000"),
+        ("http://shop.example.com:8000/hello", None, "http.8000"),
+        ("http://shop.example.com:8080/hello", None, "http.8080"),
+        ("http://shop.example.com:9999/hello", Some("default/edge"), "http.8000"),
+    ] {
+        let answer = ask(url, &[], gateway).unwrap();
+        assert_eq!(answer.route_table.as_deref(), Some(table), "{url}");
+    }
+}
+
+#[test]
+fn a_question_that_has_no_answer_says_what_there_is() {
+    for (url, gateway, said) in [
+        ("http://shop.example.com:9999/", None, "https on 443"),
+        ("http://shop.example.com/", Some("default/nobody"), "default/edge, other/inner"),
+        ("https://shop.example.com/", Some("other/inner"), "http on 8080"),
+        ("http://cart:81/", Some("mesh"), "80"),
+        ("nonsense", None, "write it like"),
+    ] {
+        let error = ask(url, &[], gateway).unwrap_err();
+        assert!(error.contains(said), "{url}: {error}");
+    }
+}
+
+#[test]
+fn the_mesh_is_what_a_sidecar_does() {
+    let everyone = json_of("http://cart/", &[], Some("mesh"));
+    assert_eq!(everyone["cluster"], "outbound|80||cart.default.svc.cluster.local");
+    let jason = json_of("http://cart.default.svc.cluster.local/", &[("end-user", "jason")], Some("mesh"));
+    assert_eq!(jason["cluster"], "outbound|80|v2|cart.default.svc.cluster.local");
+    // no endpoint has the label
+    assert_eq!(jason["status"], 503);
+    assert!(jason["reason"].as_str().unwrap().contains("no ready endpoint"));
+}

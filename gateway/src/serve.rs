@@ -1,0 +1,67 @@
+//! Starts the data plane and feeds it until it is told to stop.
+
+use crate::args::Serve;
+use crate::explain::World;
+use crate::feed::{Feed, Live};
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::sync::Arc;
+use tidegate_proxy::{Identity, Limits, Options, Proxy};
+
+/// Serves.
+///
+/// # Errors
+/// When an address of ours is taken, or threads cannot be made.
+pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
+    let live = Live::default();
+    let proxy = Proxy::start(options(serve, live.clone()))?;
+    let feed = Feed::new(serve, proxy, live)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async { feed.run().await?.drain().await })
+}
+
+fn options(serve: &Serve, live: Live) -> Options {
+    let env = &serve.setup.env;
+    let name =
+        ["service.istio.io/canonical-name", "app", "istio"].iter().find_map(|key| env.labels.get(*key));
+    Options {
+        bind: serve.bind,
+        concurrency: serve.concurrency,
+        limits: limits(serve),
+        admin: serve.admin,
+        status: serve.status,
+        access_log: serve.access_log.clone(),
+        explain_errors: serve.explain_errors,
+        identity: Identity {
+            workload: name.map_or_else(|| "tidegate-gateway".to_owned(), String::clone),
+            namespace: env.namespace.to_string(),
+        },
+        explain: Arc::new(move |query| {
+            let world: Option<Arc<World>> = live.load_full();
+            let answer = world.ok_or("no config is live yet")?.explain(query)?;
+            serde_json::to_value(answer).map_err(|e| e.to_string())
+        }),
+    }
+}
+
+fn limits(serve: &Serve) -> Limits {
+    let mut limits = Limits { drain: serve.drain_timeout, ..Limits::default() };
+    if let Some(files) = open_files() {
+        // the rest is for upstreams that are not reused, files and sockets of our own
+        limits.connections = usize::try_from(files / 5 * 4).unwrap_or(usize::MAX);
+    }
+    limits
+}
+
+/// Raises the limit of open files as far as the process may, and returns it; `None` is no limit.
+fn open_files() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::warn!("the limit of open files stays at {current:?}: {error}");
+            current
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A gateway process under test.
+
+use crate::{Lines, Net, Request, Version, binary, exchange};
+use anyhow::{Context, Result, bail};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How to start a [`Gateway`].
+#[derive(Clone, Debug)]
+pub struct Start {
+    configs: Vec<PathBuf>,
+    ports: Vec<(u16, u16)>,
+    arguments: Vec<String>,
+    access_log: &'static str,
+}
+
+impl Start {
+    /// A gateway that serves this file or folder; access log in JSON.
+    pub fn with(config: impl AsRef<Path>) -> Self {
+        Start {
+            configs: vec![config.as_ref().to_owned()],
+            ports: Vec::new(),
+            arguments: Vec::new(),
+            access_log: "json",
+        }
+    }
+
+    /// Another file or folder to serve.
+    pub fn config(mut self, path: impl AsRef<Path>) -> Self {
+        self.configs.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// The server port `server` listens on the port `local`.
+    pub fn port(mut self, server: u16, local: u16) -> Self {
+        self.ports.push((server, local));
+        self
+    }
+
+    /// One more argument of the command line.
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// `off`, `text` or `json`.
+    pub fn access_log(mut self, format: &'static str) -> Self {
+        self.access_log = format;
+        self
+    }
+
+    /// Starts the process on the network's gateway address, and returns once it is ready.
+    pub async fn start(&self, net: &Net) -> Result<Gateway> {
+        let mut gateway = self.spawn(net)?;
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !gateway.is_ready().await {
+            if let Some(status) = gateway.child.try_wait()? {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                bail!("the gateway ended with {status}: {}", gateway.said());
+            }
+            if Instant::now() > patience {
+                bail!("the gateway was not ready in 30 s: {}", gateway.said());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(gateway)
+    }
+
+    /// Starts the process, and does not wait until it is ready.
+    pub fn spawn(&self, net: &Net) -> Result<Gateway> {
+        let address = net.gateway();
+        let mut command = Command::new(binary::gateway_binary()?);
+        command.arg("--config").args(&self.configs);
+        command.args(["--bind", &address.to_string()]);
+        command.args(["--admin", &format!("{address}:{ADMIN}"), "--status", &format!("{address}:{STATUS}")]);
+        command.args(["--access-log", self.access_log]);
+        for (server, local) in &self.ports {
+            command.args(["--port", &format!("{server}={local}")]);
+        }
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start the gateway")?;
+        let log = Lines::of(child.stdout.take().context("no stdout")?);
+        let messages = Lines::of(child.stderr.take().context("no stderr")?);
+        Ok(Gateway { child, address, log, messages, ports: self.ports.clone() })
+    }
+}
+
+const ADMIN: u16 = 15000;
+const STATUS: u16 = 15021;
+
+/// A running `tidegate-gateway`, killed when dropped.
+pub struct Gateway {
+    child: Child,
+    address: Ipv4Addr,
+    ports: Vec<(u16, u16)>,
+    /// Standard output: the access log.
+    pub log: Lines,
+    /// Standard error: diagnostics and program logs.
+    pub messages: Lines,
+}
+
+impl Gateway {
+    /// Where a server port is reached.
+    pub fn at(&self, server_port: u16) -> SocketAddr {
+        let mapped = self.ports.iter().find(|(server, _)| *server == server_port);
+        SocketAddr::new(IpAddr::V4(self.address), mapped.map_or(server_port, |(_, local)| *local))
+    }
+
+    /// Where the admin pages are.
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.address), ADMIN)
+    }
+
+    /// Where readiness and metrics are.
+    pub fn status(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.address), STATUS)
+    }
+
+    /// Whether `/healthz/ready` answers 200.
+    pub async fn is_ready(&self) -> bool {
+        self.readiness().await == Some(200)
+    }
+
+    /// The status of `/healthz/ready`; `None` while nothing answers.
+    pub async fn readiness(&self) -> Option<u16> {
+        let request = Request::to(self.status()).path("/healthz/ready").version(Version::Http11);
+        exchange(&request).await.ok().map(|a| a.status)
+    }
+
+    /// An admin page, which must answer 200, as JSON.
+    pub async fn page(&self, path: &str) -> Result<serde_json::Value> {
+        let answer = exchange(&Request::to(self.admin()).host(&self.admin().to_string()).path(path)).await?;
+        if answer.status != 200 {
+            bail!("{path} answered {}: {}", answer.status, answer.text());
+        }
+        serde_json::from_slice(&answer.body).with_context(|| format!("{path} is no JSON: {}", answer.text()))
+    }
+
+    /// The number of the config that is live.
+    pub async fn generation(&self) -> Result<u64> {
+        let page = self.page("/generation").await?;
+        page["generation"].as_u64().with_context(|| format!("no number in {page}"))
+    }
+
+    /// Waits until a config after the given one is live.
+    pub async fn wait_for_generation_after(&self, generation: u64) -> Result<u64> {
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            let now = self.generation().await?;
+            if now > generation {
+                return Ok(now);
+            }
+            if Instant::now() > patience {
+                bail!("the generation is still {now} after 10 s: {}", self.said());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The last lines of what it said, for messages.
+    pub fn said(&self) -> String {
+        let said = self.messages.tail();
+        if said.is_empty() { self.log.tail() } else { said }
+    }
+
+    /// Whether the process has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) -> Result<()> {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        if !sent.success() {
+            bail!("kill ended with {sent}");
+        }
+        Ok(())
+    }
+
+    /// Waits for the process to end.
+    pub async fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!("the gateway still runs after {patience:?}: {}", self.said());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
