@@ -190,8 +190,8 @@ fn walk(object: &Object, value: &Value, path: String, pattern: String, fields: &
     if empty || fields.enforced.contains(&pattern.as_str()) {
         return;
     }
-    let below = |p: &&str| p.strip_prefix(pattern.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']));
-    let known = fields.enforced.iter().chain(fields.reasons.iter().map(|(p, _)| p)).any(|p| below(&p));
+    let below = |p: &str| p.strip_prefix(pattern.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']));
+    let known = fields.enforced.iter().chain(fields.reasons.iter().map(|(p, _)| p)).any(|p| below(p));
     match &value.data {
         Data::Map(entries) if known => {
             for entry in entries {

@@ -2,6 +2,7 @@
 
 use crate::report::Report;
 use crate::world::World;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use tidegate_api::istio::ServerTlsSettings;
 use tidegate_api::kubernetes::Secret as Written;
@@ -26,10 +27,10 @@ pub(crate) fn certificates(
     for (field, name) in named.into_iter().chain(several) {
         let Some(key) = secret_key(world, gateway, &field, name, report) else { continue };
         keys.push(key.clone());
-        if !model.secrets.contains_key(&key) {
-            if let Some(secret) = load(world, gateway, &field, &key, report) {
-                model.secrets.insert(key, Arc::new(secret));
-            }
+        if let Entry::Vacant(place) = model.secrets.entry(key)
+            && let Some(secret) = load(world, gateway, &field, place.key(), report)
+        {
+            place.insert(Arc::new(secret));
         }
     }
     if keys.is_empty() && tls.server_certificate.is_some() {

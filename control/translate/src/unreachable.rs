@@ -78,10 +78,10 @@ impl Taken {
             PathMatch::Exact(path) | PathMatch::Prefix(path) if !m.ignore_path_case => path,
             _ => return None,
         };
-        if matches!(m.path, PathMatch::Exact(_)) {
-            if let Some(same) = self.exacts.get(&**path) {
-                return Some(same);
-            }
+        if matches!(m.path, PathMatch::Exact(_))
+            && let Some(same) = self.exacts.get(&**path)
+        {
+            return Some(same);
         }
         let ends = path.char_indices().map(|(i, c)| i + c.len_utf8());
         ends.map(|end| &path[..end]).find_map(|start| self.prefixes.get(start)).map(String::as_str)

@@ -66,11 +66,11 @@ fn blocks(check: &mut Check<'_>, field: &str, (balancer, pool, outlier, tls): Bl
 }
 
 fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) {
-    if let Some(cookie) = balancer.consistent_hash.as_ref().and_then(|h| h.http_cookie.as_ref()) {
-        if cookie.name.is_empty() {
-            let field = format!("{field}.consistentHash.httpCookie.name");
-            check.error(&field, "missing-field", "is empty", "name the cookie");
-        }
+    if let Some(cookie) = balancer.consistent_hash.as_ref().and_then(|h| h.http_cookie.as_ref())
+        && cookie.name.is_empty()
+    {
+        let field = format!("{field}.consistentHash.httpCookie.name");
+        check.error(&field, "missing-field", "is empty", "name the cookie");
     }
     check.duration(&format!("{field}.warmupDurationSecs"), balancer.warmup_duration_secs);
     if let Some(warmup) = &balancer.warmup {

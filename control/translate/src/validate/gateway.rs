@@ -29,11 +29,11 @@ fn validate_server(check: &mut Check<'_>, field: &str, server: &Server) {
     for (i, text) in server.hosts.iter().enumerate() {
         host(check, &format!("{field}.hosts[{i}]"), text, secured);
     }
-    if let Some(bind) = server.bind.as_deref().filter(|b| !b.is_empty() && !b.starts_with("unix://")) {
-        if bind.parse::<IpAddr>().is_err() {
-            let text = format!("{bind:?} is not an IP address");
-            check.error(&format!("{field}.bind"), "invalid-address", text, "write an IP address");
-        }
+    if let Some(bind) = server.bind.as_deref().filter(|b| !b.is_empty() && !b.starts_with("unix://"))
+        && bind.parse::<IpAddr>().is_err()
+    {
+        let text = format!("{bind:?} is not an IP address");
+        check.error(&format!("{field}.bind"), "invalid-address", text, "write an IP address");
     }
     match (&server.tls, protocol) {
         (None, Some(Protocol::Https | Protocol::Tls)) => {
