@@ -20,4 +20,4 @@ mod worker;
 mod admin;
 
 pub use limits::Limits;
-pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError};
+pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

@@ -396,8 +396,8 @@ fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// Rules that the engine refused, each once, with the place where it was written.
-fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
+/// What to say of the rules that the engine refused to compile: each once, with the place where it was written.
+pub fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
     if rules.is_empty() {
         return Vec::new();
     }
