@@ -15,6 +15,7 @@ mod http2;
 mod lines;
 mod pki;
 mod syn;
+mod token;
 
 pub use address::Net;
 pub use backend::{Backend, Behaviour, Hit, seconds};
@@ -24,3 +25,4 @@ pub use gateway::{Gateway, Start};
 pub use lines::Lines;
 pub use pki::{Authority, Identity};
 pub use syn::SynCounter;
+pub use token::TokenSigner;

@@ -166,16 +166,25 @@ impl<'a> Decoder<'a> {
         }
         let absent = T::absent();
         if absent.is_none() {
-            let (here, name) = (self.at, names[0]);
-            self.within(Segment::Key(name.into()), here, |at| {
-                at.error(
-                    "missing-field",
-                    "is missing".to_owned(),
-                    format!("add {name}, which is required here"),
-                );
-            });
+            self.missing(names[0]);
         }
         absent
+    }
+
+    fn missing(&mut self, name: &'static str) {
+        let here = self.at;
+        self.within(Segment::Key(name.into()), here, |at| {
+            at.error("missing-field", "is missing".to_owned(), format!("add {name}, which is required here"));
+        });
+    }
+
+    /// Reports which of `names` were not written.
+    pub(crate) fn required(&mut self, entries: &[Entry], names: &[&'static str]) {
+        for name in names {
+            if !entries.iter().any(|entry| entry.key == *name && !entry.value.is_null()) {
+                self.missing(name);
+            }
+        }
     }
 
     /// Reports when more than one of `names` was written.
@@ -219,11 +228,12 @@ pub(crate) fn is_secret_name(key: &str) -> bool {
 }
 
 /// Declares structs with the names that their fields have in YAML, and how they are decoded. `= default` is for one that
-/// may be left out without an `Option`, and `one_of` names fields that exclude each other.
+/// may be left out without an `Option`, `required` names lists that may not, and `one_of` names fields that exclude
+/// each other.
 macro_rules! fields {
     ($(
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident $(= $default:ident)? $(one_of [$($one:literal),+])* {
+        $vis:vis struct $name:ident $(= $default:ident)? $(required [$($list:literal),+])? $(one_of [$($one:literal),+])* {
             $( $(#[$field_meta:meta])* $key:literal $(| $alias:literal)? => $field:ident: $ty:ty, )*
         }
     )*) => {$(
@@ -239,6 +249,7 @@ macro_rules! fields {
                 at: &mut $crate::decode::Decoder<'a>,
             ) -> Option<Self> {
                 let entries = at.map(value, &[$($key, $($alias,)?)*])?;
+                $( at.required(entries, &[$($list),+]); )?
                 $( at.one_of(entries, &[$($one),+]); )*
                 $( let $field = at.field(entries, &[$key $(, $alias)?]); )*
                 Some($name { $( $field: $field?, )* })

@@ -226,6 +226,22 @@ fn kubernetes_objects() {
 }
 
 #[test]
+fn lists_that_are_required() {
+    check(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n  - port: {number: 80, name: a, protocol: HTTP}\n",
+        &[
+            "error a.yaml:6:5 Gateway/default/g spec.servers[0].hosts: is missing; add hosts, which is required here",
+        ],
+    );
+    check(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: s}\nspec: {ports: []}\n",
+        &[
+            "error a.yaml:4:1 ServiceEntry/default/s spec.hosts: is missing; add hosts, which is required here",
+        ],
+    );
+}
+
+#[test]
 fn mesh_config_is_located_inside_its_text() {
     let mesh = "data:\n  mesh: |-\n    accessLogFile: /dev/stdout\n    defaultConfig:\n      concurency: 2\n      drainDuration: soon\n";
     let text = kubernetes("ConfigMap", mesh).replace("name: x", "name: istio");

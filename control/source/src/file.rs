@@ -27,16 +27,19 @@ impl FileState {
         self.stamp = Some(stamp);
         let name = path.to_string_lossy();
         let reading = match content(path) {
-            Ok(text) => {
-                let hash = hash(&text);
+            Ok(content) => {
+                let hash = hash(&content);
                 if self.content.replace(hash) == Some(hash) {
                     return;
                 }
-                read(&name, &text)
+                match std::str::from_utf8(&content) {
+                    Ok(text) => read(&name, text),
+                    Err(error) => broken(not_text(&name, &content[..error.valid_up_to()])),
+                }
             }
             Err(error) => {
                 self.content = None;
-                unreadable(&name, &error.to_string())
+                broken(unreadable_diagnostic(&name, &error.to_string()))
             }
         };
         self.take(&name, reading);
@@ -88,20 +91,37 @@ pub(crate) fn unreadable_diagnostic(path: &str, reason: &str) -> Diagnostic {
     }
 }
 
-fn unreadable(file: &str, reason: &str) -> Reading {
-    Reading { diagnostics: vec![unreadable_diagnostic(file, reason)], unreadable: true, ..Reading::default() }
+fn broken(diagnostic: Diagnostic) -> Reading {
+    Reading { diagnostics: vec![diagnostic], unreadable: true, ..Reading::default() }
 }
 
-fn content(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
+/// A diagnostic for a file of which `text` is all that is UTF-8.
+fn not_text(file: &str, text: &[u8]) -> Diagnostic {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let line = text.split(|b| *b == b'\n').count();
+    let column =
+        text.rsplit(|b| *b == b'\n').next().map_or(0, |line| String::from_utf8_lossy(line).chars().count());
+    Diagnostic {
+        severity: Severity::Error,
+        origin: Origin { file: file.into(), line: count(line), column: count(column + 1) },
+        object: None,
+        field: String::new(),
+        text: "is not valid UTF-8 from here on".to_owned(),
+        advice: "save the file in UTF-8".to_owned(),
+        code: "not-utf8",
+    }
+}
+
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
     // One byte more than allowed shows `read` that there is too much.
-    File::open(path)?.take(MAX_FILE_SIZE as u64 + 1).read_to_string(&mut text)?;
-    Ok(text)
+    File::open(path)?.take(MAX_FILE_SIZE as u64 + 1).read_to_end(&mut content)?;
+    Ok(content)
 }
 
-fn hash(text: &str) -> u64 {
+fn hash(content: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
+    content.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -123,7 +123,8 @@ async fn a_broken_file_keeps_its_last_good_objects() {
     assert_eq!(codes(&loaded), ["invalid-yaml", "last-good"]);
 
     // One object has an error.
-    fs::write(&path, [gateway("a", 3), gateway("b", 3).replace("hosts", "hots")].concat()).unwrap();
+    fs::write(&path, [gateway("a", 3), gateway("b", 3).replace("hosts:", "nme: x\n    hosts:")].concat())
+        .unwrap();
     let loaded = next(&mut folder).await;
     assert_eq!(shown(&loaded), ["a:3", "b:1"]);
     assert_eq!(codes(&loaded), ["unknown-field", "last-good"]);
@@ -131,10 +132,12 @@ async fn a_broken_file_keeps_its_last_good_objects() {
     let at = loaded.diagnostics.iter().map(|d| d.origin.line).collect::<Vec<_>>();
     assert_eq!(at, [15, 15], "the note stands where the error is");
 
-    fs::write(&path, b"\xff\xfe").unwrap();
+    fs::write(&path, b"a: 1\nb: \xff").unwrap();
     let loaded = next(&mut folder).await;
     assert_eq!(shown(&loaded), ["a:3", "b:1"]);
-    assert_eq!(codes(&loaded), ["unreadable", "last-good", "last-good"]);
+    assert_eq!(codes(&loaded), ["not-utf8", "last-good", "last-good"]);
+    let at = &loaded.diagnostics[0].origin;
+    assert_eq!((at.line, at.column), (2, 4));
 
     fs::write(&path, gateway("a", 4)).unwrap();
     let loaded = next(&mut folder).await;
@@ -148,7 +151,7 @@ async fn an_object_that_is_broken_while_it_moves_stays() {
     let path = write(&dir, "a.yaml", &gateway("a", 1));
     let mut folder = folder(&dir);
     folder.load();
-    write(&dir, "b.yaml", &gateway("a", 2).replace("hosts", "hots"));
+    write(&dir, "b.yaml", &gateway("a", 2).replace("hosts:", "nme: x\n    hosts:"));
     fs::remove_file(path).unwrap();
     let loaded = next(&mut folder).await;
     assert_eq!(shown(&loaded), ["a:1"]);

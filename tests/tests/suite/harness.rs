@@ -3,7 +3,9 @@
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use tidegate_tests::{Backend, Behaviour, Connection, Failure, Net, Request, Version, exchange, get};
+use tidegate_tests::{
+    Backend, Behaviour, Connection, Failure, Net, Request, TokenSigner, Version, exchange, get,
+};
 
 async fn workload(net: &Net, backend: &Backend) -> Result<SocketAddr> {
     let at = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
@@ -73,5 +75,21 @@ async fn upgrades_and_raw_bytes() -> Result<()> {
     let mut connection = Connection::open(&Request::to(at)).await?;
     let answer = connection.send_raw(b"HEAD / HTTP/1.0\r\nHost: a\r\n\r\n", "HEAD", true).await?;
     assert_eq!((answer.status, answer.closed_after), (200, Some(true)));
+    Ok(())
+}
+
+#[test]
+fn tokens_and_their_keys() -> Result<()> {
+    use base64::Engine as _;
+    let signer = TokenSigner::new()?;
+    let decode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text);
+    let set: serde_json::Value = serde_json::from_str(&signer.key_set()?)?;
+    let number = |name: &str| decode(set["keys"][0][name].as_str().unwrap_or_default());
+    assert_eq!((number("n")?.len(), number("e")?), (256, vec![1, 0, 1]), "{set}");
+    let claims = serde_json::Map::from_iter([("sub".to_owned(), "me".into())]);
+    let token = signer.sign(&claims, false)?;
+    let parts: Vec<&str> = token.split('.').collect();
+    let body: serde_json::Value = serde_json::from_slice(&decode(parts[1])?)?;
+    assert_eq!((parts.len(), &body["sub"], decode(parts[2])?.len()), (3, &"me".into(), 256), "{body}");
     Ok(())
 }

@@ -4,6 +4,7 @@ mod access_log;
 mod admin;
 mod bookinfo;
 mod cases;
+mod cli;
 mod diagnostics;
 mod edges;
 mod harness;

@@ -11,7 +11,7 @@ fields! {
     }
 
     /// One port of a [`Gateway`] with the hosts that are served on it.
-    pub struct Server {
+    pub struct Server required ["hosts"] {
         /// The port.
         "port" => port: Port,
         /// The IP address or Unix socket to listen on.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 fields! {
     /// A service that no Kubernetes Service describes.
-    pub struct ServiceEntry {
+    pub struct ServiceEntry required ["hosts"] {
         /// Its hosts.
         "hosts" => hosts: Vec<String>,
         /// Its virtual addresses.

@@ -283,7 +283,7 @@ fields! {
     }
 
     /// A rule for TLS that is not terminated.
-    pub struct TlsRoute {
+    pub struct TlsRoute required ["match"] {
         /// Any of these must match.
         "match" => matches: Vec<TlsMatchAttributes>,
         /// Where to forward to.
@@ -291,7 +291,7 @@ fields! {
     }
 
     /// What must all be true of a TLS connection.
-    pub struct TlsMatchAttributes {
+    pub struct TlsMatchAttributes required ["sniHosts"] {
         /// Server names.
         "sniHosts" => sni_hosts: Vec<String>,
         /// Subnets of the original destination.

@@ -152,6 +152,11 @@ fn request(world: &World, spec: &RequestSpec, jar: &BTreeMap<String, String>) ->
     to.path = spec.path.clone().unwrap_or_else(|| "/".into());
     to.host = Host::Named(host);
     to.headers = headers(spec, jar, grpc);
+    if let Some(jwt) = &spec.jwt {
+        let signer = world.tokens.as_ref().context("nobody signs tokens")?;
+        to.headers
+            .push(("authorization".into(), format!("Bearer {}", signer.sign(&jwt.claims, jwt.expired)?)));
+    }
     // an empty gRPC message
     to.body = if grpc { Some(vec![0; 5]) } else { spec.body.clone().map(String::into_bytes) };
     Ok(to)

@@ -89,11 +89,21 @@ pub(super) struct RequestSpec {
     pub(super) client_cert: Option<String>,
     pub(super) protocol: Option<String>,
     pub(super) payload: Option<String>,
+    pub(super) jwt: Option<Jwt>,
     pub(super) peer_address: Option<std::net::IpAddr>,
     pub(super) count: Option<usize>,
     #[serde(default)]
     pub(super) cookie_jar: bool,
     pub(super) upstream_response: Option<Behaviour>,
+}
+
+/// A bearer token to sign.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Jwt {
+    pub(super) claims: serde_json::Map<String, Value>,
+    #[serde(default)]
+    pub(super) expired: bool,
 }
 
 fn port_80() -> u16 {

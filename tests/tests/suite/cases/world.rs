@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use tempfile::TempDir;
-use tidegate_tests::{Authority, Backend, Gateway, Identity, Net, Start};
+use tidegate_tests::{Authority, Backend, Gateway, Identity, Net, Start, TokenSigner};
 
 /// What a workload's address stands for.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub(super) struct World {
     /// Certificates (DER) by the name of their secret.
     pub(super) certificates: BTreeMap<String, Vec<u8>>,
     pub(super) clients: Clients,
+    /// Signs the tokens that the case asks for.
+    pub(super) tokens: Option<TokenSigner>,
     _folder: TempDir,
     _net: Net,
 }
@@ -71,6 +73,7 @@ impl World {
             refusing: builder.refusing,
             certificates: builder.certificates,
             clients: builder.clients,
+            tokens: builder.tokens,
             _folder: folder,
             _net: builder.net,
         })
@@ -120,6 +123,7 @@ struct Builder {
     backend: Backend,
     authority: Authority,
     clients: Clients,
+    tokens: Option<TokenSigner>,
     endpoints: BTreeMap<SocketAddr, Endpoint>,
     failing: BTreeMap<IpAddr, u16>,
     refusing: Vec<Ipv4Addr>,
@@ -132,6 +136,7 @@ struct Builder {
 impl Builder {
     fn new(case: &Case) -> Result<Self> {
         let authority = Authority::new("test-ca")?;
+        let signs = case.steps.iter().any(|s| s.request.jwt.is_some());
         let client = ["client.example".to_owned()];
         let clients = Clients {
             trusted: authority.issue("client", &client)?,
@@ -142,6 +147,7 @@ impl Builder {
             backend: Backend::default(),
             authority,
             clients,
+            tokens: if signs { Some(TokenSigner::new()?) } else { None },
             endpoints: BTreeMap::new(),
             failing: BTreeMap::new(),
             refusing: Vec::new(),
@@ -161,7 +167,7 @@ impl Builder {
             match object["kind"].as_str() {
                 Some("Service") => self.service(object, &case.upstream).await?,
                 Some("ServiceEntry") => bail!("this runner gives a ServiceEntry no workloads"),
-                Some("RequestAuthentication") => bail!("this runner signs no tokens"),
+                Some("RequestAuthentication") => self.trust_tokens(object)?,
                 _ => {}
             }
         }
@@ -277,6 +283,22 @@ impl Builder {
             named.insert("appProtocol".into(), protocol.clone());
         }
         Ok(named.into())
+    }
+
+    /// Puts the run's own key set where the case asks for it.
+    fn trust_tokens(&mut self, object: &mut Value) -> Result<()> {
+        let signer = match self.tokens.take() {
+            Some(signer) => signer,
+            None => TokenSigner::new()?,
+        };
+        let set = signer.key_set()?;
+        for rule in object["spec"]["jwtRules"].as_array_mut().into_iter().flatten() {
+            if rule["jwks"] == "${TEST_JWKS}" {
+                rule["jwks"] = set.clone().into();
+            }
+        }
+        self.tokens = Some(signer);
+        Ok(())
     }
 
     fn secrets(&mut self, case: &Case) -> Result<()> {
