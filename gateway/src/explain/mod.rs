@@ -213,11 +213,10 @@ impl View {
         answer.endpoints = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         answer.endpoint = answer.endpoints.first().cloned();
         if !self.model.clusters.contains_key(name) {
-            answer.status = Some(503);
-            answer.reason = Some(format!("there is no cluster {name}: no service has that host and port"));
+            answer.reason =
+                Some(format!("503: there is no cluster {name}, as no service has that host and port"));
         } else if endpoints.is_empty() {
-            answer.status = Some(503);
-            answer.reason = Some(format!("cluster {name} has no ready endpoint"));
+            answer.reason = Some(format!("503: cluster {name} has no ready endpoint"));
         }
     }
 
