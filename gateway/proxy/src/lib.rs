@@ -4,6 +4,8 @@
 //! handshake wrappers and the shutdown watch. Ours: accept loop, HTTP/1 codec, forward loops,
 //! pools and the driving of `h2`.
 
+#[cfg(test)]
+mod allocations;
 mod connection;
 mod forward;
 mod h1;

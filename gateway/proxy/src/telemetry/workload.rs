@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 /// The workload behind an endpoint as Istio's metrics name it. Made once per endpoint, so that
 /// no request looks at labels. Empty parts are unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Workload {
     /// `destination_workload`: the Deployment's (or other owner's) name.
     pub(crate) name: Arc<str>,
