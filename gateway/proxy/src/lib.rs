@@ -21,5 +21,6 @@ mod worker;
 
 mod admin;
 
+pub use forward::path::canonical_path;
 pub use limits::Limits;
-pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError};
+pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

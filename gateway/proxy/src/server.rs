@@ -410,8 +410,8 @@ fn not_logged(log: &AccessLog, e: &std::io::Error) -> Diagnostic {
     }
 }
 
-/// Rules that the engine refused, each once, with the place where it was written.
-fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
+/// What to say of the rules that the engine refused to compile: each once, with the place where it was written.
+pub fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
     if rules.is_empty() {
         return Vec::new();
     }

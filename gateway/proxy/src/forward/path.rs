@@ -1,6 +1,7 @@
 //! The canonical form of a path: what is matched is what is forwarded. Istio's
 //! `pathNormalization` with Envoy's results.
 
+use std::borrow::Cow;
 use tidegate_model::PathNormalization as Mode;
 
 /// A path that has no canonical form.
@@ -26,6 +27,14 @@ pub(crate) fn canonicalize(mode: Mode, path: &[u8], out: &mut Vec<u8>) -> Result
         out.clear();
     }
     Ok(())
+}
+
+/// The canonical form of `path`, without query: what the routes of every request are asked with. `None` when it has
+/// none and the request is answered with 400.
+pub fn canonical_path(mode: Mode, path: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let mut out = Vec::new();
+    canonicalize(mode, path, &mut out).ok()?;
+    Some(if out.is_empty() { Cow::Borrowed(path) } else { Cow::Owned(out) })
 }
 
 /// Whether nothing in the path could change. May say no to a path that is canonical.

@@ -32,11 +32,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_model::AccessLog;
 use writer::{LineBuffer, LogWriter};
 
+/// The access log's format, `None` while it is off; workers look at it by one atomic load.
+type SharedFormat = Arc<ArcSwapOption<LineFormat>>;
+
 /// The telemetry of the process.
 pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
     writer: LogWriter,
-    format: Arc<ArcSwapOption<LineFormat>>,
+    format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
 }
 
@@ -115,7 +118,7 @@ impl Telemetry {
 /// A worker's part of the telemetry: its log buffer and its counters.
 pub(crate) struct WorkerTelemetry {
     metrics: WorkerMetrics,
-    format: RefCell<Cache<Arc<ArcSwapOption<LineFormat>>, Option<Arc<LineFormat>>>>,
+    format: RefCell<Cache<SharedFormat, Option<Arc<LineFormat>>>>,
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,

@@ -51,15 +51,15 @@ mod tests {
             let w = Workload::new(&"reviews-v1".into(), &labels(pairs));
             [w.app, w.version, w.canonical_service, w.canonical_revision].map(|s| s.to_string())
         };
-        let cases: &[(&[(&str, &str)], [&str; 4])] = &[
-            (&[("app", "reviews"), ("version", "v1")], ["reviews", "v1", "reviews", "v1"]),
+        let cases = [
+            (&[("app", "reviews"), ("version", "v1")][..], ["reviews", "v1", "reviews", "v1"]),
             (&[("app", "a"), ("app.kubernetes.io/name", "b")], ["a", "", "b", "latest"]),
             (&[("service.istio.io/canonical-name", "c"), ("app", "a")], ["a", "", "c", "latest"]),
             (&[("service.istio.io/canonical-revision", "r"), ("version", "v")], ["", "v", "reviews-v1", "r"]),
             (&[], ["", "", "reviews-v1", "latest"]),
         ];
         for (pairs, expected) in cases {
-            assert_eq!(of(pairs), *expected, "{pairs:?}");
+            assert_eq!(of(pairs), expected, "{pairs:?}");
         }
         assert_eq!(Workload::new(&Arc::default(), &BTreeMap::new()), Workload::default());
     }

@@ -301,16 +301,19 @@ mod tests {
         writer.set_output(path.to_str().unwrap()).unwrap();
         let buffer = writer.buffer();
         let mut expected = String::new();
-        for i in 0..5 {
-            let line = format!("line {i}\n");
+        let mut waits = [0; 5].map(|_| {
+            let line = format!("line {}\n", expected.len());
             buffer.push(line.as_bytes());
             expected.push_str(&line);
             let begun = Instant::now();
             while read(&path) != expected {
-                assert!(begun.elapsed() < Duration::from_millis(200), "{i}");
+                assert!(begun.elapsed() < Duration::from_secs(20), "it never came");
                 std::thread::sleep(Duration::from_millis(1));
             }
-        }
+            begun.elapsed()
+        });
+        waits.sort();
+        assert!(waits[2] < Duration::from_millis(200), "{waits:?}");
     }
 
     #[test]
