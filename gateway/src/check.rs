@@ -50,7 +50,7 @@ fn diagnose(config: Config, env: &Env) -> Vec<Diagnostic> {
     // rules for sidecars are no use to this gateway, but a mistake in them is one
     for model in [translation.model, translate_mesh(&config.objects, env).model] {
         let refused = Table::compile(&model).refused;
-        diagnostics.extend(report::refusals(&model, refused));
+        diagnostics.extend(tidegate_proxy::refused(&model, refused));
     }
     report::sort(&mut diagnostics);
     diagnostics

@@ -8,12 +8,12 @@ use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufWriter, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use tidegate_api::Objects;
-use tidegate_model::{Bind, Diagnostic};
+use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model};
 use tidegate_proxy::{Proxy, Report};
 use tidegate_source::Folder;
 use tidegate_translate::{Admission, Env, translate};
@@ -34,6 +34,7 @@ pub(crate) struct Feed {
     proxy: Proxy,
     live: Live,
     said: HashSet<Diagnostic>,
+    listening: BTreeSet<SocketAddr>,
     output: Output,
 }
 
@@ -54,6 +55,7 @@ impl Feed {
             proxy,
             live,
             said: HashSet::new(),
+            listening: BTreeSet::new(),
             output: setup.output,
         })
     }
@@ -100,6 +102,7 @@ impl Feed {
         diagnostics.extend(applied.diagnostics);
         report::sort(&mut diagnostics);
         self.say(&diagnostics);
+        self.say_listening(&translation.model);
         tracing::info!(
             "config {} is live after {} ms: {} objects, {}",
             applied.generation,
@@ -136,6 +139,19 @@ impl Feed {
         echo.replace(objects, &avoid, &self.env.domain)
     }
 
+    /// Logs what is listened on since the last round, and what is not any more.
+    fn say_listening(&mut self, model: &Model) {
+        let open = self.proxy.addresses();
+        for (key, address) in open.iter().filter(|(_, address)| !self.listening.contains(address)) {
+            tracing::info!("listening on {}://{address}", scheme(model, key));
+        }
+        let now: BTreeSet<_> = open.into_iter().map(|(_, address)| address).collect();
+        for address in self.listening.difference(&now) {
+            tracing::info!("no longer listening on {address}");
+        }
+        self.listening = now;
+    }
+
     /// Prints what was not said in the last round.
     fn say(&mut self, diagnostics: &[Diagnostic]) {
         let mut stderr = BufWriter::new(io::stderr().lock());
@@ -145,6 +161,14 @@ impl Feed {
         }
         let _ = stderr.flush();
         self.said = diagnostics.iter().cloned().collect();
+    }
+}
+
+/// `http`, or `https` for what is terminated here.
+fn scheme(model: &Model, key: &ListenerKey) -> &'static str {
+    match model.listeners.get(key).map(|listener| &listener.protocol) {
+        Some(ListenerProtocol::Tls(_)) => "https",
+        _ => "http",
     }
 }
 

@@ -5,33 +5,15 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::io::{self, Write};
 use tidegate_api::{Object, Objects, Spec};
-use tidegate_model::{Diagnostic, Model, RuleRef, Severity};
+use tidegate_model::{Diagnostic, Severity};
 
 /// Prints one diagnostic as one line, without control characters.
 pub(crate) fn print(diagnostic: &Diagnostic, output: Output, to: &mut impl Write) -> io::Result<()> {
     let line = match output {
         Output::Text => diagnostic.to_string(),
-        Output::Json => json(diagnostic).to_string(),
+        Output::Json => serde_json::to_string(diagnostic)?,
     };
     writeln!(to, "{}", line.replace(|c: char| c.is_control(), " "))
-}
-
-/// A diagnostic by the keys of the interface. What is not known is `null`.
-pub(crate) fn json(diagnostic: &Diagnostic) -> Value {
-    let object = diagnostic.object.as_ref();
-    json!({
-        "severity": diagnostic.severity,
-        "file": &*diagnostic.origin.file,
-        "line": diagnostic.origin.line,
-        "column": diagnostic.origin.column,
-        "kind": object.map(|o| &*o.kind),
-        "namespace": object.map(|o| &*o.namespace),
-        "name": object.map(|o| &*o.name),
-        "field": diagnostic.field,
-        "text": diagnostic.text,
-        "advice": diagnostic.advice,
-        "code": diagnostic.code,
-    })
 }
 
 /// By file and line, the worst first; each once.
@@ -55,31 +37,6 @@ pub(crate) fn counts(diagnostics: &[Diagnostic]) -> String {
         count(Severity::Warning, "warning"),
         count(Severity::Note, "note")
     )
-}
-
-/// What the engine refused, said of the rule that it was written in.
-pub(crate) fn refusals(model: &Model, refused: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
-    let rules: HashSet<_> = refused.into_iter().collect();
-    let place = |rule: &RuleRef| {
-        let mut routes = model.virtual_hosts.values().flat_map(|host| &host.routes);
-        routes.find(|route| route.rule == *rule).map(|route| route.origin.clone()).unwrap_or_default()
-    };
-    let said = rules.into_iter().map(|(rule, text)| Diagnostic {
-        severity: Severity::Error,
-        origin: place(&rule),
-        field: field(&rule),
-        object: Some(rule.object),
-        text,
-        advice: "the rule answers 500 until it is corrected".to_owned(),
-        code: "rule-refused",
-    });
-    said.collect()
-}
-
-/// `spec.http[1].match[0]`.
-fn field(rule: &RuleRef) -> String {
-    let matched = rule.match_index.map(|index| format!(".match[{index}]"));
-    format!("spec.http[{}]{}", rule.index, matched.unwrap_or_default())
 }
 
 /// The objects for the admin page.
@@ -197,7 +154,8 @@ mod tests {
         let d =
             Diagnostic { object: None, field: String::new(), ..diagnostic(Severity::Error, 1, "no YAML") };
         assert_eq!(printed(&d, Output::Text), "error a.yaml:1:3 - -: no YAML; add one\n");
-        assert_eq!(json(&d)["kind"], Value::Null);
+        let json: Value = serde_json::from_str(&printed(&d, Output::Json)).unwrap();
+        assert_eq!(json["kind"], Value::Null);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 use crate::{ObjectRef, Origin};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::fmt;
 
 /// How bad a [`Diagnostic`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Not enforced, or without effect here.
@@ -26,8 +26,9 @@ impl fmt::Display for Severity {
 
 /// Something a user should know about an object: where, which field, what is wrong, what to do.
 ///
-/// Secret material never appears in one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+/// Secret material never appears in one. Serialized it is flat, with the keys that users see: `severity file line
+/// column kind namespace name field text advice code`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
@@ -58,5 +59,24 @@ impl fmt::Display for Diagnostic {
             write!(f, "; {}", self.advice)?;
         }
         Ok(())
+    }
+}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let object = self.object.as_ref();
+        let mut line = serializer.serialize_struct("Diagnostic", 11)?;
+        line.serialize_field("severity", &self.severity)?;
+        line.serialize_field("file", &self.origin.file)?;
+        line.serialize_field("line", &self.origin.line)?;
+        line.serialize_field("column", &self.origin.column)?;
+        line.serialize_field("kind", &object.map(|o| &o.kind))?;
+        line.serialize_field("namespace", &object.map(|o| &o.namespace))?;
+        line.serialize_field("name", &object.map(|o| &o.name))?;
+        line.serialize_field("field", &self.field)?;
+        line.serialize_field("text", &self.text)?;
+        line.serialize_field("advice", &self.advice)?;
+        line.serialize_field("code", self.code)?;
+        line.end()
     }
 }

@@ -4,7 +4,6 @@ use crate::clusters::{Absent, Clusters};
 use crate::delegate::Rule;
 use crate::headers;
 use crate::hosts::resolve;
-use crate::protocol::Protocol;
 use crate::report::{Report, list};
 use std::sync::Arc;
 use tidegate_api::istio::{self, HttpRoute, HttpRouteDestination};
@@ -161,7 +160,10 @@ fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Abs
             let text = format!("{host} has no such port; {ANSWER}");
             let advice = match known.len() {
                 0 => "add the port to the service".to_owned(),
-                _ => format!("set destination.port.number to one of {}", list(known.iter().map(u16::to_string))),
+                _ => format!(
+                    "set destination.port.number to one of {}",
+                    list(known.iter().map(u16::to_string))
+                ),
             };
             report.warning(object, &format!("{field}.{at}"), "unknown-port", text, advice);
         }
@@ -191,9 +193,4 @@ fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Abs
             report.warning(object, &format!("{field}.host"), "no-address", text, advice);
         }
     }
-}
-
-/// Whether a port of that protocol is spoken HTTP/2 to by Istio.
-pub(crate) fn wants_http2(protocol: Protocol) -> bool {
-    protocol.upstream() == tidegate_model::UpstreamProtocol::Http2
 }

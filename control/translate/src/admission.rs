@@ -44,7 +44,7 @@ impl Admission {
         let mut objects = Objects::new();
         for object in loaded.iter() {
             let key = key(object);
-            let found = self.check(&key, object, env);
+            let found = self.check(&key, object);
             let mut valid = true;
             for d in found.iter() {
                 valid &= d.severity != Severity::Error;
@@ -66,10 +66,10 @@ impl Admission {
     }
 
     /// The result of validation, anew only for an object that changed.
-    fn check(&self, key: &Key, object: &Arc<Object>, env: &Env) -> Arc<[Diagnostic]> {
+    fn check(&self, key: &Key, object: &Arc<Object>) -> Arc<[Diagnostic]> {
         match self.checked.get(key) {
             Some((seen, found)) if Arc::ptr_eq(seen, object) || seen == object => found.clone(),
-            _ => validate::validate(object, env).into(),
+            _ => validate::validate(object).into(),
         }
     }
 
@@ -81,13 +81,16 @@ impl Admission {
             let mut clusters = Clusters::new(&world);
             for object in objects.iter() {
                 let Spec::VirtualService(new) = &object.spec else { continue };
-                let Some(last) = self.admitted.get(&key(object)).filter(|last| *last != object) else { continue };
+                let Some(last) = self.admitted.get(&key(object)).filter(|last| *last != object) else {
+                    continue;
+                };
                 let Spec::VirtualService(old) = &last.spec else { continue };
                 let Some((field, missing)) = dangling(object, new, env, &mut clusters) else { continue };
                 if dangling(last, old, env, &mut clusters).is_some() {
                     continue;
                 }
-                let text = format!("waits for {missing}, which does not exist; the last version keeps serving");
+                let text =
+                    format!("waits for {missing}, which does not exist; the last version keeps serving");
                 let advice = "create it, or correct the name; the change goes live by itself then";
                 diagnostics.push(object.diagnostic(Severity::Warning, &field, text, advice, "held"));
                 held.push(last.clone());

@@ -33,7 +33,11 @@ impl Rule<'_> {
 }
 
 /// The rules of a VirtualService.
-pub(crate) fn rules<'a>(world: &World<'a>, item: Item<'a, VirtualService>, report: &mut Report) -> Vec<Rule<'a>> {
+pub(crate) fn rules<'a>(
+    world: &World<'a>,
+    item: Item<'a, VirtualService>,
+    report: &mut Report,
+) -> Vec<Rule<'a>> {
     let (object, vs) = item;
     let mut rules = Vec::new();
     for (index, route) in vs.http.iter().enumerate() {
@@ -78,7 +82,8 @@ fn delegated<'a>(
                 "no match of rule {index} of {} covers every match here, so this rule is left out",
                 root.reference
             );
-            let advice = "make each match narrower than one of the root's: same exact value, or a longer prefix";
+            let advice =
+                "make each match narrower than one of the root's: same exact value, or a longer prefix";
             report.warning(leaf, &place, "delegate-conflict", text, advice);
             continue;
         };
@@ -129,8 +134,16 @@ fn merge_route(root: &HttpRoute, own: &HttpRoute) -> HttpRoute {
         };
     }
     inherit!(
-        rewrite, direct_response, timeout, retries, fault, mirror, mirror_percent, mirror_percentage,
-        cors_policy, headers
+        rewrite,
+        direct_response,
+        timeout,
+        retries,
+        fault,
+        mirror,
+        mirror_percent,
+        mirror_percentage,
+        cors_policy,
+        headers
     );
     if merged.mirrors.is_empty() {
         merged.mirrors.clone_from(&root.mirrors);

@@ -5,8 +5,8 @@ use crate::world::{Item, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings, SimpleLb,
-    Subset, TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
+    SimpleLb, Subset, TrafficPolicy,
 };
 use tidegate_model::LoadBalancer;
 
@@ -51,7 +51,8 @@ impl<'a> DestinationRules<'a> {
             if selector.is_some_and(|s| own != all.client || !selects(&s.match_labels, &env.labels)) {
                 continue;
             }
-            let exported = selector.is_none() && reach(&rule.export_to, default, own, &env.namespace).is_some();
+            let exported =
+                selector.is_none() && reach(&rule.export_to, default, own, &env.namespace).is_some();
             let host = resolve(&rule.host, own, &env.domain);
             let at = all.rules.len();
             if host.starts_with('*') {
@@ -89,8 +90,12 @@ impl<'a> DestinationRules<'a> {
             .unwrap_or_default();
         let found = if exact.is_empty() {
             let all = self.wildcard.get(namespace).map_or(&[][..], Vec::as_slice);
-            let fits: Vec<usize> =
-                all.iter().filter(visible).filter(|i| is_subset(host, &self.rules[**i].host)).copied().collect();
+            let fits: Vec<usize> = all
+                .iter()
+                .filter(visible)
+                .filter(|i| is_subset(host, &self.rules[**i].host))
+                .copied()
+                .collect();
             let longest = fits.iter().map(|i| self.rules[*i].host.len()).max();
             fits.into_iter().filter(|i| Some(self.rules[*i].host.len()) == longest).collect()
         } else {

@@ -68,7 +68,13 @@ impl<'a> Registry<'a> {
         }
     }
 
-    fn of_slices(&self, key: (&str, &str), declared: &ServicePort, unready_too: bool, out: &mut Vec<Endpoint>) {
+    fn of_slices(
+        &self,
+        key: (&str, &str),
+        declared: &ServicePort,
+        unready_too: bool,
+        out: &mut Vec<Endpoint>,
+    ) {
         for (object, slice) in self.slices.get(&key).into_iter().flatten() {
             let Some(number) = endpoint_port(&slice.ports, declared) else { continue };
             for e in &slice.endpoints {

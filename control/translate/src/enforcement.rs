@@ -1,3 +1,214 @@
+//! Which fields are enforced: a list per kind of those that are, so that every other one that a user wrote is
+//! reported.
+
 use crate::report::Report;
 use crate::world::World;
-pub(crate) fn report(_: &World<'_>, _: &mut Report) {}
+use tidegate_api::field::key;
+use tidegate_api::{Data, Object, Spec, Value};
+
+/// A kind's fields. A path covers everything below it; `[]` stands for the items of a list.
+struct Fields {
+    enforced: &'static [&'static str],
+    /// Fields that are not enforced for a reason of their own.
+    reasons: &'static [(&'static str, &'static str)],
+}
+
+const GATEWAY: Fields = Fields {
+    enforced: &[
+        "selector",
+        "servers[].port.number",
+        "servers[].port.name",
+        "servers[].port.protocol",
+        "servers[].bind",
+        "servers[].hosts",
+        "servers[].tls.httpsRedirect",
+        "servers[].tls.mode",
+        "servers[].tls.credentialName",
+        "servers[].tls.credentialNames",
+        "servers[].tls.minProtocolVersion",
+        "servers[].tls.maxProtocolVersion",
+        // Reported where the certificate is looked for: the handshake fails.
+        "servers[].tls.serverCertificate",
+        "servers[].tls.privateKey",
+    ],
+    reasons: &[
+        ("servers[].name", "has no effect: in Istio it names statistics"),
+        ("servers[].defaultEndpoint", "has no effect at a gateway, in Istio neither"),
+        ("servers[].port.targetPort", "has no effect, in Istio neither: the Service's targetPort counts"),
+    ],
+};
+
+const VIRTUAL_SERVICE: Fields = Fields {
+    enforced: &[
+        "hosts",
+        "gateways",
+        "exportTo",
+        "http[].name",
+        "http[].match[].name",
+        "http[].match[].uri",
+        "http[].match[].scheme",
+        "http[].match[].method",
+        "http[].match[].authority",
+        "http[].match[].headers",
+        "http[].match[].port",
+        "http[].match[].sourceLabels",
+        "http[].match[].sourceNamespace",
+        "http[].match[].gateways",
+        "http[].match[].queryParams",
+        "http[].match[].ignoreUriCase",
+        "http[].match[].withoutHeaders",
+        "http[].route[].destination",
+        "http[].route[].weight",
+        "http[].route[].headers",
+        "http[].redirect",
+        "http[].directResponse",
+        "http[].delegate",
+        "http[].rewrite",
+        "http[].timeout",
+        "http[].headers",
+    ],
+    reasons: &[
+        ("http[].match[].statPrefix", "has no effect: in Istio it names statistics of Envoy"),
+        ("http[].retries", "is not enforced yet: requests are not retried by it"),
+        ("http[].fault", "is not enforced yet: no fault is injected"),
+        ("http[].corsPolicy", "is not enforced yet: preflights go to the upstream"),
+        ("tcp", "is not enforced yet: TCP routes are not served"),
+        ("tls", "is not enforced yet: TLS routes are not served"),
+    ],
+};
+
+macro_rules! traffic_policy {
+    ($($at:literal),*) => {
+        &[
+            "host",
+            "exportTo",
+            "workloadSelector",
+            "subsets[].name",
+            "subsets[].labels",
+            $(
+                concat!($at, "portLevelSettings[].port"),
+                concat!($at, "portLevelSettings[].loadBalancer.simple"),
+                concat!($at, "portLevelSettings[].connectionPool.tcp.connectTimeout"),
+                concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
+                concat!($at, "portLevelSettings[].tls.mode"),
+                concat!($at, "loadBalancer.simple"),
+                concat!($at, "connectionPool.tcp.connectTimeout"),
+                concat!($at, "connectionPool.http.idleTimeout"),
+                // Reported with the reference to it: it fails closed.
+                concat!($at, "tls.mode"),
+            )*
+        ]
+    };
+}
+
+const DESTINATION_RULE: Fields =
+    Fields { enforced: traffic_policy!("trafficPolicy.", "subsets[].trafficPolicy."), reasons: &[] };
+
+const SERVICE_ENTRY: Fields = Fields {
+    enforced: &[
+        "hosts",
+        "ports",
+        "resolution",
+        "exportTo",
+        "workloadSelector",
+        "endpoints[].address",
+        "endpoints[].ports",
+        "endpoints[].labels",
+        "endpoints[].weight",
+    ],
+    reasons: &[
+        ("addresses", "has no effect at a gateway: it captures traffic of sidecars by its address"),
+        ("location", "has no effect at a gateway yet: mesh TLS is not spoken to upstreams"),
+        ("endpoints[].locality", "is not enforced yet: load balancing does not prefer localities"),
+        ("endpoints[].network", "is not enforced yet: endpoints of all networks are dialled directly"),
+        ("endpoints[].serviceAccount", "has no effect as long as mesh TLS is not spoken"),
+    ],
+};
+
+const WORKLOAD_ENTRY: Fields = Fields {
+    enforced: &["address", "ports", "labels", "weight"],
+    reasons: &[
+        ("locality", "is not enforced yet: load balancing does not prefer localities"),
+        ("network", "is not enforced yet: endpoints of all networks are dialled directly"),
+        ("serviceAccount", "has no effect as long as mesh TLS is not spoken"),
+    ],
+};
+
+const MESH_CONFIG: Fields = Fields {
+    enforced: &[
+        "accessLogFile",
+        "accessLogFormat",
+        "accessLogEncoding",
+        "pathNormalization.normalization",
+        "connectTimeout",
+        "defaultServiceExportTo",
+        "defaultVirtualServiceExportTo",
+        "defaultDestinationRuleExportTo",
+        "defaultConfig.gatewayTopology.numTrustedProxies",
+        "defaultConfig.proxyHeaders.server",
+    ],
+    reasons: &[
+        ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
+        ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
+        ("defaultConfig.discoveryAddress", "has no effect: there is no control plane to ask here"),
+    ],
+};
+
+/// Reports every field that was written and is not enforced, at its shortest path.
+pub(crate) fn report(world: &World<'_>, report: &mut Report) {
+    for object in world.objects.iter() {
+        let fields = match &object.spec {
+            Spec::Gateway(_) => &GATEWAY,
+            Spec::VirtualService(_) => &VIRTUAL_SERVICE,
+            Spec::DestinationRule(_) => &DESTINATION_RULE,
+            Spec::ServiceEntry(_) => &SERVICE_ENTRY,
+            Spec::WorkloadEntry(_) => &WORKLOAD_ENTRY,
+            _ => continue,
+        };
+        walk_from(object, "spec", fields, report);
+    }
+    if let Some(object) = world.mesh.object() {
+        walk_from(object, "data.mesh", &MESH_CONFIG, report);
+    }
+}
+
+fn walk_from(object: &Object, root: &str, fields: &Fields, report: &mut Report) {
+    let Some(value) = object.field(root) else { return };
+    for entry in value.entries() {
+        let path = format!("{root}{}", key(&entry.key));
+        walk(object, &entry.value, path, entry.key.clone(), fields, report);
+    }
+}
+
+fn walk(object: &Object, value: &Value, path: String, pattern: String, fields: &Fields, report: &mut Report) {
+    let empty = match &value.data {
+        Data::Null => true,
+        Data::List(items) => items.is_empty(),
+        Data::Map(entries) => entries.is_empty(),
+        _ => false,
+    };
+    if empty || fields.enforced.contains(&pattern.as_str()) {
+        return;
+    }
+    let below = |p: &str| p.strip_prefix(pattern.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']));
+    let known = fields.enforced.iter().chain(fields.reasons.iter().map(|(p, _)| p)).any(|p| below(p));
+    match &value.data {
+        Data::Map(entries) if known => {
+            for entry in entries {
+                let path = format!("{path}{}", key(&entry.key));
+                walk(object, &entry.value, path, format!("{pattern}.{}", entry.key), fields, report);
+            }
+        }
+        Data::List(items) if known => {
+            for (i, item) in items.iter().enumerate() {
+                walk(object, item, format!("{path}[{i}]"), format!("{pattern}[]"), fields, report);
+            }
+        }
+        _ => {
+            let reason = fields.reasons.iter().find(|(p, _)| *p == pattern).map(|(_, reason)| *reason);
+            let reason = reason.unwrap_or("is not enforced yet");
+            let code = if reason.starts_with("has no effect") { "no-effect" } else { "not-enforced" };
+            report.note(object, &path, code, reason, "");
+        }
+    }
+}

@@ -45,6 +45,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
         tables.listener(key, &shared, &mut out);
     }
     let Tables { clusters, mut report, .. } = tables;
+    clusters.report(&mut report);
     clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut report));
     out.diagnostics = report.finish();
@@ -122,6 +123,16 @@ impl Tables<'_, '_> {
     fn tls_server(&mut self, server: &Server<'_>, model: &mut Model) -> TlsServer {
         let tls = server.written.tls.as_ref();
         let field = format!("spec.servers[{}].tls", server.index);
+        for (name, version) in [
+            ("minProtocolVersion", tls.and_then(|t| t.min_protocol_version)),
+            ("maxProtocolVersion", tls.and_then(|t| t.max_protocol_version)),
+        ] {
+            if matches!(version, Some(TlsProtocol::Tls10 | TlsProtocol::Tls11)) {
+                let text = "TLS below 1.2 is not spoken";
+                let advice = "use TLSV1_2 or TLSV1_3";
+                self.report.note(server.object, &format!("{field}.{name}"), "not-enforced", text, advice);
+            }
+        }
         let version = |v: Option<TlsProtocol>| match v {
             Some(TlsProtocol::Tls12) => Some(TlsVersion::V1_2),
             Some(TlsProtocol::Tls13) => Some(TlsVersion::V1_3),
@@ -159,8 +170,11 @@ impl Tables<'_, '_> {
         for (domain, mut merging) in hosts {
             catch_alls_last(&mut merging.routes);
             let key = VirtualHostKey { table: name.clone(), domain };
-            let host =
-                VirtualHost { key: key.clone(), routes: merging.routes, https_redirect: merging.https_redirect };
+            let host = VirtualHost {
+                key: key.clone(),
+                routes: merging.routes,
+                https_redirect: merging.https_redirect,
+            };
             model.virtual_hosts.insert(key, Arc::new(host));
         }
         model.route_tables.insert(name.clone(), Arc::new(RouteTable { name, server_port: first.port, tls }));

@@ -63,8 +63,12 @@ fn ordered(route: Level, own: Level, destinations: usize) -> Vec<HeaderOp> {
 fn level(operations: Option<&HeaderOperations>) -> Result<Level, InvalidFormat> {
     let mut level = Level::default();
     let Some(operations) = operations else { return Ok(level) };
-    level.removes =
-        operations.remove.iter().filter(|n| !n.is_empty()).map(|n| HeaderOp::Remove(HeaderName::new(n))).collect();
+    level.removes = operations
+        .remove
+        .iter()
+        .filter(|n| !n.is_empty())
+        .map(|n| HeaderOp::Remove(HeaderName::new(n)))
+        .collect();
     for (name, value) in &operations.set {
         let value = FormatString::parse(value)?;
         if is_authority(name) {
@@ -99,9 +103,13 @@ mod tests {
     use super::*;
 
     fn headers(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> Option<Headers> {
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let map =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let remove = remove.iter().map(ToString::to_string).collect();
-        Some(Headers { request: Some(HeaderOperations { set: map(set), add: map(add), remove }), response: None })
+        Some(Headers {
+            request: Some(HeaderOperations { set: map(set), add: map(add), remove }),
+            response: None,
+        })
     }
 
     fn show(op: &HeaderOp) -> String {
@@ -136,7 +144,8 @@ mod tests {
     #[test]
     fn rewritten_authority_comes_first_and_is_text() {
         let mut route = HttpRoute { headers: headers(&[("host", "a")], &[], &[]), ..HttpRoute::default() };
-        let rewrite = tidegate_api::istio::HttpRewrite { authority: Some("50%.b".into()), ..Default::default() };
+        let rewrite =
+            tidegate_api::istio::HttpRewrite { authority: Some("50%.b".into()), ..Default::default() };
         route.rewrite = Some(rewrite);
         let merged = merge(&route, &HttpRouteDestination::default(), 1).unwrap();
         assert_eq!(merged.authority.unwrap().literal(), Some("50%.b"));

@@ -166,11 +166,8 @@ mod tests {
             without_headers: [("x-b".into(), Written::Regex(".*".into()))].into(),
             ..HttpMatchRequest::default()
         };
-        let seen: Vec<_> = conditions(&block)
-            .headers
-            .into_iter()
-            .map(|h| (h.name.to_string(), h.value, h.invert))
-            .collect();
+        let seen: Vec<_> =
+            conditions(&block).headers.into_iter().map(|h| (h.name.to_string(), h.value, h.invert)).collect();
         let exact = ValueMatch::Value(StringMatch::Exact("h".into()));
         let any = ValueMatch::Value(StringMatch::Regex(".*".into()));
         assert_eq!(

@@ -124,7 +124,8 @@ impl<'a> Outbound<'_, 'a> {
         }
         let mut best: Option<(usize, Item<'a, VirtualService>)> = None;
         for (item, hosts) in &self.bound {
-            let fits = hosts.iter().filter(|h| h.starts_with('*') && is_subset(host, h)).map(String::len).max();
+            let fits =
+                hosts.iter().filter(|h| h.starts_with('*') && is_subset(host, h)).map(String::len).max();
             if let Some(length) = fits.filter(|l| best.is_none_or(|(b, _)| *l > b)) {
                 best = Some((length, *item));
             }

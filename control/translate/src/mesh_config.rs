@@ -3,9 +3,7 @@ use crate::report::Report;
 use std::time::Duration;
 use tidegate_api::istio::{AccessLogEncoding, MeshConfig, NormalizationType};
 use tidegate_api::{Object, Objects};
-use tidegate_model::{
-    AccessLog, AccessLogFormat, FormatString, MeshSettings, ObjectRef, PathNormalization,
-};
+use tidegate_model::{AccessLog, AccessLogFormat, FormatString, MeshSettings, ObjectRef, PathNormalization};
 
 /// How long a connection to an upstream may take when nothing is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

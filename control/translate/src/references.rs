@@ -119,7 +119,13 @@ fn claims((object, vs): Item<'_, VirtualService>, report: &mut Report) {
             if asks_for_claims(block) {
                 let text = "asks for JWT claims; tokens are not read yet, so it matches no request";
                 let field = format!("spec.http[{r}].match[{m}]");
-                report.warning(object, &field, "not-enforced", text, "route without claims, or wait for a later version");
+                report.warning(
+                    object,
+                    &field,
+                    "not-enforced",
+                    text,
+                    "route without claims, or wait for a later version",
+                );
             }
         }
     }
@@ -151,13 +157,21 @@ fn upstream_tls(
         let at_ports = ports.map(|(i, p)| (format!("{field}.portLevelSettings[{i}].tls"), p.tls.as_ref()));
         let own = (format!("{field}.tls"), policy.tls.as_ref());
         for (field, tls) in std::iter::once(own).chain(at_ports) {
-            let Some(mode) = tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable) else { continue };
+            let Some(mode) = tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable) else {
+                continue;
+            };
             let text = if mode == ClientTlsMode::IstioMutual && world.env.allow_unenforced {
                 "is not enforced yet: plain text is spoken to the upstream, as --allow-unenforced says"
             } else {
                 "TLS to upstreams is not spoken yet: requests are answered with 503, never sent in plain text"
             };
-            report.warning(object, &format!("{field}.mode"), "upstream-tls", text, "use DISABLE, or leave tls out");
+            report.warning(
+                object,
+                &format!("{field}.mode"),
+                "upstream-tls",
+                text,
+                "use DISABLE, or leave tls out",
+            );
         }
     }
 }

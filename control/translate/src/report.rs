@@ -45,19 +45,13 @@ impl Report {
         self.diagnostics.push(object.diagnostic(Severity::Note, field, text, advice, code));
     }
 
-    /// Whether something was refused.
-    pub(crate) fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
-    }
-
     /// Everything, each once, by place.
     pub(crate) fn finish(self) -> Vec<Diagnostic> {
         let mut seen = HashSet::new();
         let mut all: Vec<_> = self.diagnostics.into_iter().filter(|d| seen.insert(d.clone())).collect();
         all.sort_by(|a, b| {
-            (&a.origin, &a.object, &a.field, b.severity, a.code, &a.text).cmp(&(
-                &b.origin, &b.object, &b.field, a.severity, b.code, &b.text,
-            ))
+            (&a.origin, &a.object, &a.field, b.severity, a.code, &a.text)
+                .cmp(&(&b.origin, &b.object, &b.field, a.severity, b.code, &b.text))
         });
         all
     }

@@ -2,6 +2,7 @@
 
 use crate::report::Report;
 use crate::world::World;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use tidegate_api::istio::ServerTlsSettings;
 use tidegate_api::kubernetes::Secret as Written;
@@ -20,25 +21,22 @@ pub(crate) fn certificates(
 ) -> Vec<SecretKey> {
     let one = tls.credential_name.as_ref().filter(|n| !n.is_empty());
     let named = one.map(|n| (format!("{field}.credentialName"), n));
-    let several = tls
-        .credential_names
-        .iter()
-        .enumerate()
-        .map(|(i, n)| (format!("{field}.credentialNames[{i}]"), n));
+    let several =
+        tls.credential_names.iter().enumerate().map(|(i, n)| (format!("{field}.credentialNames[{i}]"), n));
     let mut keys = Vec::new();
     for (field, name) in named.into_iter().chain(several) {
         let Some(key) = secret_key(world, gateway, &field, name, report) else { continue };
         keys.push(key.clone());
-        if !model.secrets.contains_key(&key) {
-            if let Some(secret) = load(world, gateway, &field, &key, report) {
-                model.secrets.insert(key, Arc::new(secret));
-            }
+        if let Entry::Vacant(place) = model.secrets.entry(key)
+            && let Some(secret) = load(world, gateway, &field, place.key(), report)
+        {
+            place.insert(Arc::new(secret));
         }
     }
     if keys.is_empty() && tls.server_certificate.is_some() {
         let text = "certificates from files are not read yet; the handshake of this server fails";
         let advice = "put the certificate into a TLS Secret and name it with credentialName";
-        report.error(gateway, &format!("{field}.serverCertificate"), "not-enforced", text, advice);
+        report.warning(gateway, &format!("{field}.serverCertificate"), "not-enforced", text, advice);
     }
     keys
 }
@@ -54,16 +52,19 @@ fn secret_key(
     let own = world.env.namespace.clone();
     let plain = name.strip_prefix("kubernetes://").unwrap_or(name);
     if plain.contains("://") {
-        let text = format!("credentials of the form {name:?} are not read yet; the handshake of this server fails");
-        report.error(gateway, field, "not-enforced", text, "name a TLS Secret");
+        let text =
+            format!("credentials of the form {name:?} are not read yet; the handshake of this server fails");
+        report.warning(gateway, field, "not-enforced", text, "name a TLS Secret");
         return None;
     }
     match plain.split_once('/') {
         None => Some(SecretKey { namespace: own, name: plain.into() }),
-        Some((namespace, name)) if *namespace == *own => Some(SecretKey { namespace: own, name: name.into() }),
+        Some((namespace, name)) if *namespace == *own => {
+            Some(SecretKey { namespace: own, name: name.into() })
+        }
         Some(_) => {
             let text = format!("{name:?} is not in {own}, the namespace of this gateway");
-            report.error(gateway, field, "unknown-credential", text, format!("create the Secret in {own}"));
+            report.warning(gateway, field, "unknown-credential", text, format!("create the Secret in {own}"));
             None
         }
     }
@@ -79,7 +80,8 @@ fn load(
     let reference = ObjectRef::new("Secret", &key.namespace, &key.name);
     let Some(object) = world.objects.get(&reference) else {
         let text = format!("there is no Secret {key}; the handshake of this server fails until there is");
-        let advice = format!("create it with tls.crt and tls.key in {}, the gateway's namespace", key.namespace);
+        let advice =
+            format!("create it with tls.crt and tls.key in {}, the gateway's namespace", key.namespace);
         report.warning(gateway, field, "unknown-credential", text, advice);
         return None;
     };

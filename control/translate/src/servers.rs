@@ -143,7 +143,8 @@ fn admit<'a>(
             match duplicate(servers, &server) {
                 None => servers.push(server),
                 Some((host, other)) => {
-                    let text = format!("{host} is served on this port by {other} already; this server is left out");
+                    let text =
+                        format!("{host} is served on this port by {other} already; this server is left out");
                     let advice = "remove the host from one of the two";
                     report.warning(object, &format!("{field}.hosts"), "duplicate-host", text, advice);
                 }
@@ -154,7 +155,8 @@ fn admit<'a>(
         Some(Shared::Other(other)) => Some(*other),
     };
     let other = first.map_or_else(String::new, |o| o.reference.to_string());
-    let text = format!("port {} is taken by {other} with another protocol; this server is left out", server.port);
+    let text =
+        format!("port {} is taken by {other} with another protocol; this server is left out", server.port);
     report.warning(object, &format!("{field}.port"), "port-conflict", text, "use another port or protocol");
 }
 
@@ -180,13 +182,15 @@ fn unserved(server: &Server<'_>, kind: Kind, field: &str, report: &mut Report) {
             };
             let text = format!("{what} is not enforced yet; connections to these hosts are refused");
             let advice = "use protocol HTTPS with tls.mode SIMPLE, or wait for a later version";
-            report.error(object, &format!("{field}.{at}"), "not-enforced", text, advice);
+            report.warning(object, &format!("{field}.{at}"), "not-enforced", text, advice);
         }
         Kind::Other => {
-            let text =
-                format!("protocol {} is not served yet; the port is not opened", server.written.port.protocol);
+            let text = format!(
+                "protocol {} is not served yet; the port is not opened",
+                server.written.port.protocol
+            );
             let advice = "use HTTP, HTTP2, GRPC or HTTPS, or wait for a later version";
-            report.error(object, &format!("{field}.port.protocol"), "not-enforced", text, advice);
+            report.warning(object, &format!("{field}.port.protocol"), "not-enforced", text, advice);
         }
     }
 }
@@ -207,7 +211,7 @@ fn place(
             Err(_) => {
                 let text = format!("{text:?} is no IP address, and nothing else can be listened on yet");
                 let advice = "write an IP address, or leave bind out";
-                report.error(object, &format!("{field}.bind"), "not-enforced", text, advice);
+                report.warning(object, &format!("{field}.bind"), "not-enforced", text, advice);
                 return None;
             }
         },

@@ -81,7 +81,8 @@ impl<'a> Registry<'a> {
         }
         for item in by_age(objects.service_entries()) {
             let (object, entry) = item;
-            if reach(&entry.export_to, default_export_to, &object.reference.namespace, &env.namespace).is_some()
+            if reach(&entry.export_to, default_export_to, &object.reference.namespace, &env.namespace)
+                .is_some()
             {
                 registry.add_entry(item);
             }
@@ -98,8 +99,7 @@ impl<'a> Registry<'a> {
         let alias = service.external_name.as_ref().filter(|_| external);
         let ports = service.ports.iter().filter_map(|p| {
             let name = p.name.clone().unwrap_or_default();
-            let protocol =
-                Protocol::of_service_port(p.protocol.as_deref(), p.app_protocol.as_deref(), &name);
+            let protocol = Protocol::of_service_port(p.protocol.as_deref(), p.app_protocol.as_deref(), &name);
             Some(Port { number: port(p.port)?, name, protocol }).filter(|p| p.protocol != Protocol::Udp)
         });
         let made = Service {

@@ -39,7 +39,8 @@ pub(crate) fn report(rules: &[Rule<'_>], report: &mut Report) {
                 let text = format!("is never reached: {by} takes every request");
                 report.warning(rule.object, &field, "unreachable-rule", text, ADVICE);
             } else if let Some(path) = taken.shadows(&matches) {
-                let text = format!("is never reached: an earlier match takes every path that starts like {path:?}");
+                let text =
+                    format!("is never reached: an earlier match takes every path that starts like {path:?}");
                 report.warning(rule.object, &field, "shadowed-match", text, ADVICE);
             }
             if depends_on_place(block) {
@@ -77,10 +78,10 @@ impl Taken {
             PathMatch::Exact(path) | PathMatch::Prefix(path) if !m.ignore_path_case => path,
             _ => return None,
         };
-        if matches!(m.path, PathMatch::Exact(_)) {
-            if let Some(same) = self.exacts.get(&**path) {
-                return Some(same);
-            }
+        if matches!(m.path, PathMatch::Exact(_))
+            && let Some(same) = self.exacts.get(&**path)
+        {
+            return Some(same);
         }
         let ends = path.char_indices().map(|(i, c)| i + c.len_utf8());
         ends.map(|end| &path[..end]).find_map(|start| self.prefixes.get(start)).map(String::as_str)

@@ -4,6 +4,8 @@
 //! handshake wrappers and the shutdown watch. Ours: accept loop, HTTP/1 codec, forward loops,
 //! pools and the driving of `h2`.
 
+#[cfg(test)]
+mod allocations;
 mod connection;
 mod forward;
 mod h1;
@@ -19,5 +21,6 @@ mod worker;
 
 mod admin;
 
+pub use forward::path::canonical_path;
 pub use limits::Limits;
-pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError};
+pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

@@ -241,7 +241,9 @@ impl Proxy {
 
         let opened = control.change_listeners(&model);
         diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
-        self.state.telemetry.set_access_log(&control.access_log(&model));
+        let log = control.access_log(&model);
+        let logged = self.state.telemetry.set_access_log(&log);
+        diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
 
         let is_new = old.generation == 0 || !changes.is_empty();
         let generation = old.generation + u64::from(is_new);
@@ -396,8 +398,20 @@ fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// Rules that the engine refused, each once, with the place where it was written.
-fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
+fn not_logged(log: &AccessLog, e: &std::io::Error) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        origin: Origin::default(),
+        object: None,
+        field: "accessLogFile".into(),
+        text: format!("cannot log to {}: {e}; the access log stays as it was", log.file),
+        advice: "make the file writable, or log to /dev/stdout".into(),
+        code: "log-failed",
+    }
+}
+
+/// What to say of the rules that the engine refused to compile: each once, with the place where it was written.
+pub fn refused(model: &Model, rules: Vec<(RuleRef, String)>) -> Vec<Diagnostic> {
     if rules.is_empty() {
         return Vec::new();
     }

@@ -10,15 +10,18 @@ use hyper_util::server::conn::auto;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 /// Connections in all that are answered at once; more wait in the backlog.
 const CONNECTIONS: usize = 4096;
+/// Connections that wait at one listener.
+const BACKLOG: u32 = 1024;
 /// Streams at once on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 
@@ -52,19 +55,17 @@ impl Runtime {
         let wanted = port.map(|port| SocketAddr::from((ip, port)));
         // other systems than Linux have 127.0.0.1 alone
         let any = [SocketAddr::from((ip, 0)), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        let _inside = self.handle.enter();
         let mut bound = Err(io::ErrorKind::AddrNotAvailable.into());
         for address in wanted.into_iter().chain(any) {
-            bound = TcpListener::bind(address);
+            bound = bind(address);
             if bound.is_ok() {
                 break;
             }
         }
         let listener = bound?;
-        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let workload = Arc::new(ArcSwap::new(workload));
-        let _inside = self.handle.enter();
-        let listener = tokio::net::TcpListener::from_std(listener)?;
         let task = self.handle.spawn(accept(listener, workload.clone(), self.connections.clone()));
         Ok(Listener { address, workload, task: task.abort_handle() })
     }
@@ -83,11 +84,15 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(
-    listener: tokio::net::TcpListener,
-    workload: Arc<ArcSwap<Workload>>,
-    connections: Arc<Semaphore>,
-) {
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    // connections of a process before this one may still be ending
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: TcpListener, workload: Arc<ArcSwap<Workload>>, connections: Arc<Semaphore>) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http2().max_concurrent_streams(STREAMS);
     while let Ok(permit) = connections.clone().acquire_owned().await {

@@ -12,9 +12,9 @@ pub(crate) struct Answer {
     pub(super) generation: u64,
     /// `forward`, `redirect`, `direct_response`, `deny` or `no_route`.
     pub(super) outcome: &'static str,
-    /// The status that the gateway itself answers with; `None` when the endpoint does.
+    /// The status that was decided; `None` for a forward, where it is the endpoint's.
     pub(super) status: Option<u16>,
-    /// Why, where it is not that a rule says so.
+    /// Why, where it is not that a rule says so; for a forward, why it fails.
     pub(super) reason: Option<String>,
     /// The rule that decided.
     pub(super) rule: Option<Rule>,
@@ -135,7 +135,7 @@ impl fmt::Display for Answer {
         self.decision(f)?;
         let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "  {name:<13}{value}");
         if let Some(reason) = &self.reason {
-            line("because", reason)?;
+            line(if self.outcome == "forward" { "but" } else { "because" }, reason)?;
         }
         if let Some(rule) = &self.rule {
             line("rule", rule)?;
@@ -173,7 +173,7 @@ impl fmt::Display for Answer {
 impl Answer {
     fn decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.outcome, self.status) {
-            ("forward", None) => write!(f, "forward to")?,
+            ("forward", _) => write!(f, "forward to")?,
             (outcome, Some(status)) => write!(f, "{outcome} {status}")?,
             (outcome, None) => write!(f, "{outcome}")?,
         }

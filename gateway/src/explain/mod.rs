@@ -90,19 +90,28 @@ impl World {
     /// What is wrong with the question: the URL, the Gateway, the port.
     pub(crate) fn explain(&self, query: &ExplainQuery) -> Result<Answer, String> {
         let mut request = Request::of(query)?;
-        let mut answer = match query.gateway.as_deref() {
-            Some("mesh") => self.explain_mesh(&mut request)?,
-            Some(name) => {
-                let binding = self.bindings.get(name).ok_or_else(|| self.no_such_gateway(name))?;
-                self.explain_gateway(&mut request, Some(binding))?
+        let mut answer = if request.canonicalize(self.gateway.model.mesh.path_normalization) {
+            match query.gateway.as_deref() {
+                Some("mesh") => self.explain_mesh(&request)?,
+                Some(name) => {
+                    let binding = self.bindings.get(name).ok_or_else(|| self.no_such_gateway(name))?;
+                    self.explain_gateway(&request, Some(binding))?
+                }
+                None => self.explain_gateway(&request, None)?,
             }
-            None => self.explain_gateway(&mut request, None)?,
+        } else {
+            Answer {
+                outcome: "deny",
+                status: Some(400),
+                reason: Some("the path has no canonical form".to_owned()),
+                ..Answer::default()
+            }
         };
         answer.generation = self.generation;
         Ok(answer)
     }
 
-    fn explain_gateway(&self, request: &mut Request, binding: Option<&Binding>) -> Result<Answer, String> {
+    fn explain_gateway(&self, request: &Request, binding: Option<&Binding>) -> Result<Answer, String> {
         match choose::choose(&self.gateway.model, request, binding)? {
             Chosen::Table(name) => {
                 let table = self.gateway.table().route_table(name);
@@ -121,7 +130,7 @@ impl World {
         }
     }
 
-    fn explain_mesh(&self, request: &mut Request) -> Result<Answer, String> {
+    fn explain_mesh(&self, request: &Request) -> Result<Answer, String> {
         let view = self.mesh.get_or_init(|| View::new(translate_mesh(&self.objects, &self.mesh_env).model));
         let table = view.table().route_table(&Arc::from(request.port.to_string()));
         let table = table.ok_or_else(|| {
@@ -213,11 +222,10 @@ impl View {
         answer.endpoints = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         answer.endpoint = answer.endpoints.first().cloned();
         if !self.model.clusters.contains_key(name) {
-            answer.status = Some(503);
-            answer.reason = Some(format!("there is no cluster {name}: no service has that host and port"));
+            answer.reason =
+                Some(format!("503: there is no cluster {name}, as no service has that host and port"));
         } else if endpoints.is_empty() {
-            answer.status = Some(503);
-            answer.reason = Some(format!("cluster {name} has no ready endpoint"));
+            answer.reason = Some(format!("503: cluster {name} has no ready endpoint"));
         }
     }
 

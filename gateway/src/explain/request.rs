@@ -1,8 +1,8 @@
 use http::Uri;
 use std::borrow::Cow;
 use tidegate_engine::{HeaderValue, RequestView, Scheme};
-use tidegate_model::HeaderName;
-use tidegate_proxy::ExplainQuery;
+use tidegate_model::{HeaderName, PathNormalization};
+use tidegate_proxy::{ExplainQuery, canonical_path};
 
 /// The request that a query describes, as the data plane would see it.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(super) struct Request {
     /// The name that a client would send as SNI: the URL's host, lower case.
     pub(super) host: String,
     authority: String,
-    pub(super) path: Vec<u8>,
+    path: Vec<u8>,
     query: Option<String>,
     headers: Vec<(HeaderName, String)>,
 }
@@ -53,6 +53,12 @@ impl Request {
             query: uri.query().map(str::to_owned),
             headers,
         })
+    }
+
+    /// Gives the path the form that the data plane routes by; false when it has none.
+    pub(super) fn canonicalize(&mut self, mode: PathNormalization) -> bool {
+        let canonical = canonical_path(mode, &self.path).map(Cow::into_owned);
+        canonical.map(|path| self.path = path).is_some()
     }
 
     /// Whether it comes over TLS.

@@ -1,5 +1,31 @@
-use crate::Env;
-use tidegate_api::Object;
+//! What makes an object invalid, as Istio's validation webhook decides it.
+
+mod destination_rule;
+mod gateway;
+mod http_route;
+mod l4_route;
+mod rules;
+mod service_entry;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod virtual_service;
+
+use crate::report::Report;
+use rules::Check;
+use tidegate_api::{Object, Spec};
 use tidegate_model::Diagnostic;
-/// Validates.
-pub fn validate(_: &Object, _: &Env) -> Vec<Diagnostic> { Vec::new() }
+
+/// What is wrong with `object` by itself. With an error in it, the object is refused as a whole.
+pub fn validate(object: &Object) -> Vec<Diagnostic> {
+    let mut check = Check { object, report: Report::default() };
+    match &object.spec {
+        Spec::Gateway(gateway) => gateway::validate(&mut check, gateway),
+        Spec::VirtualService(vs) => virtual_service::validate(&mut check, vs),
+        Spec::DestinationRule(rule) => destination_rule::validate(&mut check, rule),
+        Spec::ServiceEntry(entry) => service_entry::validate(&mut check, entry),
+        Spec::WorkloadEntry(entry) => service_entry::workload(&mut check, "spec", entry, true),
+        _ => {}
+    }
+    check.report.finish()
+}

@@ -20,27 +20,9 @@ pub(super) fn diagnostics(state: &State) -> Vec<Diagnostic> {
 
 /// `/config`.
 pub(super) fn config(state: &State) -> Value {
-    let diagnostics: Vec<_> = diagnostics(state).iter().map(diagnostic).collect();
+    let diagnostics = diagnostics(state);
     let objects = state.shown().report.objects.clone();
     json!({ "generation": state.live.generation(), "objects": objects, "diagnostics": diagnostics })
-}
-
-/// A diagnostic with the keys that the command line prints.
-fn diagnostic(d: &Diagnostic) -> Value {
-    let part = |f: fn(&tidegate_model::ObjectRef) -> &str| d.object.as_ref().map(f);
-    json!({
-        "severity": d.severity,
-        "file": d.origin.file,
-        "line": d.origin.line,
-        "column": d.origin.column,
-        "kind": part(|o| &o.kind),
-        "namespace": part(|o| &o.namespace),
-        "name": part(|o| &o.name),
-        "field": d.field,
-        "text": d.text,
-        "advice": d.advice,
-        "code": d.code,
-    })
 }
 
 /// `/config/table`: listeners, route tables, virtual hosts with their routes, clusters, endpoints;

@@ -1,1 +1,19 @@
-//! What happens to one request between its head and its log line, the same for HTTP/1 and HTTP/2.
+//! What happens to one request between its head and its log line, the same for HTTP/1 and HTTP/2:
+//! a stream of HTTP/2 is read into the form of an HTTP/1 head first, so that there is one guard,
+//! one view, one place where edits are applied and one list of phases ([`request::serve`]).
+
+pub(crate) mod answer;
+pub(crate) mod attempt;
+pub(crate) mod buffers;
+pub(crate) mod deadline;
+pub(crate) mod downstream;
+pub(crate) mod edits;
+pub(crate) mod error;
+pub(crate) mod head;
+pub(crate) mod identity;
+pub(crate) mod path;
+pub(crate) mod plan;
+pub(crate) mod record;
+pub(crate) mod relay;
+pub(crate) mod request;
+pub(crate) mod view;

@@ -1,175 +1,204 @@
 //! Access log, metrics and the record of one request that both are made from.
+//!
+//! A request that ends is counted in its worker's own counters, and its line is written into the
+//! worker's own buffer: no lock that anyone waits for, no allocation once both have been used.
+//! One thread carries the lines to the output; a scrape adds the workers up.
 
+mod access_log;
+mod escape;
+mod flags;
+mod format;
+mod metrics;
+mod record;
+mod time;
 mod workload;
+mod writer;
 
+pub(crate) use flags::{Flag, Flags};
+pub(crate) use format::render_header;
+pub(crate) use record::{Headers, Record};
 pub(crate) use workload::Workload;
 
-use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
-use tidegate_model::{FormatString, HeaderName, Route};
+use crate::server::Identity;
+use access_log::LineFormat;
+use arc_swap::ArcSwapOption;
+use arc_swap::cache::Cache;
+use metrics::{Metrics, WorkerMetrics};
+use prometheus::TextEncoder;
+use prometheus::proto::MetricType;
+use std::cell::RefCell;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tidegate_model::AccessLog;
+use writer::{LineBuffer, LogWriter};
 
-/// Istio's response flags, several of which may be set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Flags(u32);
+/// The access log's format, `None` while it is off; workers look at it by one atomic load.
+type SharedFormat = Arc<ArcSwapOption<LineFormat>>;
 
-/// One response flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum Flag {
-    /// NR: no route.
-    NoRoute = 1,
-    /// NC: no such cluster.
-    NoCluster = 1 << 1,
-    /// UH: no healthy endpoint.
-    NoHealthyUpstream = 1 << 2,
-    /// UF: connecting failed.
-    UpstreamConnectFailure = 1 << 3,
-    /// UC: the upstream ended the connection.
-    UpstreamTermination = 1 << 4,
-    /// UT: the request's time was up.
-    UpstreamTimeout = 1 << 5,
-    /// UPE: the upstream broke the protocol.
-    UpstreamProtocolError = 1 << 6,
-    /// DC: the client went away.
-    DownstreamTermination = 1 << 7,
-    /// DPE: the client broke the protocol.
-    DownstreamProtocolError = 1 << 8,
-    /// SI: the stream stood still too long.
-    StreamIdleTimeout = 1 << 9,
-    /// URX: retries used up.
-    RetryLimit = 1 << 10,
-    /// UO: a limit of the cluster was reached.
-    Overflow = 1 << 11,
+/// The telemetry of the process.
+pub(crate) struct Telemetry {
+    metrics: Arc<Metrics>,
+    writer: LogWriter,
+    format: SharedFormat,
+    access_log: Mutex<Option<AccessLog>>,
 }
-
-impl Flags {
-    /// Sets a flag.
-    pub(crate) fn set(&mut self, flag: Flag) {
-        self.0 |= flag as u32;
-    }
-
-    /// Whether a flag is set.
-    pub(crate) fn has(self, flag: Flag) -> bool {
-        self.0 & flag as u32 != 0
-    }
-}
-
-/// Looks up headers for format strings, while the buffers of the request still live.
-pub(crate) trait Headers {
-    /// A request header as the client sent it (pseudo headers included), joined when repeated.
-    fn request(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8]));
-    /// A response header as the client gets it.
-    fn response(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8]));
-    /// A response trailer as the client gets it; nothing where trailers were not kept.
-    fn trailer(&self, _name: &HeaderName, _f: &mut dyn FnMut(&[u8])) {}
-}
-
-/// Everything that is known about a request when it has ended.
-pub(crate) struct Record<'a> {
-    /// When its head was complete.
-    pub(crate) start: SystemTime,
-    /// From then to the last byte sent.
-    pub(crate) duration: Duration,
-    /// Until the upstream's response head, if one came.
-    pub(crate) upstream_service_time: Option<Duration>,
-    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
-    pub(crate) protocol: &'static str,
-    /// The method as sent.
-    pub(crate) method: &'a [u8],
-    /// Path and query as the client sent them.
-    pub(crate) path: &'a [u8],
-    /// Authority as the client sent it.
-    pub(crate) authority: &'a [u8],
-    /// Authority and path as sent upstream.
-    pub(crate) upstream_authority: &'a [u8],
-    /// Until the last byte of the request was read, if it was.
-    pub(crate) request_duration: Option<Duration>,
-    /// How often the request was sent upstream; 0 when it was not.
-    pub(crate) attempts: u32,
-    /// Why there was no upstream connection ([`crate::upstream::ConnectError`] in words); empty for none.
-    pub(crate) transport_failure: &'a str,
-    /// The downstream TLS version, such as `TLSv1.3`; empty for plaintext.
-    pub(crate) tls_version: &'a str,
-    /// The status sent; 0 when none was.
-    pub(crate) status: u16,
-    /// Flags.
-    pub(crate) flags: Flags,
-    /// `response_code_details`: `via_upstream`, `route_not_found`, ... and for us also why.
-    pub(crate) details: &'a str,
-    /// Body bytes from the client.
-    pub(crate) bytes_received: u64,
-    /// Body bytes to the client.
-    pub(crate) bytes_sent: u64,
-    /// `x-forwarded-for` as sent upstream.
-    pub(crate) forwarded_for: &'a [u8],
-    /// `user-agent`.
-    pub(crate) user_agent: &'a [u8],
-    /// `x-request-id`.
-    pub(crate) request_id: &'a [u8],
-    /// The rule, if one matched.
-    pub(crate) route: Option<&'a Route>,
-    /// The cluster, if one was chosen and exists.
-    pub(crate) cluster: Option<&'a tidegate_model::Cluster>,
-    /// The cluster's name even where it does not exist; empty for none.
-    pub(crate) cluster_name: &'a str,
-    /// The workload behind the endpoint ([`crate::upstream::Pick::workload`]), once one was picked.
-    pub(crate) workload: Option<&'a Workload>,
-    /// The endpoint.
-    pub(crate) upstream_host: Option<SocketAddr>,
-    /// Our address towards it.
-    pub(crate) upstream_local: Option<SocketAddr>,
-    /// Our address towards the client.
-    pub(crate) downstream_local: SocketAddr,
-    /// The client, as trusted hops say.
-    pub(crate) downstream_remote: SocketAddr,
-    /// The peer of the connection.
-    pub(crate) downstream_direct: SocketAddr,
-    /// SNI, lower case; empty for none.
-    pub(crate) sni: &'a str,
-    /// Whether this is gRPC (content-type).
-    pub(crate) grpc: bool,
-    /// Header lookups.
-    pub(crate) headers: &'a dyn Headers,
-}
-
-/// The telemetry of the process: the parts of all workers together.
-pub(crate) struct Telemetry {}
 
 impl Telemetry {
-    /// For a gateway of this identity.
-    pub(crate) fn new(_identity: &crate::server::Identity) -> std::sync::Arc<Self> {
-        std::sync::Arc::new(Telemetry {})
+    /// For a gateway of this identity. Logs nothing before [`Telemetry::set_access_log`].
+    pub(crate) fn new(identity: &Identity) -> Arc<Self> {
+        Arc::new(Telemetry {
+            metrics: Metrics::new(identity),
+            writer: LogWriter::new(),
+            format: Arc::default(),
+            access_log: Mutex::default(),
+        })
     }
 
     /// A worker's part.
     pub(crate) fn worker(&self) -> WorkerTelemetry {
-        WorkerTelemetry {}
+        WorkerTelemetry {
+            metrics: self.metrics.worker(),
+            format: RefCell::new(Cache::new(self.format.clone())),
+            line: RefCell::default(),
+            lines: self.writer.buffer(),
+        }
     }
 
-    /// Logs like this from now on.
-    pub(crate) fn set_access_log(&self, _log: &tidegate_model::AccessLog) {}
+    /// Logs like this from now on; an empty file is off.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or the writer not be started: all stays as it was.
+    pub(crate) fn set_access_log(&self, log: &AccessLog) -> io::Result<()> {
+        let mut current = self.access_log.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref() == Some(log) {
+            return Ok(());
+        }
+        if log.file.is_empty() {
+            self.format.store(None);
+        } else {
+            if current.as_ref().is_none_or(|old| old.file != log.file) {
+                self.writer.set_output(&log.file)?;
+            }
+            self.format.store(Some(Arc::new(LineFormat::compile(&log.format))));
+        }
+        *current = Some(log.clone());
+        Ok(())
+    }
 
     /// Everything in Prometheus' text format.
     pub(crate) fn prometheus(&self) -> String {
-        String::new()
+        let mut families = self.metrics.families();
+        let dropped = metrics::counter(Vec::new(), self.writer.dropped());
+        families.push(metrics::family(
+            MetricType::COUNTER,
+            "tidegate_access_log_dropped_total",
+            "Lines of the access log that were dropped because its output was too slow or failed.",
+            vec![dropped],
+        ));
+        let version = metrics::label("version", env!("CARGO_PKG_VERSION"));
+        families.push(metrics::family(
+            MetricType::GAUGE,
+            "tidegate_build_info",
+            "The build that runs.",
+            vec![metrics::gauge(vec![version], 1.0)],
+        ));
+        families.retain(|f| !f.get_metric().is_empty());
+        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+            tracing::error!(%error, "metrics cannot be encoded");
+            String::new()
+        })
     }
 
-    /// Writes out what is buffered.
-    pub(crate) fn flush(&self) {}
+    /// Returns when every line that was logged before is written, or after two seconds.
+    pub(crate) fn flush(&self) {
+        self.writer.flush();
+    }
 }
 
 /// A worker's part of the telemetry: its log buffer and its counters.
-pub(crate) struct WorkerTelemetry {}
+pub(crate) struct WorkerTelemetry {
+    metrics: WorkerMetrics,
+    format: RefCell<Cache<SharedFormat, Option<Arc<LineFormat>>>>,
+    /// The line that is being written; kept for its capacity.
+    line: RefCell<Vec<u8>>,
+    lines: LineBuffer,
+}
 
 impl WorkerTelemetry {
     /// Counts and logs a request that has ended.
-    pub(crate) fn finish(&self, _record: &Record<'_>) {
-        unimplemented!()
+    pub(crate) fn finish(&self, record: &Record<'_>) {
+        self.metrics.count(record);
+        if let Some(format) = self.format.borrow_mut().load() {
+            let mut line = self.line.borrow_mut();
+            line.clear();
+            format.write(record, &mut line);
+            self.lines.push(&line);
+        }
     }
 }
 
-/// Renders a format string that a header operation adds, with what is known so far.
-/// Absent values render as nothing.
-pub(crate) fn render_header(_format: &FormatString, _record: &Record<'_>, _out: &mut Vec<u8>) {
-    unimplemented!()
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Lists, cluster, forwarded, workload};
+    use super::*;
+    use crate::allocations::allocations;
+    use tidegate_model::AccessLogFormat;
+
+    fn telemetry() -> Arc<Telemetry> {
+        Telemetry::new(&Identity { workload: "gateway".into(), namespace: "istio-system".into() })
+    }
+
+    fn log(file: &str, format: AccessLogFormat) -> AccessLog {
+        AccessLog { file: file.into(), format }
+    }
+
+    #[test]
+    fn the_access_log_switches_while_running() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let file = path.to_str().unwrap();
+        let (telemetry, headers, cluster, workload) = (telemetry(), Lists::default(), cluster(), workload());
+        let worker = telemetry.worker();
+        let finish = || worker.finish(&forwarded(&cluster, &workload, &headers));
+        let read = || {
+            telemetry.flush();
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            text.lines().map(|l| l.chars().next().unwrap()).collect::<String>()
+        };
+        finish();
+        assert_eq!(read(), "", "nothing before it is set");
+        telemetry.set_access_log(&log(file, AccessLogFormat::DefaultText)).unwrap();
+        finish();
+        telemetry.set_access_log(&log(file, AccessLogFormat::DefaultJson)).unwrap();
+        finish();
+        assert!(telemetry.set_access_log(&log("/nowhere/at/all", AccessLogFormat::DefaultText)).is_err());
+        finish();
+        assert_eq!(read(), "[{{");
+        telemetry.set_access_log(&log("", AccessLogFormat::DefaultText)).unwrap();
+        finish();
+        assert_eq!(read(), "[{{");
+        telemetry.set_access_log(&log(file, AccessLogFormat::DefaultText)).unwrap();
+        finish();
+        assert_eq!(read(), "[{{[");
+        let text = telemetry.prometheus();
+        assert!(text.contains("response_code=\"200\"") && text.contains("\"} 6\n"), "{text}");
+        assert!(text.contains("tidegate_access_log_dropped_total 0\n"));
+        assert!(text.contains("tidegate_build_info{version=\""));
+    }
+
+    #[test]
+    fn a_request_that_ends_allocates_nothing() {
+        let (headers, cluster, workload) = (Lists::default(), cluster(), workload());
+        for format in [AccessLogFormat::DefaultText, AccessLogFormat::DefaultJson] {
+            let telemetry = telemetry();
+            telemetry.set_access_log(&log("/dev/null", format)).unwrap();
+            let worker = telemetry.worker();
+            let finish = || worker.finish(&forwarded(&cluster, &workload, &headers));
+            finish();
+            assert_eq!(allocations(|| (0..100).for_each(|_| finish())), 0);
+        }
+    }
 }

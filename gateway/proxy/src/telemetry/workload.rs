@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 /// The workload behind an endpoint as Istio's metrics name it. Made once per endpoint, so that
 /// no request looks at labels. Empty parts are unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Workload {
     /// `destination_workload`: the Deployment's (or other owner's) name.
     pub(crate) name: Arc<str>,
@@ -51,15 +51,15 @@ mod tests {
             let w = Workload::new(&"reviews-v1".into(), &labels(pairs));
             [w.app, w.version, w.canonical_service, w.canonical_revision].map(|s| s.to_string())
         };
-        let cases: &[(&[(&str, &str)], [&str; 4])] = &[
-            (&[("app", "reviews"), ("version", "v1")], ["reviews", "v1", "reviews", "v1"]),
+        let cases = [
+            (&[("app", "reviews"), ("version", "v1")][..], ["reviews", "v1", "reviews", "v1"]),
             (&[("app", "a"), ("app.kubernetes.io/name", "b")], ["a", "", "b", "latest"]),
             (&[("service.istio.io/canonical-name", "c"), ("app", "a")], ["a", "", "c", "latest"]),
             (&[("service.istio.io/canonical-revision", "r"), ("version", "v")], ["", "v", "reviews-v1", "r"]),
             (&[], ["", "", "reviews-v1", "latest"]),
         ];
         for (pairs, expected) in cases {
-            assert_eq!(of(pairs), *expected, "{pairs:?}");
+            assert_eq!(of(pairs), expected, "{pairs:?}");
         }
         assert_eq!(Workload::new(&Arc::default(), &BTreeMap::new()), Workload::default());
     }

@@ -45,7 +45,8 @@ impl Cluster {
     }
 
     /// The addresses that requests may go to now: the ready endpoints, names resolved.
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.state.endpoints.load().members().iter().map(|m| m.endpoint.address()).collect()
     }
 }

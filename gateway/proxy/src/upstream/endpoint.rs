@@ -108,7 +108,7 @@ impl Pick {
     }
 
     /// The workload behind the endpoint, for metrics.
-    pub(crate) fn workload(&self) -> &Workload {
+    pub(crate) fn workload(&self) -> &Arc<Workload> {
         &self.member.workload
     }
 

@@ -107,7 +107,8 @@ impl Pool {
     }
 
     /// How many idle connections there are.
-    pub(crate) fn idle(&self) -> usize {
+    #[cfg(test)]
+    fn idle(&self) -> usize {
         self.idle.borrow().count
     }
 }

@@ -66,6 +66,7 @@ mod tests {
     use super::super::dns::testing::Scripted;
     use super::super::testing::{cluster, endpoint, model, named, until};
     use super::*;
+    use crate::allocations::allocations;
     use std::net::SocketAddr;
     use tidegate_model::{ClusterName, LoadBalancer};
 
@@ -150,6 +151,22 @@ mod tests {
         drop(clusters);
         registry.apply(&model(&[]));
         until(|| dns.is_forgotten("web.test"));
+    }
+
+    #[test]
+    fn a_pick_allocates_nothing() {
+        let (_runtime, _, mut registry) = registry();
+        for policy in [LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random] {
+            let mut config = cluster("a");
+            config.load_balancer = policy;
+            let endpoints = (1..100).map(|i| endpoint(&format!("10.0.0.{i}:1"))).collect();
+            let clusters = registry.apply(&model(&[(config, endpoints)]));
+            let name = name();
+            let picked =
+                || (0..100u64).all(|d| clusters.get(&name).is_some_and(|c| c.pick(d << 57).is_some()));
+            assert!(picked());
+            assert_eq!(allocations(|| assert!(picked())), 0, "{policy:?}");
+        }
     }
 
     #[test]

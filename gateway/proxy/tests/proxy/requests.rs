@@ -222,11 +222,11 @@ async fn drain_answers_what_came_before_it() {
         assert_eq!(client.post("http", "/", "x").await.unwrap().0, 200);
         let request = tokio::spawn(async move { client.post("http", "/slow", "x").await });
         tokio::time::sleep(SLOW / 4).await;
-        // Not accepted, or accepted and not yet read, when the drain begins.
+        // Not accepted, not read, or in flight when the drain begins.
         let queued: Vec<_> = (0..20)
             .map(|_| {
                 let mut stream = std::net::TcpStream::connect(at).unwrap();
-                let request = b"GET / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\n\r\n";
+                let request = b"GET /slow HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\n\r\n";
                 std::io::Write::write_all(&mut stream, request).unwrap();
                 stream.set_nonblocking(true).unwrap();
                 TcpStream::from_std(stream).unwrap()

@@ -1,0 +1,257 @@
+use super::*;
+use std::time::Duration;
+use tidegate_model::{Address, Cluster, ClusterName, Endpoint, LoadBalancer, UpstreamProtocol};
+
+/// Routes to `destination` with `lines`, and gives the route's cluster and what the model has of it.
+fn routed(destination: &str, lines: &str) -> (String, Option<Cluster>, Vec<Endpoint>, Vec<String>) {
+    let t = usual(&format!(
+        "VirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{{route: [{{destination: {{{destination}}}}}]}}]}}\n{lines}"
+    ));
+    let name = match &*host(&t, "http.80", "x.com").unwrap().routes[0].action {
+        Action::Forward(f) => f.destinations[0].cluster.clone(),
+        _ => panic!("forwards"),
+    };
+    let cluster = t.model.clusters.get(&name).map(|c| (**c).clone());
+    let endpoints = t.model.endpoints.get(&name).map(|e| e.endpoints.clone()).unwrap_or_default();
+    let said = said(&t);
+    (name.to_string(), cluster, endpoints, said)
+}
+
+fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+    endpoints.iter().map(|e| e.address.to_string()).collect()
+}
+
+const MULTI: &str = "Service default/multi: {ports: [{name: http, port: 81}, {name: grpc, port: 82}]}";
+
+#[test]
+fn ports_and_what_is_missing() {
+    for (destination, name, code) in [
+        ("host: a", "outbound|80||a.default.svc.cluster.local", None),
+        (
+            "host: a.default.svc.cluster.local, port: {number: 80}",
+            "outbound|80||a.default.svc.cluster.local",
+            None,
+        ),
+        ("host: a, port: {number: 99}", "outbound|99||a.default.svc.cluster.local", Some("unknown-port")),
+        ("host: multi", "outbound|80||multi.default.svc.cluster.local", Some("unknown-port")),
+        ("host: multi, port: {number: 82}", "outbound|82||multi.default.svc.cluster.local", None),
+        ("host: nosuch", "outbound|80||nosuch.default.svc.cluster.local", Some("unknown-host")),
+        ("host: a.default", "outbound|80||a.default", Some("unknown-host")),
+        ("host: a, subset: v9", "outbound|80|v9|a.default.svc.cluster.local", Some("unknown-subset")),
+    ] {
+        let (seen, cluster, _, said) = routed(destination, MULTI);
+        assert_eq!(seen, name, "{destination}");
+        assert_eq!(cluster.is_none(), code.is_some(), "{destination}");
+        if let Some(code) = code {
+            assert!(
+                said.iter()
+                    .any(|s| s.starts_with("warning spec.http[0].route[0].destination") && s.ends_with(code)),
+                "{said:?}"
+            );
+        }
+    }
+    let (_, cluster, _, said) = routed("host: multi, port: {number: 82}", MULTI);
+    assert_eq!(cluster.unwrap().protocol, UpstreamProtocol::Http2);
+    assert!(said.iter().any(|s| s == "note spec.ports[1] upstream-http2"), "{said:?}");
+}
+
+#[test]
+fn external_names() {
+    let lines = "Service default/ext: {type: ExternalName, externalName: a.default.svc.cluster.local}\nService default/out: {type: ExternalName, externalName: Example.com}";
+    let (name, cluster, _, _) = routed("host: ext, port: {number: 80}", lines);
+    assert_eq!((name.as_str(), cluster.is_some()), ("outbound|80||a.default.svc.cluster.local", true));
+    let (name, _, endpoints, _) = routed("host: out, port: {number: 8080}", lines);
+    assert_eq!(name, "outbound|8080||out.default.svc.cluster.local");
+    assert_eq!(addresses(&endpoints), ["example.com:8080"]);
+}
+
+#[test]
+fn service_entries() {
+    let entry = |rest: &str| {
+        format!(
+            "ServiceEntry default/e: {{hosts: [e.com], ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 8080}}], {rest}}}"
+        )
+    };
+    for (rest, expected) in [
+        (
+            "resolution: STATIC, endpoints: [{address: 10.0.0.1}, {address: 10.0.0.2, ports: {http: 90}, weight: 3}]",
+            vec!["10.0.0.1:8080", "10.0.0.2:90"],
+        ),
+        ("resolution: DNS", vec!["e.com:8080"]),
+        ("resolution: DNS, endpoints: [{address: b.e.com}]", vec!["b.e.com:8080"]),
+        ("resolution: STATIC, workloadSelector: {labels: {app: vm}}", vec!["10.0.0.9:8080"]),
+    ] {
+        let lines = format!(
+            "{}\nWorkloadEntry default/w: {{address: 10.0.0.9, labels: {{app: vm}}}}\nWorkloadEntry default/x: {{address: 10.0.0.8, labels: {{app: other}}}}",
+            entry(rest)
+        );
+        let (_, _, endpoints, _) = routed("host: e.com", &lines);
+        assert_eq!(addresses(&endpoints), expected, "{rest}");
+    }
+    let (_, cluster, _, said) = routed("host: e.com", &entry("resolution: NONE"));
+    assert!(cluster.is_none());
+    assert!(said.iter().any(|s| s.ends_with("no-address")), "{said:?}");
+}
+
+const PODS: &str = "---
+apiVersion: v1
+kind: Pod
+metadata: {name: a-1, namespace: default, labels: {app: a, version: v1, pod-template-hash: abc}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: a-v1-abc, uid: u}]}
+spec: {containers: [{name: c, ports: [{name: web, containerPort: 8080}]}]}
+status: {phase: Running, podIP: 10.1.0.1, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a-2, namespace: default, labels: {app: a, version: v2}}
+spec: {containers: [{name: c, ports: [{name: web, containerPort: 8081}]}]}
+status: {phase: Running, podIP: 10.1.0.2, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a-3, namespace: default, labels: {app: a, version: v2}}
+spec: {containers: []}
+status: {phase: Running, podIP: 10.1.0.3, conditions: [{type: Ready, status: 'False'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: default}
+spec: {selector: {app: a}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a, namespace: default}
+spec: {host: a, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+";
+
+const SLICE: &str = "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a-x, namespace: default, labels: {kubernetes.io/service-name: a}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.1.0.2], conditions: {ready: true}, targetRef: {kind: Pod, name: a-2, namespace: default}, zone: z1}
+- {addresses: [10.1.0.1]}
+- {addresses: [10.9.9.9], conditions: {ready: false}}
+ports: [{name: http, port: 9000}]
+";
+
+/// The endpoints of service `a` (its subset, if any), from whole YAML.
+fn endpoints_of(yaml: &str, subset: &str) -> Vec<Endpoint> {
+    let head = read(&format!(
+        "{GATEWAY}\nVirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{{route: [{{destination: {{host: a, subset: '{subset}'}}}}]}}]}}"
+    ));
+    let reading = tidegate_api::read("more.yaml", yaml);
+    assert_eq!(reading.diagnostics, []);
+    let all: Objects = head.into_iter().chain(reading.objects).collect();
+    let t = translate(&all, &env());
+    let name = ClusterName::outbound(80, subset, "a.default.svc.cluster.local");
+    t.model.endpoints[&name].endpoints.clone()
+}
+
+#[test]
+fn endpoints_of_services() {
+    let with_slice = format!("{PODS}{SLICE}");
+    for (yaml, subset, expected) in [
+        (PODS, "", vec!["10.1.0.1:8080", "10.1.0.2:8081"]),
+        (PODS, "v2", vec!["10.1.0.2:8081"]),
+        (&with_slice, "", vec!["10.1.0.2:9000", "10.1.0.1:9000"]),
+        (&with_slice, "v1", vec!["10.1.0.1:9000"]),
+    ] {
+        assert_eq!(addresses(&endpoints_of(yaml, subset)), expected, "{subset}");
+    }
+    let found = endpoints_of(&with_slice, "");
+    assert_eq!(found.iter().map(|e| &*e.workload).collect::<Vec<_>>(), ["a-2", "a-v1"]);
+    assert_eq!(&*found[0].locality.zone, "z1");
+    assert!(matches!(found[0].address, Address::Socket(_)));
+}
+
+#[test]
+fn policies_override_each_other() {
+    let rule = |policy: &str, subset: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{{policy}}}, subsets: [{{name: v1, labels: {{}}, trafficPolicy: {{{subset}}}}}]}}"
+        )
+    };
+    let random = "loadBalancer: {simple: RANDOM}";
+    let robin = "loadBalancer: {simple: ROUND_ROBIN}";
+    let slow = "connectionPool: {tcp: {connectTimeout: 3s}}";
+    for (policy, subset, balancer, connect) in [
+        ("", "", LoadBalancer::LeastRequest, 10),
+        (random, "", LoadBalancer::Random, 10),
+        (random, robin, LoadBalancer::RoundRobin, 10),
+        (&format!("{random}, {slow}"), robin, LoadBalancer::RoundRobin, 3),
+        // A policy for the port replaces the whole one.
+        (
+            &format!("{random}, {slow}, portLevelSettings: [{{port: {{number: 80}}, {robin}}}]"),
+            "",
+            LoadBalancer::RoundRobin,
+            10,
+        ),
+        (
+            &format!("{slow}, portLevelSettings: [{{port: {{number: 81}}, {robin}}}]"),
+            "",
+            LoadBalancer::LeastRequest,
+            3,
+        ),
+    ] {
+        let (_, cluster, _, _) = routed("host: a, subset: v1", &rule(policy, subset));
+        let cluster = cluster.unwrap();
+        assert_eq!(
+            (cluster.load_balancer, cluster.connect_timeout),
+            (balancer, Duration::from_secs(connect)),
+            "{policy} {subset}"
+        );
+    }
+}
+
+#[test]
+fn rules_are_looked_up_by_namespace_and_host() {
+    let rule = |place: &str, host: &str, balancer: &str| {
+        format!(
+            "DestinationRule {place}: {{host: '{host}', trafficPolicy: {{loadBalancer: {{simple: {balancer}}}}}}}"
+        )
+    };
+    let full = "a.default.svc.cluster.local";
+    for (lines, expected) in [
+        (
+            vec![rule("default/one", "a", "RANDOM"), rule("istio-system/two", full, "ROUND_ROBIN")],
+            LoadBalancer::Random,
+        ),
+        (vec![rule("istio-system/two", full, "ROUND_ROBIN")], LoadBalancer::RoundRobin),
+        (
+            vec![
+                rule("default/one", "*.cluster.local", "RANDOM"),
+                rule("default/two", "*.default.svc.cluster.local", "ROUND_ROBIN"),
+            ],
+            LoadBalancer::RoundRobin,
+        ),
+        (
+            vec![rule("default/one", "*.cluster.local", "RANDOM"), rule("default/two", "a", "ROUND_ROBIN")],
+            LoadBalancer::RoundRobin,
+        ),
+        (vec![rule("other/one", full, "RANDOM")], LoadBalancer::LeastRequest),
+        (
+            vec![rule("default/one", "a", "RANDOM"), rule("default/two", "a", "ROUND_ROBIN")],
+            LoadBalancer::Random,
+        ),
+    ] {
+        let (_, cluster, _, _) = routed("host: a", &lines.join("\n"));
+        assert_eq!(cluster.unwrap().load_balancer, expected, "{lines:?}");
+    }
+}
+
+#[test]
+fn tls_to_the_upstream_fails_closed() {
+    let rule = |mode: &str| {
+        format!("DestinationRule default/a: {{host: a, trafficPolicy: {{tls: {{mode: {mode}}}}}}}")
+    };
+    for (mode, there) in [("DISABLE", true), ("SIMPLE", false), ("ISTIO_MUTUAL", false)] {
+        let (_, cluster, _, said) = routed("host: a", &rule(mode));
+        assert_eq!(cluster.is_some(), there, "{mode}");
+        assert_eq!(
+            said.iter().any(|s| s == "warning spec.trafficPolicy.tls.mode upstream-tls"),
+            !there,
+            "{said:?}"
+        );
+    }
+}

@@ -1,0 +1,118 @@
+use super::*;
+
+#[test]
+fn security_policies_that_guard_the_gateway_keep_it_from_being_ready() {
+    for (line, ready, expected) in [
+        (
+            "AuthorizationPolicy istio-system/p: {selector: {matchLabels: {istio: ingressgateway}}}",
+            false,
+            "error  not-enforced",
+        ),
+        ("AuthorizationPolicy istio-system/p: {}", false, "error  not-enforced"),
+        (
+            "AuthorizationPolicy istio-system/p: {selector: {matchLabels: {istio: egressgateway}}}",
+            true,
+            "note  kind-not-used",
+        ),
+        ("AuthorizationPolicy default/p: {}", true, "note  kind-not-used"),
+        ("PeerAuthentication istio-system/p: {}", true, "note  no-effect"),
+        ("EnvoyFilter istio-system/p: {}", true, "warning  not-enforced"),
+        ("Sidecar istio-system/p: {}", true, "note  not-enforced"),
+    ] {
+        let t = translate(&objects(line), &env());
+        assert_eq!((t.ready, said(&t)), (ready, vec![expected.to_owned()]), "{line}");
+    }
+    let policy = objects("AuthorizationPolicy istio-system/p: {}");
+    let t = translate(&policy, &Env { allow_unenforced: true, ..env() });
+    assert_eq!((t.ready, said(&t)), (true, vec!["warning  not-enforced".to_owned()]));
+}
+
+#[test]
+fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
+    for (line, expected) in [
+        (
+            "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: a}}], retries: {attempts: 3}, fault: {abort: {httpStatus: 500}}, match: [{statPrefix: s, uri: {prefix: /a}}]}]}",
+            vec![
+                "note spec.http[0].fault not-enforced",
+                "note spec.http[0].match[0].statPrefix no-effect",
+                "note spec.http[0].retries not-enforced",
+            ],
+        ),
+        (
+            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1}}}}",
+            vec![
+                "note spec.trafficPolicy.connectionPool.http.maxRetries not-enforced",
+                "note spec.trafficPolicy.connectionPool.tcp.maxConnections not-enforced",
+                "note spec.trafficPolicy.outlierDetection not-enforced",
+            ],
+        ),
+        (
+            "ServiceEntry default/s: {hosts: [e.com], location: MESH_EXTERNAL, addresses: [10.0.0.1], resolution: DNS, ports: [{number: 80, name: http}]}",
+            vec!["note spec.addresses no-effect", "note spec.location no-effect"],
+        ),
+        (
+            "Gateway default/g: {selector: {}, servers: [{name: x, port: {number: 81, name: h, protocol: HTTP}, hosts: ['*']}]}",
+            vec!["note spec.servers[0].name no-effect"],
+        ),
+    ] {
+        let mut said = said(&usual(line));
+        said.sort();
+        assert_eq!(said, expected, "{line}");
+    }
+}
+
+#[test]
+fn rules_that_nothing_reaches() {
+    let to = "route: [{destination: {host: a}}]";
+    for (http, expected) in [
+        (
+            format!("{{{to}}}, {{match: [{{uri: {{prefix: /a}}}}], {to}}}"),
+            vec!["warning spec.http[1] unreachable-rule"],
+        ),
+        (
+            format!("{{match: [{{uri: {{prefix: /}}}}, {{uri: {{prefix: /a}}}}], {to}}}"),
+            vec!["warning spec.http[0].match[1] unreachable-rule"],
+        ),
+        (
+            format!(
+                "{{match: [{{uri: {{prefix: /api/v1/product}}}}, {{uri: {{prefix: /api/v1/products}}, method: {{exact: GET}}}}], {to}}}"
+            ),
+            vec!["warning spec.http[0].match[1] shadowed-match"],
+        ),
+        (
+            format!("{{match: [{{uri: {{exact: /a}}}}], {to}}}, {{match: [{{uri: {{exact: /a}}}}], {to}}}"),
+            vec!["warning spec.http[1].match[0] shadowed-match"],
+        ),
+        (
+            format!(
+                "{{match: [{{uri: {{prefix: /a}}, method: {{exact: GET}}}}], {to}}}, {{match: [{{uri: {{prefix: /ab}}}}], {to}}}"
+            ),
+            vec![],
+        ),
+        (format!("{{match: [{{port: 443}}], {to}}}, {{match: [{{uri: {{prefix: /ab}}}}], {to}}}"), vec![]),
+    ] {
+        let line =
+            format!("VirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{http}]}}");
+        assert_eq!(said(&usual(&line)), expected, "{http}");
+    }
+}
+
+#[test]
+fn hosts_that_no_server_has() {
+    let gateway = GATEWAY.replace("'*'", "a.com");
+    let vs = "VirtualService default/v: {hosts: [b.com], gateways: [gateway], http: [{route: [{destination: {host: a}}]}]}";
+    let t = translate(&objects(&format!("{gateway}\n{A}\n{vs}")), &env());
+    assert_eq!(said(&t), ["warning spec.hosts[0] host-not-in-gateway"]);
+}
+
+#[test]
+fn mesh_config_says_defaults_and_what_it_cannot() {
+    let mesh = "ConfigMap istio-system/istio: {mesh: \"accessLogFile: /dev/stdout\\nconnectTimeout: 2s\\nenableTracing: true\\ndefaultConfig: {gatewayTopology: {numTrustedProxies: 2}}\\n\"}";
+    let t = usual(&format!(
+        "{mesh}\nVirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{{route: [{{destination: {{host: a}}}}]}}]}}"
+    ));
+    assert_eq!(t.model.mesh.trusted_proxies, 2);
+    assert_eq!(&*t.model.mesh.access_log.as_ref().unwrap().file, "/dev/stdout");
+    assert_eq!(t.model.clusters.values().next().unwrap().connect_timeout, std::time::Duration::from_secs(2));
+    assert_eq!(said(&t), ["note data.mesh.enableTracing not-enforced"]);
+}

@@ -1,0 +1,153 @@
+use super::rules::Check;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tidegate_api::istio::{
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
+    OutlierDetection, TrafficPolicy,
+};
+
+pub(super) fn validate(check: &mut Check<'_>, rule: &DestinationRule) {
+    check.host("spec.host", &rule.host);
+    if let Some(p) = &rule.traffic_policy {
+        policy(check, "spec.trafficPolicy", p);
+    }
+    let mut names = BTreeSet::new();
+    for (i, subset) in rule.subsets.iter().enumerate() {
+        let field = format!("spec.subsets[{i}]");
+        check.label(&format!("{field}.name"), &subset.name, "subset");
+        if !names.insert(&subset.name) {
+            let text = format!("{:?} is there twice; the first one counts", subset.name);
+            check.warning(&format!("{field}.name"), "duplicate", text, "remove one, or rename it");
+        }
+        check.labels(&format!("{field}.labels"), &subset.labels);
+        if let Some(p) = &subset.traffic_policy {
+            policy(check, &format!("{field}.trafficPolicy"), p);
+        }
+    }
+    check.export_to(&rule.export_to);
+}
+
+fn policy(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {
+    let level = (&policy.load_balancer, &policy.connection_pool, &policy.outlier_detection, &policy.tls);
+    blocks(check, field, level);
+    for (i, port) in policy.port_level_settings.iter().enumerate() {
+        let field = format!("{field}.portLevelSettings[{i}]");
+        let number = port.port.as_ref().and_then(|p| p.number).unwrap_or(0);
+        check.port(&format!("{field}.port.number"), number);
+        let level = (&port.load_balancer, &port.connection_pool, &port.outlier_detection, &port.tls);
+        blocks(check, &field, level);
+    }
+    if let Some(tunnel) = &policy.tunnel {
+        check.name(&format!("{field}.tunnel.targetHost"), &tunnel.target_host);
+        check.port(&format!("{field}.tunnel.targetPort"), tunnel.target_port);
+    }
+}
+
+type Blocks<'a> = (
+    &'a Option<LoadBalancerSettings>,
+    &'a Option<ConnectionPoolSettings>,
+    &'a Option<OutlierDetection>,
+    &'a Option<ClientTlsSettings>,
+);
+
+fn blocks(check: &mut Check<'_>, field: &str, (balancer, pool, outlier, tls): Blocks<'_>) {
+    if let Some(balancer) = balancer {
+        balance(check, &format!("{field}.loadBalancer"), balancer);
+    }
+    if let Some(pool) = pool {
+        connections(check, &format!("{field}.connectionPool"), pool);
+    }
+    if let Some(outlier) = outlier {
+        outliers(check, &format!("{field}.outlierDetection"), outlier);
+    }
+    if let Some(tls) = tls {
+        client_tls(check, &format!("{field}.tls"), tls);
+    }
+}
+
+fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) {
+    if let Some(cookie) = balancer.consistent_hash.as_ref().and_then(|h| h.http_cookie.as_ref())
+        && cookie.name.is_empty()
+    {
+        let field = format!("{field}.consistentHash.httpCookie.name");
+        check.error(&field, "missing-field", "is empty", "name the cookie");
+    }
+    check.duration(&format!("{field}.warmupDurationSecs"), balancer.warmup_duration_secs);
+    if let Some(warmup) = &balancer.warmup {
+        check.duration(&format!("{field}.warmup.duration"), Some(warmup.duration));
+        check.percent(&format!("{field}.warmup.minimumPercent"), warmup.minimum_percent);
+    }
+    let Some(locality) = &balancer.locality_lb_setting else { return };
+    let used = [
+        !locality.distribute.is_empty(),
+        !locality.failover.is_empty() || !locality.failover_priority.is_empty(),
+    ];
+    if used == [true, true] {
+        let text = "can have distribute or failover, not both";
+        check.error(&format!("{field}.localityLbSetting"), "one-of", text, "keep one of them");
+    }
+    for (i, distribute) in locality.distribute.iter().enumerate() {
+        if distribute.to.values().map(|w| u64::from(*w)).sum::<u64>() != 100 {
+            let text = "the weights must add up to 100";
+            let field = format!("{field}.localityLbSetting.distribute[{i}].to");
+            check.error(&field, "invalid-weight", text, "correct the weights");
+        }
+    }
+}
+
+fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings) {
+    if let Some(http) = &pool.http {
+        let field = format!("{field}.http");
+        for (name, value) in [
+            ("http1MaxPendingRequests", http.http1_max_pending_requests),
+            ("http2MaxRequests", http.http2_max_requests),
+            ("maxRequestsPerConnection", http.max_requests_per_connection),
+            ("maxRetries", http.max_retries),
+            ("maxConcurrentStreams", http.max_concurrent_streams),
+        ] {
+            check.not_negative(&format!("{field}.{name}"), value);
+        }
+        check.duration(&format!("{field}.idleTimeout"), http.idle_timeout);
+    }
+    if let Some(tcp) = &pool.tcp {
+        let field = format!("{field}.tcp");
+        check.not_negative(&format!("{field}.maxConnections"), tcp.max_connections);
+        check.duration(&format!("{field}.connectTimeout"), tcp.connect_timeout);
+        check.duration(&format!("{field}.maxConnectionDuration"), tcp.max_connection_duration);
+        // Zero switches this one off.
+        check.duration(&format!("{field}.idleTimeout"), tcp.idle_timeout.filter(|d| *d != Duration::ZERO));
+    }
+}
+
+fn outliers(check: &mut Check<'_>, field: &str, outlier: &OutlierDetection) {
+    check.duration(&format!("{field}.interval"), outlier.interval);
+    check.duration(&format!("{field}.baseEjectionTime"), outlier.base_ejection_time);
+    check.percent(&format!("{field}.maxEjectionPercent"), outlier.max_ejection_percent.map(f64::from));
+    check.percent(&format!("{field}.minHealthPercent"), outlier.min_health_percent.map(f64::from));
+}
+
+fn client_tls(check: &mut Check<'_>, field: &str, tls: &ClientTlsSettings) {
+    let there = |s: &Option<String>| s.as_deref().is_some_and(|s| !s.is_empty());
+    let files = there(&tls.client_certificate) || there(&tls.private_key) || there(&tls.ca_certificates);
+    let named = there(&tls.credential_name);
+    if tls.mode == Some(ClientTlsMode::IstioMutual) && (files || named) {
+        let text = "ISTIO_MUTUAL uses the mesh's own certificates; no others can be given";
+        check.error(field, "invalid-tls", text, "remove the certificates");
+    } else if named && files {
+        check.error(field, "one-of", "cannot have credentialName and certificate files", "keep one of them");
+    } else if tls.mode == Some(ClientTlsMode::Mutual) && !named {
+        for (name, value) in
+            [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key)]
+        {
+            if !there(value) {
+                let text = "MUTUAL TLS requires a client certificate and its key";
+                check.error(
+                    &format!("{field}.{name}"),
+                    "invalid-tls",
+                    text,
+                    "name a Secret with credentialName",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+use tidegate_model::Severity;
+
+/// What Istio's webhook decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    Accepted,
+    Warned,
+    Refused,
+}
+
+use Decision::{Accepted, Refused, Warned};
+
+/// Reads and validates an object; what was said comes with the decision.
+fn decide(kind: &str, spec: &str) -> (Decision, String) {
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: default}}\nspec: {spec}\n"
+    );
+    let reading = tidegate_api::read("test.yaml", &text);
+    let mut found = reading.diagnostics;
+    found.extend(reading.objects.iter().flat_map(super::validate));
+    let said: Vec<_> = found.iter().map(ToString::to_string).collect();
+    let decision = match found.iter().map(|d| d.severity).max() {
+        Some(Severity::Error) => Refused,
+        Some(Severity::Warning) => Warned,
+        _ => Accepted,
+    };
+    (decision, said.join("\n"))
+}
+
+fn check(kind: &str, wrap: impl Fn(&str) -> String, cases: &[(Decision, &str)]) {
+    for (expected, case) in cases {
+        let spec = wrap(case);
+        let (decision, said) = decide(kind, &spec);
+        assert_eq!(decision, *expected, "{spec}\n{said}");
+        assert_eq!(said.is_empty(), decision == Accepted, "{spec}");
+    }
+}
+
+#[test]
+fn http_rules() {
+    let rule = |case: &str| format!("{{hosts: [foo.bar], http: [{{{case}}}]}}");
+    check(
+        "VirtualService",
+        rule,
+        &[
+            (Accepted, "route: [{destination: {host: foo.baz}}]"),
+            (Refused, "route: [{weight: 1}]"),
+            (Refused, ""),
+            (Refused, "match: [{uri: {prefix: /}}]"),
+            (
+                Accepted,
+                "route: [{destination: {host: a.b}, weight: 550}, {destination: {host: c.d}, weight: 500}]",
+            ),
+            (Refused, "route: [{destination: {host: a.b}}, {destination: {host: c.d}}]"),
+            (Refused, "route: [{destination: {host: a.b}, weight: -1}]"),
+            (Refused, "route: [{destination: {host: '*'}}]"),
+            (Refused, "route: [{destination: {host: default/baz}}]"),
+            (Refused, "route: [{destination: {host: a.b, port: {number: 70000}}}]"),
+            (Refused, "route: [{destination: {host: a.b, subset: a_b}}]"),
+            (Accepted, "delegate: {name: test, namespace: test}"),
+            (Refused, "delegate: {name: test}, redirect: {uri: /t}"),
+        ],
+    );
+}
+
+#[test]
+fn redirects_rewrites_and_answers() {
+    let rule = |case: &str| format!("{{hosts: [foo.bar], http: [{{{case}}}]}}");
+    let to = "route: [{destination: {host: foo.baz}}]";
+    let with_route = |case: &str| format!("{{hosts: [foo.bar], http: [{{{to}, {case}}}]}}");
+    check(
+        "VirtualService",
+        rule,
+        &[
+            (Accepted, "redirect: {uri: /lerp, authority: foo.biz}"),
+            (Accepted, "redirect: {authority: t}"),
+            (Accepted, "redirect: {uri: t, authority: t, redirectCode: 308}"),
+            (Refused, "redirect: {uri: ''}"),
+            (Refused, "redirect: {uri: t, redirectCode: 299}"),
+            (Refused, "redirect: {uri: t, redirectCode: 304}"),
+            (Refused, "redirect: {uri: t, prefixRewrite: /u}"),
+            (Refused, "redirect: {scheme: ftp}"),
+            (Refused, "redirect: {uri: /t}, fault: {abort: {httpStatus: 500}}"),
+            (Accepted, "match: [{uri: {prefix: /foo}}], redirect: {prefixRewrite: /bar}"),
+            (Accepted, "match: [{headers: {x-foo: {exact: bar}}}], redirect: {prefixRewrite: /bar}"),
+            (Refused, "match: [{uri: {exact: /foo}}], redirect: {prefixRewrite: /bar}"),
+            (Refused, "match: [{uri: {regex: /foo.*}}], redirect: {prefixRewrite: /bar}"),
+            (Accepted, "directResponse: {status: 200}"),
+            (Refused, "directResponse: {status: 199}"),
+            (Refused, "directResponse: {status: 200}, redirect: {uri: /t}"),
+        ],
+    );
+    check(
+        "VirtualService",
+        with_route,
+        &[
+            (Refused, "redirect: {uri: /lerp, authority: foo.biz}"),
+            (Accepted, "rewrite: {uri: /path/to/resource, authority: foobar.org}"),
+            (Accepted, "rewrite: {authority: foobar.org}"),
+            (Refused, "rewrite: {}"),
+            (Refused, "rewrite: {uri: /a, uriRegexRewrite: {match: a, rewrite: b}}"),
+            (Accepted, "rewrite: {uriRegexRewrite: {match: '/(a)', rewrite: '/\\1'}}"),
+            (Refused, "rewrite: {uriRegexRewrite: {match: '/(a)', rewrite: '/\\2'}}"),
+            (Refused, "rewrite: {uriRegexRewrite: {rewrite: '\\2'}}"),
+            (Refused, "rewrite: {uriRegexRewrite: {match: '[', rewrite: '['}}"),
+            (Refused, "rewrite: {authority: bar}, headers: {request: {set: {':authority': foo}}}"),
+        ],
+    );
+}
+
+#[test]
+fn matches_and_headers() {
+    let with_route = |case: &str| {
+        format!("{{hosts: [foo.bar], http: [{{route: [{{destination: {{host: foo.baz}}}}], {case}}}]}}")
+    };
+    let long = format!("match: [{{uri: {{regex: '{}'}}}}]", "a".repeat(1025));
+    check(
+        "VirtualService",
+        with_route,
+        &[
+            (Accepted, "match: [{headers: {x: {}, ':method': {exact: GET}}}]"),
+            (Refused, "match: [{headers: {emptyprefix: {prefix: ''}}}]"),
+            (Refused, "match: [{headers: {x: {regex: '*'}}}]"),
+            (Refused, "match: [{headers: {'a b': {}}}]"),
+            (Refused, "match: [{headers: {'@request.auth.claims.a': {exact: b}}}]"),
+            (Refused, "match: [{queryParams: {q: {regex: '('}}}]"),
+            (Refused, "match: [{port: 70000}]"),
+            (Refused, long.as_str()),
+            (Refused, "headers: {request: {set: {'': value}}}"),
+            (Refused, "headers: {request: {remove: ['']}}"),
+            (Refused, "headers: {request: {remove: [Host]}}"),
+            (Refused, "headers: {response: {remove: ['']}}"),
+            (Refused, "headers: {response: {set: {Host: a}}}"),
+            (Refused, "headers: {request: {set: {':path': /a}}}"),
+            (Accepted, "headers: {response: {set: {i-love-istio: 100%%}}}"),
+            (Refused, "headers: {response: {set: {i-love-istio: 100%}}}"),
+            (Refused, "headers: {response: {set: {a: \"b\\r\\nc: d\"}}}"),
+            (Accepted, "headers: {request: {add: {x: '%REQ(y)%'}}}"),
+        ],
+    );
+}
+
+#[test]
+fn traffic_settings() {
+    let with_route = |case: &str| {
+        format!("{{hosts: [foo.bar], http: [{{route: [{{destination: {{host: foo.baz}}}}], {case}}}]}}")
+    };
+    check(
+        "VirtualService",
+        with_route,
+        &[
+            (Refused, "mirrorPercent: 101"),
+            (Refused, "mirrorPercentage: {value: 101}"),
+            (Accepted, "mirrorPercentage: {value: 1}"),
+            (Refused, "mirrors: [{destination: {host: a.b}, percentage: {value: 101}}]"),
+            (Refused, "mirrors: [{percentage: {value: 1}}]"),
+            (Accepted, "mirrors: [{destination: {host: a.b}, percentage: {value: 1}}]"),
+            (Refused, "mirror: {host: a.b}, mirrors: [{destination: {host: a.b}}]"),
+            (Accepted, "fault: {abort: {percentage: {value: 0.001}, httpStatus: 200}}"),
+            (Accepted, "fault: {abort: {httpStatus: 200}}"),
+            (Refused, "fault: {abort: {httpStatus: 100}}"),
+            (Accepted, "fault: {abort: {grpcStatus: DEADLINE_EXCEEDED}}"),
+            (Refused, "fault: {abort: {grpcStatus: BAD_STATUS}}"),
+            (Refused, "fault: {delay: {percentage: {value: 20}, fixedDelay: 3.000000042s}}"),
+            (Refused, "fault: {}"),
+            (Accepted, "retries: {attempts: 10, perTryTimeout: 2s, retryOn: '5xx,gateway-error'}"),
+            (Accepted, "retries: {attempts: 0}"),
+            (Accepted, "retries: {attempts: 10, perTryTimeout: 2s, retryOn: '503,connect-failure'}"),
+            (Refused, "retries: {attempts: -1, perTryTimeout: 2s}"),
+            (Refused, "retries: {attempts: 0, perTryTimeout: 2s}"),
+            (Refused, "retries: {attempts: 10, perTryTimeout: 2.000000001s}"),
+            (Refused, "retries: {attempts: 10, perTryTimeout: 0.000000999s}"),
+            (Refused, "retries: {attempts: 10, retryOn: '600,connect-failure'}"),
+            (Accepted, "timeout: 1ms"),
+            (Refused, "timeout: 1.0000001s"),
+            (Refused, "timeout: 0s"),
+            (Accepted, "corsPolicy: {allowMethods: [GET], exposeHeaders: [h], maxAge: 2s}"),
+            (Refused, "corsPolicy: {exposeHeaders: ['']}"),
+            (Refused, "corsPolicy: {maxAge: 2.000000042s}"),
+            (Refused, "corsPolicy: {allowMethods: [GETT]}"),
+        ],
+    );
+}
+
+#[test]
+fn virtual_services() {
+    let http = "http: [{route: [{destination: {host: foo.baz}}]}]";
+    let spec = |case: &str| format!("{{{}}}", case.replace("HTTP", http));
+    check(
+        "VirtualService",
+        spec,
+        &[
+            (Accepted, "HTTP"),
+            (Refused, "hosts: [foo.ba!r], HTTP"),
+            (Refused, "hosts: [foo.bar]"),
+            (Refused, "hosts: [foo.bar, Foo.bar], HTTP"),
+            (Refused, "hosts: ['*'], HTTP"),
+            (Accepted, "hosts: ['*'], gateways: [gw], HTTP"),
+            (Accepted, "hosts: [foo.bar], gateways: [ns1/gateway], HTTP"),
+            (Refused, "hosts: [foo.bar], gateways: ['ns1/*'], HTTP"),
+            (Refused, "hosts: [foo.bar], gateways: [./gateway], HTTP"),
+            (Warned, "hosts: [foo.bar], gateways: [gateway.ns.svc.cluster.local], HTTP"),
+            (Refused, "gateways: [gw], HTTP"),
+            (Refused, "http: [{}]"),
+            (Refused, "http: [{delegate: {name: a}}]"),
+            (Accepted, "http: [{match: [{sourceNamespace: test}], route: [{destination: {host: a.b}}]}]"),
+            (Refused, "tcp: [{route: [{destination: {host: foo.baz}}]}]"),
+            (Accepted, "hosts: [foo.bar], tcp: [{route: [{destination: {host: '*foo.baz'}}]}]"),
+            (Refused, "hosts: [foo.bar], tcp: [{match: [{port: 999}]}]"),
+            (Refused, "hosts: [foo.bar], tls: [{match: [{port: 999, sniHosts: [foo.bar]}]}]"),
+            (
+                Warned,
+                "hosts: [foo.bar], tls: [{match: [{sniHosts: [1.1.1.1]}], route: [{destination: {host: a.b}}]}]",
+            ),
+            (
+                Refused,
+                "hosts: [foo.bar], tls: [{match: [{sniHosts: [foo.*.com]}], route: [{destination: {host: a.b}}]}]",
+            ),
+            (Refused, "hosts: [foo.bar], exportTo: ['*', ns], HTTP"),
+        ],
+    );
+}
+
+#[test]
+fn gateways() {
+    let http = "port: {number: 7, name: http, protocol: HTTP}";
+    let https = "port: {number: 443, name: https, protocol: HTTPS}, hosts: [foo.bar.com]";
+    let spec = |case: &str| {
+        let case = case.replace("SECURE", https).replace("PLAIN", http);
+        format!("{{selector: {{istio: ingressgateway}}, servers: [{{{case}}}]}}")
+    };
+    check(
+        "Gateway",
+        spec,
+        &[
+            (Accepted, "PLAIN, hosts: [foo.bar.com]"),
+            (Accepted, "PLAIN, hosts: [1.1.1.1]"),
+            (Accepted, "PLAIN, hosts: ['*/foo.bar.com', './foo.com', '*', ns/*.com]"),
+            (Refused, "PLAIN, hosts: [~/foo.bar.com]"),
+            (Refused, "PLAIN, hosts: [foo]"),
+            (Refused, "PLAIN, hosts: []"),
+            (Refused, "PLAIN, hosts: [foo.bar.com], bind: 'unix://@foobar'"),
+            (Refused, "PLAIN, hosts: [foo.bar.com], tls: {mode: SIMPLE, credentialName: x}"),
+            (Accepted, "PLAIN, hosts: [foo.bar.com], tls: {httpsRedirect: true}"),
+            (Refused, "port: {number: 66000, name: http, protocol: HTTP}, hosts: [foo.bar.com]"),
+            (Refused, "port: {number: 7, name: http, protocol: kafka}, hosts: [foo.bar.com]"),
+            (Refused, "SECURE"),
+            (Warned, "SECURE, tls: {httpsRedirect: true}"),
+            (Accepted, "SECURE, tls: {mode: SIMPLE, credentialName: x}"),
+            (Refused, "SECURE, tls: {mode: SIMPLE, credentialName: x, serverCertificate: c, privateKey: k}"),
+            (Refused, "SECURE, tls: {mode: SIMPLE, privateKey: k}"),
+            (Refused, "SECURE, tls: {mode: SIMPLE, serverCertificate: c}"),
+            (Refused, "SECURE, tls: {mode: MUTUAL, serverCertificate: c, privateKey: k}"),
+            (
+                Refused,
+                "SECURE, tls: {mode: SIMPLE, credentialName: x, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2}",
+            ),
+            (Refused, "PLAIN, hosts: [a.com]}, {PLAIN, hosts: [b.com]"),
+        ],
+    );
+}
+
+#[test]
+fn destination_rules() {
+    let spec = |case: &str| format!("{{host: reviews, {case}}}");
+    check(
+        "DestinationRule",
+        spec,
+        &[
+            (Accepted, "subsets: [{name: v1, labels: {version: v1}}]"),
+            (Warned, "subsets: [{name: v1}, {name: v1}]"),
+            (Refused, "subsets: [{name: v_1}]"),
+            (Refused, "subsets: [{name: v1, labels: {'a b': c}}]"),
+            (Accepted, "trafficPolicy: {connectionPool: {tcp: {idleTimeout: 0s, connectTimeout: 1s}}}"),
+            (Refused, "trafficPolicy: {connectionPool: {tcp: {connectTimeout: 0.5ms}}}"),
+            (Refused, "trafficPolicy: {connectionPool: {http: {maxRetries: -1}}}"),
+            (Refused, "trafficPolicy: {portLevelSettings: [{loadBalancer: {simple: RANDOM}}]}"),
+            (Refused, "trafficPolicy: {outlierDetection: {maxEjectionPercent: 101}}"),
+            (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
+            (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
+            (Refused, "exportTo: [a/b]"),
+        ],
+    );
+}
+
+#[test]
+fn service_entries_and_workloads() {
+    let spec = |case: &str| {
+        format!("{{hosts: [a.com], ports: [{{number: 80, name: http, protocol: HTTP}}], {case}}}")
+    };
+    check(
+        "ServiceEntry",
+        spec,
+        &[
+            (Accepted, "resolution: DNS"),
+            (Accepted, "resolution: STATIC, endpoints: [{address: 1.2.3.4, ports: {http: 8080}}]"),
+            (Refused, "resolution: STATIC"),
+            (Refused, "resolution: STATIC, endpoints: [{address: b.com}]"),
+            (Refused, "resolution: STATIC, endpoints: [{address: 1.2.3.4, ports: {other: 8080}}]"),
+            (Refused, "resolution: NONE, endpoints: [{address: 1.2.3.4}]"),
+            (Refused, "resolution: DNS_ROUND_ROBIN, endpoints: [{address: b.com}, {address: c.com}]"),
+            (Refused, "resolution: DNS, addresses: [10.0.0.0/8]"),
+            (Accepted, "resolution: NONE, addresses: [10.0.0.0/8]"),
+            (Refused, "resolution: NONE, addresses: [nowhere]"),
+            (
+                Refused,
+                "resolution: STATIC, endpoints: [{address: 1.2.3.4}], workloadSelector: {labels: {a: b}}",
+            ),
+        ],
+    );
+    let plain = |case: &str| format!("{{{case}}}");
+    check(
+        "ServiceEntry",
+        plain,
+        &[
+            (Refused, "hosts: ['*'], resolution: NONE"),
+            (Refused, "hosts: ['*.a.com'], resolution: DNS"),
+            (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 80, name: b}]"),
+            (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 81, name: a}]"),
+        ],
+    );
+    check(
+        "WorkloadEntry",
+        plain,
+        &[
+            (Accepted, "address: 1.2.3.4"),
+            (Accepted, "network: vm-net"),
+            (Refused, "labels: {a: b}"),
+            (Refused, "address: 'unix:///a', ports: {http: 80}"),
+            (Refused, "address: 1.2.3.4, ports: {http: 0}"),
+        ],
+    );
+}
+
+#[test]
+fn hosts_by_syntax() {
+    for (host, valid) in [
+        ("a.example.com", true),
+        ("*", true),
+        ("*.example.com", true),
+        ("*foo.com", true),
+        ("*-foo.com", true),
+        ("short", true),
+        ("a..b", false),
+        ("a.*.b", false),
+        ("a_b.com", false),
+        ("-a.com", false),
+        ("", false),
+        ("a b", false),
+    ] {
+        assert_eq!(super::rules::host_syntax(host).is_ok(), valid, "{host}");
+    }
+    assert!(super::rules::host_syntax(&"a.".repeat(140)).is_err());
+}

@@ -1,0 +1,257 @@
+//! One try, and a second one where a kept connection turned out to be dead: pick an endpoint,
+//! connect, send, await the response's head.
+
+use super::buffers::{Bulk, Work};
+use super::deadline::Expired;
+use super::downstream::Downstream;
+use super::error::Kind;
+use super::head::write_interim;
+use super::record::{Life, Site};
+use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
+use pingora::protocols::Stream;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tokio::io::AsyncWrite;
+
+/// The most interim responses before the real one.
+const INTERIM: usize = 16;
+
+/// A response whose head has come.
+pub(crate) struct Response {
+    pub(crate) pick: Pick,
+    pub(crate) upstream: UpstreamConnection,
+    /// The head (`w.response`), and what came with it.
+    pub(crate) bulk: Bulk,
+    /// The rest of the upload.
+    pub(crate) sender: Sender,
+}
+
+/// Gets a response's head from the cluster.
+pub(crate) async fn response<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    life: &mut Life<'_>,
+    site: Site<'_>,
+    cluster: &Arc<Cluster>,
+) -> Result<Response, Kind> {
+    let pick = cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?;
+    life.upstream_host = Some(pick.address);
+    let mut fresh = false;
+    loop {
+        let mut upstream = connect(down, w, site, cluster, &pick, fresh).await?;
+        life.upstream_local = upstream.local;
+        let sent_at = Instant::now();
+        let mut sender = Sender::default();
+        match head(down, w, &mut upstream.stream, &mut sender).await {
+            Ok(bulk) => {
+                life.service_time = Some(sent_at.elapsed());
+                return Ok(Response { pick, upstream, bulk, sender });
+            }
+            Err(NoHead::Silent) if upstream.reused && !fresh && may_repeat(down, w, &sender) => fresh = true,
+            Err(NoHead::Silent) => return Err(Kind::UpstreamClosed),
+            Err(NoHead::Error(kind)) => return Err(kind),
+        }
+    }
+}
+
+/// Whether the request may be sent again on a new connection: all of it is still at hand, and the
+/// upstream either saw nothing of it or may see it twice (RFC 9110 9.2.2).
+fn may_repeat<D: Downstream>(down: &D, w: &Work, sender: &Sender) -> bool {
+    const IDEMPOTENT: [&[u8]; 6] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"];
+    let at_hand = !sender.streamed && (down.uploaded() || sender.sent == 0);
+    let method = w.request.method.of_buffer(w.head());
+    at_hand && (sender.sent == 0 || IDEMPOTENT.contains(&method))
+}
+
+async fn connect<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    cluster: &Arc<Cluster>,
+    pick: &Pick,
+    fresh: bool,
+) -> Result<UpstreamConnection, Kind> {
+    let mut get = pin!(site.worker.pool.get(cluster, pick, fresh));
+    poll_fn(|cx| {
+        if let Poll::Ready(connection) = get.as_mut().poll(cx) {
+            return Poll::Ready(connection.map_err(|e| match e {
+                ConnectError::Refused => Kind::ConnectRefused,
+                ConnectError::Timeout => Kind::ConnectTimeout,
+                ConnectError::Other(_) => Kind::ConnectFailed,
+            }));
+        }
+        poll_abandoned(down, w, cx).map(Err)
+    })
+    .await
+}
+
+/// Ready when waiting makes no sense any more: the client is gone, or the time is up.
+pub(crate) fn poll_abandoned<D: Downstream>(down: &mut D, w: &mut Work, cx: &mut Context<'_>) -> Poll<Kind> {
+    if down.uploaded() && down.poll_gone(w, cx).is_ready() {
+        return Poll::Ready(Kind::ClientGone);
+    }
+    down.deadline().poll(cx).map(|e| match e {
+        Expired::Whole => Kind::Timeout,
+        Expired::Idle => Kind::Idle,
+    })
+}
+
+enum NoHead {
+    /// The connection ended before the first byte of a response.
+    Silent,
+    Error(Kind),
+}
+
+/// Sends the request while waiting for the response's head.
+async fn head<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    upstream: &mut Stream,
+    sender: &mut Sender,
+) -> Result<Bulk, NoHead> {
+    let mut got: Option<Bulk> = None;
+    let mut interim = 0;
+    loop {
+        let n = poll_fn(|cx| {
+            if let Poll::Ready(Err(kind)) = sender.poll(upstream, down, w, cx) {
+                return Poll::Ready(Err(kind));
+            }
+            let read = match &mut got {
+                Some(bulk) => bulk.poll_fill(upstream, cx, usize::MAX),
+                None => Bulk::poll_read(upstream, cx, usize::MAX).map_ok(|bulk| {
+                    let n = bulk.bytes().len();
+                    got = Some(bulk);
+                    n
+                }),
+            };
+            match read {
+                Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
+                Poll::Pending => poll_abandoned(down, w, cx).map(Err),
+            }
+        })
+        .await
+        .map_err(NoHead::Error)?;
+        let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else { return Err(NoHead::Silent) };
+        if n == 0 {
+            return Err(NoHead::Error(Kind::UpstreamClosed));
+        }
+        down.deadline().touch();
+        if interim_responses(down, w, &mut bulk, &mut interim).await.map_err(NoHead::Error)? {
+            return Ok(bulk);
+        }
+        got = Some(bulk);
+    }
+}
+
+/// Passes interim responses on; true when the final one's head is at the front of `bulk`.
+async fn interim_responses<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    bulk: &mut Bulk,
+    count: &mut usize,
+) -> Result<bool, Kind> {
+    loop {
+        if !w.response.parse_response(bulk.bytes()).map_err(|_| Kind::UpstreamMalformed)? {
+            return Ok(false);
+        }
+        match w.response.status {
+            101 if w.request.upgrade && w.response.upgrade => return Ok(true),
+            101 => return Err(Kind::UpstreamMalformed),
+            100..200 => {}
+            _ => return Ok(true),
+        }
+        *count += 1;
+        if *count > INTERIM {
+            return Err(Kind::UpstreamMalformed);
+        }
+        write_interim(&w.response, bulk.bytes(), &mut w.reply);
+        down.interim(w).await.map_err(|_| Kind::ClientGone)?;
+        bulk.advance(w.response.len);
+        bulk.rewind();
+    }
+}
+
+/// Sends a request: first `w.out`, then the rest of the body as it comes.
+#[derive(Default)]
+pub(crate) struct Sender {
+    /// Bytes of `w.out` sent.
+    sent: usize,
+    /// A piece of the body on its way.
+    piece: Option<Bulk>,
+    /// More than `w.out` was sent, so it cannot be sent again.
+    streamed: bool,
+    /// Written, not flushed.
+    dirty: bool,
+    /// The upstream takes no more. It may have answered nevertheless.
+    refused: bool,
+    done: bool,
+}
+
+impl Sender {
+    /// Whether all was sent and taken.
+    pub(crate) fn complete(&self) -> bool {
+        self.done && !self.refused
+    }
+
+    /// Sends as much as can be sent now; ready when that was all.
+    pub(crate) fn poll<D: Downstream>(
+        &mut self,
+        upstream: &mut Stream,
+        down: &mut D,
+        w: &mut Work,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Kind>> {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match ready!(self.poll_write(upstream, w, cx)) {
+                Ok(()) if down.uploaded() => {
+                    self.refused |= ready!(Pin::new(&mut *upstream).poll_flush(cx)).is_err();
+                    self.done = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(()) => {}
+                Err(_) => {
+                    self.refused = true;
+                    self.done = true;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match down.poll_upload(w, cx) {
+                Poll::Ready(Ok(piece)) => {
+                    self.streamed = true;
+                    self.piece = Some(piece);
+                    down.deadline().touch();
+                }
+                Poll::Ready(Err(kind)) => return Poll::Ready(Err(kind)),
+                Poll::Pending => {
+                    if self.dirty && ready!(Pin::new(&mut *upstream).poll_flush(cx)).is_ok() {
+                        self.dirty = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_write(&mut self, upstream: &mut Stream, w: &Work, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < w.out.len() {
+            match ready!(Pin::new(&mut *upstream).poll_write(cx, &w.out[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.sent += n,
+            }
+            self.dirty = true;
+        }
+        if let Some(piece) = &mut self.piece {
+            ready!(piece.poll_write_to(upstream, cx))?;
+            self.piece = None;
+            self.dirty = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,239 @@
+//! Buffers borrowed from the worker thread: an idle connection holds none of them.
+
+use super::edits::Rendered;
+use super::identity::Identity;
+use crate::h1::head::Head;
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// First size of a head buffer.
+const HEAD: usize = 16 << 10;
+/// Size of a body buffer.
+const BULK: usize = 64 << 10;
+/// How many of each a thread keeps for reuse.
+const KEPT_WORKS: usize = 256;
+const KEPT_BULKS: usize = 32;
+
+thread_local! {
+    static WORKS: RefCell<Vec<Box<Work>>> = const { RefCell::new(Vec::new()) };
+    static BULKS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What one request in flight needs.
+#[derive(Default)]
+pub(crate) struct Work {
+    /// Bytes from the client; the request's head begins at `pos`, unread memory at `end`.
+    pub(crate) buf: Vec<u8>,
+    pub(crate) pos: usize,
+    pub(crate) end: usize,
+    /// The request's head.
+    pub(crate) request: Head,
+    /// The canonical path where it differs from the one sent; empty where it does not.
+    pub(crate) path: Vec<u8>,
+    /// The target to send upstream where the path is rewritten.
+    pub(crate) target: Vec<u8>,
+    /// The authority as sent upstream.
+    pub(crate) authority: Vec<u8>,
+    /// What goes upstream: the head and as much of the body as came with it.
+    pub(crate) out: Vec<u8>,
+    /// The response's head as it came from the upstream.
+    pub(crate) response: Head,
+    /// The response's head as it goes to the client.
+    pub(crate) reply: Vec<u8>,
+    /// Who sent the request.
+    pub(crate) identity: Identity,
+    /// Values of header operations that are not literal.
+    pub(crate) rendered: Rendered,
+}
+
+impl Work {
+    /// One from the thread's store.
+    pub(crate) fn take() -> Box<Work> {
+        WORKS.with(|w| w.borrow_mut().pop()).unwrap_or_else(|| {
+            Box::new(Work { buf: vec![0; HEAD], out: Vec::with_capacity(4096), ..Work::default() })
+        })
+    }
+
+    /// Gives it back; one that grew is freed instead.
+    pub(crate) fn give_back(mut self: Box<Self>) {
+        self.pos = 0;
+        self.end = 0;
+        self.clear();
+        if self.buf.len() == HEAD && self.out.capacity() + self.reply.capacity() <= 4 * HEAD {
+            WORKS.with(|w| {
+                let mut w = w.borrow_mut();
+                if w.len() < KEPT_WORKS {
+                    w.push(self);
+                }
+            });
+        }
+    }
+
+    /// Forgets the last request, not the bytes that follow it.
+    pub(crate) fn clear(&mut self) {
+        self.request.reset();
+        self.response.reset();
+        self.path.clear();
+        self.authority.clear();
+        self.out.clear();
+        self.reply.clear();
+    }
+
+    /// The bytes of the request's head, and what follows.
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.buf[self.pos..]
+    }
+
+    /// Reads more from a client.
+    pub(crate) fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let end = self.end;
+        let mut into = ReadBuf::new(&mut self.buf[end..]);
+        ready!(Pin::new(from).poll_read(cx, &mut into))?;
+        let n = into.filled().len();
+        self.end += n;
+        Poll::Ready(Ok(n))
+    }
+
+    /// Makes room for more of a head: the parser's limits bound how far it grows.
+    pub(crate) fn make_room(&mut self) {
+        if self.end < self.buf.len() {
+            return;
+        }
+        if self.pos > 0 {
+            self.buf.copy_within(self.pos..self.end, 0);
+            self.end -= self.pos;
+            self.pos = 0;
+        } else {
+            self.buf.resize(self.buf.len() * 2, 0);
+        }
+    }
+
+    /// Keeps bytes that were read too far: they belong to the next request.
+    pub(crate) fn push_back(&mut self, bytes: &[u8]) {
+        let end = self.end + bytes.len();
+        if self.buf.len() < end {
+            self.buf.resize(end, 0);
+        }
+        self.buf[self.end..end].copy_from_slice(bytes);
+        self.end = end;
+    }
+}
+
+/// A read buffer: taken when there is something to read, given back when it was passed on.
+pub(crate) struct Bulk {
+    data: Box<[u8]>,
+    pos: usize,
+    end: usize,
+}
+
+impl Bulk {
+    /// An empty one from the thread's store.
+    pub(crate) fn take() -> Bulk {
+        let data = BULKS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| vec![0; BULK].into());
+        Bulk { data, pos: 0, end: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.pos..self.end]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.pos..self.end]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pos == self.end
+    }
+
+    /// Drops bytes from the front.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.pos += n;
+    }
+
+    /// Keeps only the first `n` bytes.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        self.end = self.pos + n;
+    }
+
+    /// Makes all of it available again once it is empty.
+    pub(crate) fn rewind(&mut self) {
+        if self.is_empty() {
+            (self.pos, self.end) = (0, 0);
+        }
+    }
+
+    /// How much more fits.
+    pub(crate) fn room(&self) -> usize {
+        self.data.len() - self.end
+    }
+
+    /// Appends what fits.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        let n = bytes.len().min(self.room());
+        self.data[self.end..self.end + n].copy_from_slice(&bytes[..n]);
+        self.end += n;
+    }
+
+    /// Reads at most `limit` bytes more. A full buffer is an error of the peer's.
+    pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let to = self.data.len().min(self.end.saturating_add(limit));
+        if self.end >= to {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        let mut into = ReadBuf::new(&mut self.data[self.end..to]);
+        ready!(Pin::new(from).poll_read(cx, &mut into))?;
+        let n = into.filled().len();
+        self.end += n;
+        Poll::Ready(Ok(n))
+    }
+
+    /// Reads at most `limit` bytes into a new one.
+    pub(crate) fn poll_read<R: AsyncRead + Unpin>(
+        from: &mut R,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<Bulk>> {
+        let mut bulk = Bulk::take();
+        ready!(bulk.poll_fill(from, cx, limit))?;
+        Poll::Ready(Ok(bulk))
+    }
+
+    /// Writes all of it.
+    pub(crate) fn poll_write_to<W: AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            match ready!(Pin::new(&mut *to).poll_write(cx, self.bytes()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.pos += n,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        BULKS.with(|b| {
+            let mut b = b.borrow_mut();
+            if b.len() < KEPT_BULKS {
+                b.push(data);
+            }
+        });
+    }
+}

@@ -1,0 +1,60 @@
+use super::buffers::{Bulk, Work};
+use super::deadline::Deadline;
+use super::error::Kind;
+use pingora::protocols::Stream;
+use std::io;
+use std::ops::Range;
+use std::task::{Context, Poll};
+
+/// The client's side of one request: a request on an HTTP/1 connection, or a stream of HTTP/2.
+pub(crate) trait Downstream {
+    /// The request's deadlines.
+    fn deadline(&mut self) -> &mut Deadline;
+
+    /// Finds where the request's body ends, and which part of it came with the head: a range of
+    /// `w.buf`, as it stands on an HTTP/1 wire.
+    fn begin_upload(&mut self, w: &mut Work) -> Result<Range<usize>, Kind>;
+
+    /// Whether the request's body is all there.
+    fn uploaded(&self) -> bool;
+
+    /// Bytes of the request's body so far, without framing.
+    fn received(&self) -> u64;
+
+    /// The next bytes of the request's body, as they go on an HTTP/1 wire.
+    fn poll_upload(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>>;
+
+    /// Ready when the client is gone. Asked only once the body is all there.
+    fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether chunked bodies may be passed on as they come; otherwise they are decoded.
+    fn takes_chunks(&self) -> bool;
+
+    /// The field lines on the connection itself; `last` when the response ends with it.
+    fn connection_lines(&mut self, last: bool) -> &'static [u8];
+
+    /// Passes on an interim response (1xx) that stands in `w.reply`.
+    async fn interim(&mut self, w: &mut Work) -> io::Result<()>;
+
+    /// Begins the response whose head stands in `w.reply`; `end` when there is no body.
+    fn begin_response(&mut self, w: &mut Work, end: bool) -> io::Result<()>;
+
+    /// Sends content; ready when `body` is empty and the head is out. `last` when nothing follows.
+    fn poll_body(
+        &mut self,
+        w: &mut Work,
+        body: &mut Bulk,
+        last: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>;
+
+    /// Ends the response after its body: trailers, where they did not pass with the chunks.
+    fn poll_end(&mut self, trailers: Option<&[u8]>, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Joins client and upstream after a 101: `early` came with the response's head, and what the
+    /// client sent early stands in `w.buf`. Returns the bytes from and to the client.
+    async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64);
+
+    /// Cuts a response off: the client must not take it for whole.
+    fn abort(&mut self);
+}

@@ -1,0 +1,186 @@
+//! Header edits, applied while a head is serialised: nothing mutates a header map.
+
+use crate::h1::field::{Known, known};
+use std::ops::Range;
+use tidegate_model::{FormatString, HeaderOp};
+
+/// Values of operations that are not literal, rendered once per request.
+#[derive(Default)]
+pub(crate) struct Rendered {
+    text: Vec<u8>,
+    values: Vec<Range<usize>>,
+}
+
+impl Rendered {
+    /// Renders every value that is not a literal with `render`, before any edit is applied:
+    /// formats see the message as it came.
+    pub(crate) fn render(&mut self, ops: &[HeaderOp], mut render: impl FnMut(&FormatString, &mut Vec<u8>)) {
+        self.text.clear();
+        self.values.clear();
+        if ops.iter().all(|op| value(op).is_none_or(|v| v.literal().is_some())) {
+            return;
+        }
+        for op in ops {
+            let start = self.text.len();
+            if let Some(v) = value(op).filter(|v| v.literal().is_none()) {
+                render(v, &mut self.text);
+            }
+            self.values.push(start..self.text.len());
+        }
+    }
+}
+
+fn value(op: &HeaderOp) -> Option<&FormatString> {
+    match op {
+        HeaderOp::Remove(_) => None,
+        HeaderOp::Set(_, v) | HeaderOp::Append(_, v) => Some(v),
+    }
+}
+
+fn name(op: &HeaderOp) -> &str {
+    match op {
+        HeaderOp::Remove(n) | HeaderOp::Set(n, _) | HeaderOp::Append(n, _) => n.as_str(),
+    }
+}
+
+/// A list of operations with its rendered values. Operations apply in order, so a later one on
+/// the same name undoes what an earlier one did. A value that renders empty adds nothing and
+/// replaces nothing, as in Envoy.
+#[derive(Clone, Copy)]
+pub(crate) struct Edits<'a> {
+    ops: &'a [HeaderOp],
+    rendered: &'a Rendered,
+}
+
+impl<'a> Edits<'a> {
+    pub(crate) fn new(ops: &'a [HeaderOp], rendered: &'a Rendered) -> Self {
+        Edits { ops, rendered }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    fn value(&self, i: usize) -> &'a [u8] {
+        match value(&self.ops[i]) {
+            None => b"",
+            Some(v) => match v.literal() {
+                Some(l) => l.as_bytes(),
+                None => self.rendered.values.get(i).map_or(b"", |r| &self.rendered.text[r.clone()]),
+            },
+        }
+    }
+
+    /// Whether a line of this name that was there before the edits is still there after them.
+    pub(crate) fn keeps(&self, line: &[u8]) -> bool {
+        !self.replaced(line, 0)
+    }
+
+    /// Whether an operation from the `from`th on takes away earlier lines of this name.
+    fn replaced(&self, line: &[u8], from: usize) -> bool {
+        (from..self.ops.len()).any(|i| {
+            name(&self.ops[i]).as_bytes().eq_ignore_ascii_case(line)
+                && match &self.ops[i] {
+                    HeaderOp::Remove(_) => true,
+                    HeaderOp::Set(..) => !self.value(i).is_empty(),
+                    HeaderOp::Append(..) => false,
+                }
+        })
+    }
+
+    /// Writes the lines that the edits add.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        for (i, op) in self.ops.iter().enumerate() {
+            let value = self.value(i);
+            let name = name(op).as_bytes();
+            if value.is_empty() || is_framing(name) || self.replaced(name, i + 1) {
+                continue;
+            }
+            line(out, name, value);
+        }
+    }
+}
+
+/// Lines that operations never touch: they are how the message is delimited and connected.
+fn is_framing(name: &[u8]) -> bool {
+    name.starts_with(b":")
+        || matches!(
+            known(name),
+            Known::Host
+                | Known::ContentLength
+                | Known::TransferEncoding
+                | Known::Connection
+                | Known::HopByHop
+                | Known::Upgrade
+                | Known::Te
+        )
+}
+
+/// Writes one field line.
+pub(crate) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_model::HeaderName;
+
+    fn text(v: &str) -> FormatString {
+        FormatString::parse(v).unwrap()
+    }
+
+    fn set(n: &str, v: &str) -> HeaderOp {
+        HeaderOp::Set(HeaderName::new(n), text(v))
+    }
+
+    fn append(n: &str, v: &str) -> HeaderOp {
+        HeaderOp::Append(HeaderName::new(n), text(v))
+    }
+
+    fn apply(ops: &[HeaderOp], lines: &[(&str, &str)]) -> String {
+        let mut rendered = Rendered::default();
+        rendered.render(ops, |f, out| {
+            if f.as_str() == "%PROTOCOL%" {
+                out.extend_from_slice(b"HTTP/1.1");
+            }
+        });
+        let edits = Edits::new(ops, &rendered);
+        let mut out = Vec::new();
+        for (n, v) in lines.iter().filter(|(n, _)| edits.keeps(n.as_bytes())) {
+            line(&mut out, n.as_bytes(), v.as_bytes());
+        }
+        edits.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn operations_apply_in_order() {
+        let remove = |n| HeaderOp::Remove(HeaderName::new(n));
+        let sent = [("A", "1"), ("B", "2"), ("A", "3")];
+        let table: [(&[HeaderOp], &str); 9] = [
+            (&[], "A: 1\r\nB: 2\r\nA: 3\r\n"),
+            (&[remove("a")], "B: 2\r\n"),
+            (&[set("a", "x")], "B: 2\r\na: x\r\n"),
+            (&[append("a", "x")], "A: 1\r\nB: 2\r\nA: 3\r\na: x\r\n"),
+            (&[append("c", "x"), remove("c")], "A: 1\r\nB: 2\r\nA: 3\r\n"),
+            (&[set("b", "x"), set("b", "y")], "A: 1\r\nA: 3\r\nb: y\r\n"),
+            (&[remove("b"), append("b", "x"), append("b", "y")], "A: 1\r\nA: 3\r\nb: x\r\nb: y\r\n"),
+            (&[set("b", "%PROTOCOL%"), append("d", "%HOSTNAME%")], "A: 1\r\nA: 3\r\nb: HTTP/1.1\r\n"),
+            (&[set("b", "%HOSTNAME%")], "A: 1\r\nB: 2\r\nA: 3\r\n"),
+        ];
+        for (ops, expected) in table {
+            assert_eq!(apply(ops, &sent), expected, "{ops:?}");
+        }
+    }
+
+    #[test]
+    fn framing_is_out_of_reach() {
+        let ops =
+            [set("transfer-encoding", "chunked"), set("content-length", "9"), append("connection", "x")];
+        assert_eq!(apply(&ops, &[]), "");
+    }
+}

@@ -1,0 +1,153 @@
+//! The errors of a request: one table from kind to status, response flag, details and body.
+
+use crate::telemetry::Flag;
+use std::time::Duration;
+
+/// What went wrong, and so who is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The client's head breaks the rules: status and why.
+    BadRequest(u16, &'static str),
+    /// The path cannot be made canonical.
+    BadPath,
+    /// The client's body breaks the rules.
+    BadBody,
+    /// HTTP/1.0 without Host where no `*` virtual host is.
+    NoHost,
+    /// The head did not come in time.
+    HeadTimeout,
+    /// No rule for it.
+    NoRoute,
+    /// The rule names a cluster that does not exist.
+    NoCluster,
+    /// The cluster has no endpoint.
+    NoEndpoint,
+    /// The endpoint does not listen.
+    ConnectRefused,
+    /// The endpoint does not answer the connection.
+    ConnectTimeout,
+    /// Connecting failed otherwise.
+    ConnectFailed,
+    /// The upstream ended the connection before its response.
+    UpstreamClosed,
+    /// The upstream's response breaks the rules.
+    UpstreamMalformed,
+    /// The route's timeout passed.
+    Timeout,
+    /// Nothing moved for too long.
+    Idle,
+    /// The client went away.
+    ClientGone,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    /// The status to answer; 0 where nobody is there to answer.
+    pub(crate) status: u16,
+    /// The flag in log and metrics.
+    pub(crate) flag: Option<Flag>,
+    /// `response_code_details`, in Envoy's words.
+    pub(crate) details: &'static str,
+    /// One generic line for the client.
+    pub(crate) body: &'static str,
+}
+
+impl Kind {
+    /// Its row.
+    pub(crate) fn row(self) -> Row {
+        const RESET: &str = "upstream connect error or disconnect/reset before headers";
+        let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
+        match self {
+            Kind::BadRequest(status, why) => {
+                row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
+            }
+            Kind::BadPath => {
+                row(400, Flag::DownstreamProtocolError, "path_normalization_failed", "Bad Request")
+            }
+            Kind::BadBody => row(400, Flag::DownstreamProtocolError, "http1.codec_error", "Bad Request"),
+            Kind::NoHost => row(
+                400,
+                Flag::DownstreamProtocolError,
+                "missing_host_header",
+                "no Host header, and no virtual host for requests without one",
+            ),
+            Kind::HeadTimeout => {
+                Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
+            }
+            Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
+            Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
+            Kind::NoEndpoint => {
+                row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
+            }
+            Kind::ConnectRefused => row(
+                503,
+                Flag::UpstreamConnectFailure,
+                "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
+                RESET,
+            ),
+            Kind::ConnectTimeout => row(
+                503,
+                Flag::UpstreamConnectFailure,
+                "upstream_reset_before_response_started{connection_timeout}",
+                RESET,
+            ),
+            Kind::ConnectFailed => row(
+                503,
+                Flag::UpstreamConnectFailure,
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                RESET,
+            ),
+            Kind::UpstreamClosed => row(
+                503,
+                Flag::UpstreamTermination,
+                "upstream_reset_before_response_started{connection_termination}",
+                RESET,
+            ),
+            Kind::UpstreamMalformed => row(
+                502,
+                Flag::UpstreamProtocolError,
+                "upstream_reset_before_response_started{protocol_error}",
+                RESET,
+            ),
+            Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
+            Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
+            Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
+        }
+    }
+}
+
+/// How long a client that is refused may go on sending before the connection is cut.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// How much of that is read.
+pub(crate) const LINGER_BYTES: usize = 256 << 10;
+
+/// The reason phrase of a status that the gateway answers itself.
+pub(crate) fn reason_phrase(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_status_and_flag() {
+        for (kind, status, flag) in [
+            (Kind::BadRequest(431, "head_too_large"), 431, Some(Flag::DownstreamProtocolError)),
+            (Kind::HeadTimeout, 408, None),
+            (Kind::NoRoute, 404, Some(Flag::NoRoute)),
+            (Kind::NoCluster, 503, Some(Flag::NoCluster)),
+            (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
+            (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
+            (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
+            (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
+            (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),
+        ] {
+            assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
+        }
+        assert_eq!(Kind::BadRequest(431, "head_too_large").row().body, "Request Header Fields Too Large");
+    }
+}

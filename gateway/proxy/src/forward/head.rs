@@ -1,0 +1,219 @@
+//! Writing heads: what came is copied in runs, and the edits are applied on the way.
+
+use super::buffers::Work;
+use super::edits::{Edits, line};
+use super::view::View;
+use crate::h1::field::Known;
+use crate::h1::head::Head;
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime};
+use tidegate_engine::RequestView;
+use tidegate_model::MeshSettings;
+
+/// What changes in a request on its way upstream.
+pub(crate) struct RequestChanges<'a> {
+    /// The new target, where the path is rewritten.
+    pub(crate) target: Option<&'a [u8]>,
+    /// The authority where it is not the one sent.
+    pub(crate) authority: Option<&'a [u8]>,
+    /// Header operations of the route.
+    pub(crate) edits: Edits<'a>,
+}
+
+/// Appends the request's head as it goes upstream.
+pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>) {
+    let (head, buf, view) = (&w.request, w.head(), View::of(w));
+    if changes.target.is_none() && w.path.is_empty() && head.origin_form && head.http11 {
+        out.extend_from_slice(&buf[head.method.start()..head.fields_at]);
+    } else {
+        out.extend_from_slice(view.method());
+        out.push(b' ');
+        match changes.target {
+            Some(target) => out.extend_from_slice(target),
+            None => write_target(view, out),
+        }
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+    }
+    let edits = changes.edits;
+    if let Some(authority) = changes.authority {
+        line(out, b"host", authority);
+    }
+    head.copy_fields(buf, out, |f| match f.known {
+        Known::Host => changes.authority.is_none(),
+        Known::ContentLength | Known::TransferEncoding => true,
+        Known::Connection
+        | Known::HopByHop
+        | Known::Nominated
+        | Known::Te
+        | Known::ForwardedFor
+        | Known::ForwardedProto
+        | Known::RequestId
+        | Known::Internal
+        | Known::ServiceTime => false,
+        Known::Upgrade => head.upgrade,
+        Known::Expect => head.http11,
+        _ => edits.is_empty() || edits.keeps(f.name.of_buffer(buf)),
+    });
+    if head.upgrade {
+        out.extend_from_slice(b"connection: upgrade\r\n");
+    }
+    if head.te_trailers {
+        out.extend_from_slice(if head.upgrade {
+            b"te: trailers\r\n"
+        } else {
+            b"connection: te\r\nte: trailers\r\n"
+        });
+    }
+    write_own(w, out, edits, changes.target.is_some(), view);
+    edits.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Path and query as they are matched.
+pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(view.path());
+    if let Some(query) = view.query() {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+}
+
+/// The lines that the gateway adds. They count as sent by the client: operations apply to them.
+fn write_own(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>, rewritten: bool, view: View<'_>) {
+    let mut own = |name: &str, value: &[u8]| {
+        if edits.is_empty() || edits.keeps(name.as_bytes()) {
+            line(out, name.as_bytes(), value);
+        }
+    };
+    let forwarded = &w.identity.forwarded_for;
+    own("x-forwarded-for", forwarded);
+    own("x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
+    own("x-request-id", &w.identity.request_id);
+    own("x-envoy-attempt-count", b"1");
+    let peer = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
+    if w.identity.trusted {
+        own("x-envoy-external-address", w.identity.client.ip().to_canonical().to_string().as_bytes());
+    } else {
+        own("x-envoy-external-address", peer);
+    }
+    if rewritten && edits.keeps(b"x-envoy-original-path") {
+        out.extend_from_slice(b"x-envoy-original-path: ");
+        write_target(view, out);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// What changes in a response on its way to the client.
+pub(crate) struct ResponseChanges<'a> {
+    /// Header operations of the route.
+    pub(crate) edits: Edits<'a>,
+    /// Settings: the `server` header.
+    pub(crate) mesh: &'a MeshSettings,
+    /// `x-envoy-upstream-service-time`.
+    pub(crate) service_time: Duration,
+    /// Whether the chunk framing stays.
+    pub(crate) chunks: bool,
+    /// The length of a body that was decoded whole.
+    pub(crate) length: Option<usize>,
+    /// Lines on the connection.
+    pub(crate) connection: &'static [u8],
+}
+
+/// Writes the response's head as it goes to the client; `buf` holds it as it came.
+pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes: &ResponseChanges<'_>) {
+    let edits = changes.edits;
+    let keeps = |name: &[u8]| edits.is_empty() || edits.keeps(name);
+    let mut dated = false;
+    let switching = head.status == 101;
+    let no_body = head.bodiless() && head.status != 304;
+    out.clear();
+    out.extend_from_slice(b"HTTP/1.1");
+    out.extend_from_slice(&buf[8..head.fields_at]);
+    head.copy_fields(buf, out, |f| match f.known {
+        Known::ContentLength => !no_body,
+        Known::TransferEncoding => changes.chunks && !no_body,
+        Known::Connection | Known::HopByHop | Known::Nominated | Known::Te | Known::ServiceTime => false,
+        Known::Upgrade => switching,
+        Known::Server => changes.mesh.server_header.is_none() && keeps(b"server"),
+        Known::Date => {
+            let kept = keeps(b"date");
+            dated |= kept;
+            kept
+        }
+        _ => keeps(f.name.of_buffer(buf)),
+    });
+    if let Some(n) = changes.length {
+        line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
+    }
+    if keeps(b"x-envoy-upstream-service-time") {
+        let ms = itoa::Buffer::new().format(changes.service_time.as_millis()).to_owned();
+        line(out, b"x-envoy-upstream-service-time", ms.as_bytes());
+    }
+    if !dated && !switching && keeps(b"date") {
+        write_date(out);
+    }
+    end_response(out, edits, changes.mesh, changes.connection);
+}
+
+/// Writes the head of an interim response without what is for this hop alone.
+pub(crate) fn write_interim(head: &Head, buf: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(b"HTTP/1.1");
+    out.extend_from_slice(&buf[8..head.fields_at]);
+    head.copy_fields(buf, out, |f| {
+        !matches!(
+            f.known,
+            Known::ContentLength
+                | Known::TransferEncoding
+                | Known::Connection
+                | Known::HopByHop
+                | Known::Nominated
+                | Known::Upgrade
+        )
+    });
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The end of every response head: `server`, the added lines, and the connection's.
+pub(crate) fn end_response(out: &mut Vec<u8>, edits: Edits<'_>, mesh: &MeshSettings, connection: &[u8]) {
+    if let Some(server) = mesh.server_header.as_ref().filter(|_| edits.is_empty() || edits.keeps(b"server")) {
+        line(out, b"server", server.as_bytes());
+    }
+    edits.write(out);
+    out.extend_from_slice(connection);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The field lines of a head that we wrote.
+pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = head;
+    let _status = next_line(&mut rest);
+    std::iter::from_fn(move || {
+        let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
+        let colon = line.iter().position(|c| *c == b':')?;
+        Some((&line[..colon], line[colon + 1..].trim_ascii()))
+    })
+}
+
+fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|c| *c == b'\n')?;
+    let line = &rest[..end];
+    *rest = &rest[end + 1..];
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// Writes `date`, formatted once a second.
+pub(crate) fn write_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    DATE.with(|d| {
+        let mut d = d.borrow_mut();
+        if d.0 != second || d.1.is_empty() {
+            *d = (second, httpdate::fmt_http_date(now));
+        }
+        line(out, b"date", d.1.as_bytes());
+    });
+}

@@ -1,0 +1,112 @@
+//! Deciding what happens to a request, by the engine.
+
+use super::answer::Answer;
+use super::buffers::Work;
+use super::error::Kind;
+use super::path;
+use super::record::{Life, Site};
+use super::view::View;
+use crate::h1::authority;
+use crate::snapshot::Snapshot;
+use tidegate_engine::{Decision, ForwardDecision, NoRoute, RequestView};
+
+/// What is to be done.
+pub(crate) enum Plan<'t> {
+    /// Send it on.
+    Forward(ForwardDecision<'t>),
+    /// Answer here.
+    Answer(Answer<'t>),
+}
+
+/// Makes the path canonical, works out who is asking, and asks the engine.
+pub(crate) fn plan<'t>(
+    life: &mut Life<'t>,
+    w: &mut Work,
+    site: Site<'_>,
+    snapshot: &'t Snapshot,
+) -> Plan<'t> {
+    let Work { buf, pos, request, path, identity, authority, .. } = w;
+    let buf = &buf[*pos..];
+    identity.establish(
+        request,
+        buf,
+        site.connection.peer,
+        site.connection.tls.is_some(),
+        snapshot.mesh.trusted_proxies,
+    );
+    authority.clear();
+    authority.extend_from_slice(request.authority.of_buffer(buf));
+    let sent = request.path.of_buffer(buf);
+    if sent != b"*" && path::canonicalize(snapshot.mesh.path_normalization, sent, path).is_err() {
+        return Plan::Answer(Answer::Error(Kind::BadPath, None));
+    }
+    let view = View::of(w);
+    let Some(table) = snapshot.routes(site.connection) else {
+        let why = "route_not_found{this listener is gone from the configuration}";
+        return Plan::Answer(Answer::Error(Kind::NoRoute, Some(why.into())));
+    };
+    let decision = table.decide(&view, fastrand::u64(..));
+    match decision {
+        Decision::Forward(f) => {
+            life.route = Some(f.route);
+            Plan::Forward(f)
+        }
+        Decision::Redirect(route, redirect) => {
+            life.route = Some(route);
+            Plan::Answer(Answer::Redirect(
+                redirect.status,
+                &redirect.response_headers,
+                location(&decision, &view),
+            ))
+        }
+        Decision::HttpsRedirect => Plan::Answer(Answer::Redirect(301, &[], location(&decision, &view))),
+        Decision::DirectResponse(route, response) => {
+            life.route = Some(route);
+            Plan::Answer(Answer::Direct(response))
+        }
+        Decision::NoRoute(NoRoute::NoVirtualHost) if view.authority().is_empty() => {
+            Plan::Answer(Answer::Error(Kind::NoHost, None))
+        }
+        Decision::NoRoute(why) => {
+            Plan::Answer(Answer::Error(Kind::NoRoute, Some(explain(why, view, w.request.http11))))
+        }
+    }
+}
+
+fn location(decision: &Decision<'_>, view: &View<'_>) -> Vec<u8> {
+    let mut location = Vec::with_capacity(128);
+    decision.write_location(view, &mut location);
+    location
+}
+
+/// Why there is no route, for the one who has to mend it.
+fn explain(why: NoRoute, view: View<'_>, http11: bool) -> String {
+    let authority = String::from_utf8_lossy(view.authority()).into_owned();
+    match why {
+        NoRoute::NoRule => format!(
+            "route_not_found{{virtual host of authority {authority:?} has no rule that matches {} {}}}",
+            String::from_utf8_lossy(view.method()),
+            String::from_utf8_lossy(view.path()),
+        ),
+        NoRoute::NoVirtualHost => {
+            let advice = if is_upstream_name(view, http11) {
+                "; this looks like the upstream name of a proxy in front: with nginx, set `proxy_set_header Host $host`"
+            } else {
+                ""
+            };
+            format!("route_not_found{{no virtual host for authority {authority:?} on this listener{advice}}}")
+        }
+    }
+}
+
+/// Whether the Host looks like what nginx sends when nobody told it otherwise: the name of its
+/// `upstream` block or the address in `proxy_pass`.
+fn is_upstream_name(view: View<'_>, http11: bool) -> bool {
+    let host = authority::host(view.authority());
+    let proxied = !http11
+        || [&b"x-real-ip"[..], b"x-forwarded-host", b"via"].iter().any(|n| view.values(n).next().is_some())
+        || view.values(b"x-forwarded-for").next().is_some();
+    let address = std::str::from_utf8(host)
+        .is_ok_and(|h| h.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok());
+    proxied && (address || !host.contains(&b'.') || host.contains(&b'_'))
+}

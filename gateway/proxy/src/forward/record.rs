@@ -1,0 +1,200 @@
+//! The record of one request while it grows, and its end in log and metrics.
+
+use super::buffers::Work;
+use super::error::Kind;
+use super::view::View;
+use crate::connection::Connection;
+use crate::h1::field::Known;
+use crate::telemetry::{Flags, Headers, Record};
+use crate::upstream;
+use crate::worker::Worker;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tidegate_model::{HeaderName, Route};
+
+/// Which connection of which worker a request is on.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) connection: &'a Connection,
+    /// `HTTP/1.1` and the like; for HTTP/1 the head knows better which.
+    pub(crate) protocol: Protocol,
+}
+
+/// What is spoken downstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// What is known about a request so far.
+pub(crate) struct Life<'t> {
+    pub(crate) start: SystemTime,
+    pub(crate) began: Instant,
+    pub(crate) service_time: Option<Duration>,
+    pub(crate) status: u16,
+    pub(crate) flags: Flags,
+    pub(crate) details: Cow<'t, str>,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) route: Option<&'t Route>,
+    pub(crate) cluster_name: &'t str,
+    pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
+    pub(crate) upstream_host: Option<SocketAddr>,
+    pub(crate) upstream_local: Option<SocketAddr>,
+    /// The response has begun: an error can no longer be answered.
+    pub(crate) responded: bool,
+}
+
+impl Life<'_> {
+    pub(crate) fn begin(now: Instant) -> Self {
+        Life {
+            start: SystemTime::now(),
+            began: now,
+            service_time: None,
+            status: 0,
+            flags: Flags::default(),
+            details: Cow::Borrowed(""),
+            received: 0,
+            sent: 0,
+            route: None,
+            cluster_name: "",
+            cluster: None,
+            upstream_host: None,
+            upstream_local: None,
+            responded: false,
+        }
+    }
+
+    /// Notes an error: its flag, and its details unless something better is known.
+    pub(crate) fn note(&mut self, kind: Kind) {
+        let row = kind.row();
+        if let Some(flag) = row.flag {
+            self.flags.set(flag);
+        }
+        self.details = Cow::Borrowed(match (self.responded, kind) {
+            (true, Kind::UpstreamClosed) => "upstream_reset_after_response_started{connection_termination}",
+            (true, Kind::UpstreamMalformed) => "upstream_reset_after_response_started{protocol_error}",
+            _ => row.details,
+        });
+    }
+
+    /// Everything known, as telemetry takes it.
+    pub(crate) fn record<'a>(&'a self, w: &'a Work, site: Site<'a>, headers: &'a dyn Headers) -> Record<'a> {
+        let buf = w.head();
+        let head = &w.request;
+        let known = head.len > 0;
+        let target = head.target.of_buffer(buf);
+        Record {
+            start: self.start,
+            duration: self.began.elapsed(),
+            upstream_service_time: self.service_time,
+            protocol: match site.protocol {
+                Protocol::Http2 => "HTTP/2",
+                Protocol::Http1 if known && !head.http11 => "HTTP/1.0",
+                Protocol::Http1 => "HTTP/1.1",
+            },
+            method: head.method.of_buffer(buf),
+            path: if head.origin_form { target } else { &buf[head.path.start()..head.target.end()] },
+            authority: head.authority.of_buffer(buf),
+            upstream_authority: &w.authority,
+            request_duration: None,
+            attempts: u32::from(self.upstream_local.is_some()),
+            transport_failure: "",
+            tls_version: site.connection.tls.as_ref().map_or("", |t| t.version),
+            status: self.status,
+            flags: self.flags,
+            details: &self.details,
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            forwarded_for: &w.identity.forwarded_for,
+            user_agent: head.known(buf, Known::UserAgent).next().unwrap_or_default(),
+            request_id: &w.identity.request_id,
+            route: self.route,
+            cluster: self.cluster.map(|c| &**c.config()),
+            cluster_name: self.cluster_name,
+            workload: None,
+            upstream_host: self.upstream_host,
+            upstream_local: self.upstream_local,
+            downstream_local: site.connection.local,
+            downstream_remote: if known { w.identity.client } else { site.connection.peer },
+            downstream_direct: site.connection.peer,
+            sni: site.connection.tls.as_ref().and_then(|t| t.sni.as_deref()).unwrap_or_default(),
+            grpc: head
+                .known(buf, Known::ContentType)
+                .next()
+                .is_some_and(|v| v.len() >= 16 && v[..16].eq_ignore_ascii_case(b"application/grpc")),
+            headers,
+        }
+    }
+
+    /// Counts and logs the request.
+    pub(crate) fn finish(&self, w: &Work, site: Site<'_>) {
+        let headers = Lookup { w, response: Reply::Sent };
+        site.worker.telemetry.finish(&self.record(w, site, &headers));
+    }
+}
+
+/// Which response the formats see.
+#[derive(Clone, Copy)]
+pub(crate) enum Reply<'a> {
+    /// The head that went to the client.
+    Sent,
+    /// The head that came from the upstream: bytes of `w.response`.
+    Upstream(&'a [u8]),
+}
+
+/// Header lookups while the buffers live.
+pub(crate) struct Lookup<'a> {
+    pub(crate) w: &'a Work,
+    pub(crate) response: Reply<'a>,
+}
+
+impl Headers for Lookup<'_> {
+    fn request(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8])) {
+        use tidegate_engine::RequestView;
+        if self.w.request.len == 0 {
+            return;
+        }
+        let view = View::of(self.w);
+        match name.as_str() {
+            ":method" => f(view.method()),
+            ":authority" | "host" => f(view.authority()),
+            ":scheme" => f(view.scheme().as_str().as_bytes()),
+            ":path" => f(self.w.request.target.of_buffer(self.w.head())),
+            name => {
+                if let Some(v) = view.value(name.as_bytes()) {
+                    f(&v);
+                }
+            }
+        }
+    }
+
+    fn response(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        let mut all: Option<Cow<'_, [u8]>> = None;
+        let mut add = |v: &'_ [u8]| match &mut all {
+            None => all = Some(Cow::Owned(v.to_vec())),
+            Some(a) => {
+                a.to_mut().push(b',');
+                a.to_mut().extend_from_slice(v);
+            }
+        };
+        match self.response {
+            Reply::Upstream(buf) => self.w.response.values(buf, name).for_each(&mut add),
+            Reply::Sent => {
+                for (n, v) in super::head::lines(&self.w.reply) {
+                    if n.eq_ignore_ascii_case(name) {
+                        add(v);
+                    }
+                }
+            }
+        }
+        if let Some(v) = all {
+            f(&v);
+        }
+    }
+}

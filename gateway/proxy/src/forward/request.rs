@@ -1,0 +1,135 @@
+//! The phases of one request, in order.
+
+use super::answer::{Answer, answer, render};
+use super::attempt::{self, Response};
+use super::buffers::Work;
+use super::downstream::Downstream;
+use super::edits::Edits;
+use super::error::Kind;
+use super::head::{RequestChanges, write_request};
+use super::plan::{Plan, plan};
+use super::record::{Life, Lookup, Reply, Site};
+use super::relay;
+use crate::snapshot::Snapshot;
+use crate::telemetry::render_header;
+use std::ops::Range;
+use std::time::Instant;
+use tidegate_engine::{Decision, ForwardDecision};
+use tidegate_model::{FormatString, PathNormalization};
+
+/// Serves the request whose head stands in `w`:
+/// head -> canonical path -> identity -> route -> (pick, connect, send, await) -> response -> log.
+pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) {
+    let now = Instant::now();
+    let pin = site.worker.pin();
+    let snapshot: &Snapshot = &pin;
+    let mut life = Life::begin(now);
+    down.deadline().start(now, site.worker.limits.request_idle, None);
+    let uploading = down.begin_upload(w);
+    let result = match (plan(&mut life, w, site, snapshot), uploading) {
+        (_, Err(kind)) => Err(Answer::Error(kind, None)),
+        (Plan::Answer(answer), _) => Err(answer),
+        (Plan::Forward(decision), Ok(first)) => forward(down, w, &mut life, site, snapshot, decision, first)
+            .await
+            .map_err(|k| Answer::Error(k, None)),
+    };
+    if let Err(a) = result {
+        answer(down, w, &mut life, site, &snapshot.mesh, a).await;
+    }
+    life.received = life.received.max(down.received());
+    life.finish(w, site);
+}
+
+async fn forward<'t, D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    life: &mut Life<'t>,
+    site: Site<'_>,
+    snapshot: &'t Snapshot,
+    decision: ForwardDecision<'t>,
+    first: Range<usize>,
+) -> Result<(), Kind> {
+    down.deadline().start(life.began, site.worker.limits.request_idle, decision.forward.timeout);
+    let destination = decision.destination;
+    life.cluster_name = destination.cluster.as_str();
+    let cluster = snapshot.clusters.get(&destination.cluster).ok_or(Kind::NoCluster)?;
+    life.cluster = Some(cluster);
+    serialise(w, life, site, snapshot, decision, first)?;
+    let Response { pick, mut upstream, bulk, mut sender } =
+        attempt::response(down, w, life, site, cluster).await?;
+    render(life, w, site, &destination.response_headers, Reply::Upstream(bulk.bytes()));
+    let ops = &destination.response_headers;
+    let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
+    if reusable {
+        site.worker.pool.put(cluster, &pick, upstream);
+    }
+    Ok(())
+}
+
+/// Writes head and first part of the body, as they go upstream, to `w.out`.
+fn serialise(
+    w: &mut Work,
+    life: &Life<'_>,
+    site: Site<'_>,
+    snapshot: &Snapshot,
+    decision: ForwardDecision<'_>,
+    first: Range<usize>,
+) -> Result<(), Kind> {
+    let destination = decision.destination;
+    render(life, w, site, &destination.request_headers, Reply::Sent);
+    let replaced = match &destination.authority {
+        Some(format) => replace_authority(life, w, site, format),
+        None => false,
+    };
+    if !w.request.has_host() && w.authority.is_empty() {
+        // HTTP/1.0 without Host: HTTP/1.1 must say one
+        let host = life.cluster.map(|c| c.config().host.clone()).unwrap_or_default();
+        w.authority.extend_from_slice(host.as_bytes());
+    }
+    let mut out = std::mem::take(&mut w.out);
+    let mut target = std::mem::take(&mut w.target);
+    out.clear();
+    target.clear();
+    if decision.forward.path_rewrite.is_some() {
+        Decision::Forward(decision).write_target(&super::view::View::of(w), &mut target);
+    }
+    let climbs = snapshot.mesh.path_normalization != PathNormalization::None && has_dot_segment(&target);
+    if !climbs {
+        let changes = RequestChanges {
+            target: Some(target.as_slice()).filter(|t| !t.is_empty()),
+            authority: Some(w.authority.as_slice()).filter(|_| replaced || !w.request.has_host()),
+            edits: Edits::new(&destination.request_headers, &w.rendered),
+        };
+        write_request(w, &mut out, &changes);
+        out.extend_from_slice(&w.buf[first]);
+    }
+    w.out = out;
+    w.target = target;
+    // a rewrite must not bring back what normalisation took away
+    if climbs { Err(Kind::BadPath) } else { Ok(()) }
+}
+
+fn replace_authority(life: &Life<'_>, w: &mut Work, site: Site<'_>, format: &FormatString) -> bool {
+    let mut authority = Vec::new();
+    match format.literal() {
+        Some(text) => {
+            w.authority.clear();
+            w.authority.extend_from_slice(text.as_bytes());
+            return !w.authority.is_empty();
+        }
+        None => {
+            let headers = Lookup { w, response: Reply::Sent };
+            render_header(format, &life.record(w, site, &headers), &mut authority);
+        }
+    }
+    if authority.is_empty() {
+        return false;
+    }
+    w.authority = authority;
+    true
+}
+
+fn has_dot_segment(target: &[u8]) -> bool {
+    let path = target.split(|c| *c == b'?').next().unwrap_or_default();
+    path.split(|c| *c == b'/').any(|s| s == b"." || s == b"..")
+}

@@ -1,0 +1,92 @@
+use super::buffers::Work;
+use super::identity::Identity;
+use crate::h1::field::{Known, known};
+use crate::h1::head::Head;
+use std::borrow::Cow;
+use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_model::HeaderName;
+
+/// A request as routing sees it: with its canonical path, and with what the gateway itself says
+/// about the client in place of what the client says about itself.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    head: &'a Head,
+    buf: &'a [u8],
+    path: &'a [u8],
+    identity: &'a Identity,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn of(w: &'a Work) -> Self {
+        let buf = w.head();
+        let sent = w.request.path.of_buffer(buf);
+        let path = match (w.path.is_empty(), sent.is_empty()) {
+            (false, _) => &w.path[..],
+            (true, true) => b"/",
+            (true, false) => sent,
+        };
+        View { head: &w.request, buf, path, identity: &w.identity }
+    }
+
+    /// The canonical path, living as long as the request.
+    pub(crate) fn path(self) -> &'a [u8] {
+        self.path
+    }
+
+    /// The values of a header, in order; none where it is for this hop alone.
+    pub(crate) fn values<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.head
+            .fields
+            .iter()
+            .filter(move |f| {
+                f.known != Known::Nominated && f.name.of_buffer(self.buf).eq_ignore_ascii_case(name)
+            })
+            .map(move |f| f.value.of_buffer(self.buf))
+    }
+
+    /// A header's value, joined when it was repeated.
+    pub(crate) fn value(self, name: &[u8]) -> Option<HeaderValue<'a>> {
+        match known(name) {
+            Known::Internal | Known::ServiceTime => return None,
+            Known::RequestId => return Some(Cow::Borrowed(&self.identity.request_id)),
+            Known::ForwardedFor => return Some(Cow::Borrowed(&self.identity.forwarded_for)),
+            Known::ForwardedProto => return Some(Cow::Borrowed(self.identity.scheme.as_str().as_bytes())),
+            _ => {}
+        }
+        let mut values = self.values(name);
+        let first = values.next()?;
+        let mut joined = Cow::Borrowed(first);
+        for v in values {
+            let all = joined.to_mut();
+            all.push(b',');
+            all.extend_from_slice(v);
+        }
+        Some(joined)
+    }
+}
+
+impl RequestView for View<'_> {
+    fn method(&self) -> &[u8] {
+        self.head.method.of_buffer(self.buf)
+    }
+
+    fn scheme(&self) -> Scheme {
+        self.identity.scheme
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.head.authority.of_buffer(self.buf)
+    }
+
+    fn path(&self) -> &[u8] {
+        self.path
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        self.head.query.map(|q| q.of_buffer(self.buf))
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {
+        self.value(name.as_str().as_bytes())
+    }
+}

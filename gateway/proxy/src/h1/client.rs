@@ -1,0 +1,192 @@
+use super::body::BodyScan;
+use super::head::Framing;
+use crate::forward::buffers::{Bulk, Work};
+use crate::forward::deadline::Deadline;
+use crate::forward::downstream::Downstream;
+use crate::forward::error::Kind;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// A body up to this size is sent in one write with the head.
+const JOINED: usize = 4 << 10;
+/// The same where the stream takes one slice at a time (TLS).
+const JOINED_TLS: usize = 16 << 10;
+
+/// The client of one HTTP/1 connection, and its request in hand.
+pub(super) struct Client {
+    pub(super) stream: Stream,
+    pub(super) deadline: Deadline,
+    shutdown: ShutdownWatch,
+    /// The request's body.
+    scan: BodyScan,
+    /// Where in `w.buf` the next request begins.
+    pub(super) next: usize,
+    http11: bool,
+    /// The connection ends after this response.
+    pub(super) closing: bool,
+    /// The response was cut off.
+    pub(super) aborted: bool,
+    /// Bytes of `w.reply` sent.
+    replied: usize,
+}
+
+impl Client {
+    pub(super) fn new(stream: Stream, deadline: Deadline, shutdown: ShutdownWatch) -> Self {
+        Client {
+            stream,
+            deadline,
+            shutdown,
+            scan: BodyScan::new(Framing::None),
+            next: 0,
+            http11: true,
+            closing: false,
+            aborted: false,
+            replied: 0,
+        }
+    }
+
+    /// Before a head was understood: whatever is answered ends the connection.
+    pub(super) fn give_up(&mut self) {
+        self.scan = BodyScan::new(Framing::None);
+        self.closing = true;
+    }
+
+    /// Whether another request may follow on this connection.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.closing && !self.aborted && self.uploaded()
+    }
+}
+
+impl Downstream for Client {
+    fn deadline(&mut self) -> &mut Deadline {
+        &mut self.deadline
+    }
+
+    fn begin_upload(&mut self, w: &mut Work) -> Result<Range<usize>, Kind> {
+        self.http11 = w.request.http11;
+        self.closing |= !w.request.persistent();
+        self.scan = BodyScan::new(w.request.request_framing());
+        let body = w.pos + w.request.len;
+        self.next = body;
+        match self.scan.scan(&w.buf[body..w.end]) {
+            Ok(n) => {
+                self.next = body + n;
+                Ok(body..self.next)
+            }
+            Err(_) => {
+                self.closing = true;
+                Err(Kind::BadBody)
+            }
+        }
+    }
+
+    fn uploaded(&self) -> bool {
+        self.scan.done()
+    }
+
+    fn received(&self) -> u64 {
+        self.scan.data()
+    }
+
+    fn poll_upload(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
+        let Ok(mut bulk) = ready!(Bulk::poll_read(&mut self.stream, cx, self.scan.limit())) else {
+            return Poll::Ready(Err(Kind::ClientGone));
+        };
+        if bulk.is_empty() {
+            return Poll::Ready(Err(Kind::ClientGone));
+        }
+        let Ok(n) = self.scan.scan(bulk.bytes()) else {
+            self.closing = true;
+            return Poll::Ready(Err(Kind::BadBody));
+        };
+        w.push_back(&bulk.bytes()[n..]);
+        bulk.truncate(n);
+        Poll::Ready(Ok(bulk))
+    }
+
+    fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
+        // what comes now belongs to the next request; more of it than fits may wait
+        while w.end < w.buf.len() {
+            match ready!(w.poll_read(&mut self.stream, cx)) {
+                Ok(n) if n > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn takes_chunks(&self) -> bool {
+        self.http11
+    }
+
+    fn connection_lines(&mut self, last: bool) -> &'static [u8] {
+        // The listener may have gone while the request was in flight.
+        self.closing |= last || !self.uploaded() || self.shutdown.has_changed().unwrap_or(true);
+        match (self.closing, self.http11) {
+            (true, _) => b"connection: close\r\n",
+            (false, false) => b"connection: keep-alive\r\n",
+            (false, true) => b"",
+        }
+    }
+
+    async fn interim(&mut self, w: &mut Work) -> io::Result<()> {
+        if !self.http11 {
+            return Ok(());
+        }
+        self.stream.write_all(&w.reply).await?;
+        self.stream.flush().await
+    }
+
+    fn begin_response(&mut self, _w: &mut Work, _end: bool) -> io::Result<()> {
+        self.replied = 0;
+        Ok(())
+    }
+
+    fn poll_body(
+        &mut self,
+        w: &mut Work,
+        body: &mut Bulk,
+        _last: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.replied < w.reply.len() {
+            let vectored = self.stream.is_write_vectored();
+            if body.bytes().len() <= if vectored { JOINED } else { JOINED_TLS } {
+                w.reply.extend_from_slice(body.bytes());
+                body.advance(body.bytes().len());
+            }
+            let head = &w.reply[self.replied..];
+            let stream = Pin::new(&mut self.stream);
+            let n = ready!(if body.is_empty() || !vectored {
+                stream.poll_write(cx, head)
+            } else {
+                stream.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body.bytes())])
+            })?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = n.min(head.len());
+            self.replied += of_head;
+            body.advance(n - of_head);
+        }
+        body.poll_write_to(&mut self.stream, cx)
+    }
+
+    fn poll_end(&mut self, _trailers: Option<&[u8]>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64) {
+        self.closing = true;
+        super::tunnel::join(self, w, upstream, early).await
+    }
+
+    fn abort(&mut self) {
+        self.aborted = true;
+    }
+}

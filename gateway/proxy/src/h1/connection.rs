@@ -1,0 +1,176 @@
+use super::client::Client;
+use super::head::{HeadLimits, Refused};
+use crate::connection::Connection;
+use crate::forward::answer::{Answer, answer};
+use crate::forward::buffers::Work;
+use crate::forward::deadline::Deadline;
+use crate::forward::error::{Kind, LINGER, LINGER_BYTES};
+use crate::forward::record::{Life, Protocol, Site};
+use crate::forward::request;
+use crate::worker::Worker;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
+/// request in flight, at once when idle.
+pub(crate) async fn serve(
+    stream: Stream,
+    connection: Rc<Connection>,
+    worker: Rc<Worker>,
+    shutdown: ShutdownWatch,
+) {
+    let deadline = Deadline::new(worker.limits.head_time);
+    let mut client = Client::new(stream, deadline, shutdown.clone());
+    let mut stop = Stop { shutdown, wake: None };
+    let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+    let mut work = None;
+    loop {
+        let mut w = match read_head(&mut client, &mut work, &mut stop, site).await {
+            Ok(Some(w)) => w,
+            Ok(None) => return,
+            Err(kind) => {
+                return refuse(&mut client, work.take().unwrap_or_else(Work::take), site, kind).await;
+            }
+        };
+        client.closing = stop.stopping(site);
+        request::serve(&mut client, &mut w, site).await;
+        if !client.goes_on() {
+            let unread = !client.aborted;
+            w.give_back();
+            return if unread {
+                close(&mut client).await
+            };
+        }
+        w.pos = client.next;
+        w.clear();
+        if w.pos == w.end {
+            w.give_back();
+        } else {
+            work = Some(w);
+        }
+        client.deadline.start(Instant::now(), worker.limits.keep_alive_idle, None);
+    }
+}
+
+/// Whether the process stops. An idle connection is woken for it; asking takes no lock.
+struct Stop {
+    shutdown: ShutdownWatch,
+    wake: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl Stop {
+    fn stopping(&self, site: Site<'_>) -> bool {
+        site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true)
+    }
+
+    /// Ready when an idle connection should end. The task's waker is left with the watch once.
+    fn poll(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.wake.is_none() {
+            let mut shutdown = self.shutdown.clone();
+            let mut wake: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+                let _ = shutdown.wait_for(|stop| *stop).await;
+            });
+            if wake.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            self.wake = Some(wake);
+        }
+        if self.stopping(site) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Reads until a whole head is there. `None` when the connection ended between requests.
+async fn read_head(
+    client: &mut Client,
+    work: &mut Option<Box<Work>>,
+    stop: &mut Stop,
+    site: Site<'_>,
+) -> Result<Option<Box<Work>>, Kind> {
+    let limits = &site.worker.limits;
+    let head =
+        HeadLimits { bytes: limits.head_bytes, fields: limits.head_fields, target: limits.target_bytes };
+    let mut begun = false;
+    loop {
+        if let Some(mut w) = work.take() {
+            if w.end > w.pos {
+                if !begun {
+                    begun = true;
+                    client.deadline.start(Instant::now(), limits.head_time, None);
+                }
+                let Work { buf, pos, end, request, .. } = &mut *w;
+                match request.parse_request(&buf[*pos..*end], head) {
+                    Ok(true) => return Ok(Some(w)),
+                    Ok(false) => {}
+                    Err(Refused { status, reason }) => {
+                        request.reset();
+                        *work = Some(w);
+                        return Err(Kind::BadRequest(status, reason));
+                    }
+                }
+            }
+            *work = Some(w);
+        }
+        let n = poll_fn(|cx| {
+            let mut w = work.take().unwrap_or_else(Work::take);
+            w.make_room();
+            let read = w.poll_read(&mut client.stream, cx);
+            // an idle connection holds no buffers
+            if read.is_pending() && w.pos == w.end {
+                w.give_back()
+            } else {
+                *work = Some(w)
+            }
+            match read {
+                Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
+                Poll::Pending if work.is_none() && stop.poll(site, cx).is_ready() => Poll::Ready(Ok(0)),
+                Poll::Pending => client.deadline.poll(cx).map(Err),
+            }
+        })
+        .await;
+        match n {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(_) if work.is_some() => return Err(Kind::HeadTimeout),
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Answers what is not a request, and ends the connection.
+async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
+    let now = Instant::now();
+    let pin = site.worker.pin();
+    let mut life = Life::begin(now);
+    client.give_up();
+    client.deadline.start(now, site.worker.limits.request_idle, None);
+    answer(client, &mut w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
+    life.finish(&w, site);
+    w.give_back();
+    close(client).await;
+}
+
+/// Ends the connection so that the client gets to read the answer: what it still sends is read
+/// for a while, because unread bytes would make the system reset the connection.
+async fn close(client: &mut Client) {
+    if client.stream.shutdown().await.is_err() {
+        return;
+    }
+    let drain = async {
+        let mut scratch = [0u8; 512];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match client.stream.read(&mut scratch).await {
+                Ok(n) if n > 0 => left = left.saturating_sub(n),
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}

@@ -1,0 +1,513 @@
+//! HTTP/1 heads as byte ranges into a buffer: one parse that is both the framing guard
+//! (RFC 9112, strictly) and the codec. Nothing is allocated per message.
+
+use super::authority;
+use super::field::{Known, is_token, known};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// The most fields that a head can have, whatever the limits say.
+const FIELDS: usize = 128;
+/// Longest method.
+const METHOD: usize = 32;
+/// The most names in `Connection`.
+const NOMINATIONS: usize = 16;
+
+/// A range of the buffer.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    at: u32,
+    len: u32,
+}
+
+impl Span {
+    #[expect(clippy::cast_possible_truncation, reason = "heads are limited to far less than 4 GiB")]
+    pub(crate) fn new(range: Range<usize>) -> Self {
+        Span { at: range.start as u32, len: (range.end - range.start) as u32 }
+    }
+    fn of(buf: &[u8], part: &[u8]) -> Self {
+        let at = part.as_ptr() as usize - buf.as_ptr() as usize;
+        Span::new(at..at + part.len())
+    }
+    pub(crate) fn start(self) -> usize {
+        self.at as usize
+    }
+    pub(crate) fn end(self) -> usize {
+        (self.at + self.len) as usize
+    }
+    pub(crate) fn of_buffer(self, buf: &[u8]) -> &[u8] {
+        &buf[self.start()..self.end()]
+    }
+}
+
+/// One field line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    pub(crate) name: Span,
+    pub(crate) value: Span,
+    pub(crate) known: Known,
+}
+
+/// Where a body ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Framing {
+    /// There is none.
+    None,
+    /// After so many bytes, at least one.
+    Length(u64),
+    /// After its last chunk.
+    Chunked,
+    /// With the connection.
+    UntilClose,
+}
+
+/// Limits on a head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLimits {
+    /// Bytes in all.
+    pub(crate) bytes: usize,
+    /// Field lines.
+    pub(crate) fields: usize,
+    /// Bytes of the target.
+    pub(crate) target: usize,
+}
+
+/// What responses are held to.
+pub(crate) const RESPONSE_LIMITS: HeadLimits = HeadLimits { bytes: 60 << 10, fields: 100, target: 0 };
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The status to answer a request with.
+    pub(crate) status: u16,
+    /// Why, in a word for the log.
+    pub(crate) reason: &'static str,
+}
+
+const fn bad(reason: &'static str) -> Refused {
+    Refused { status: 400, reason }
+}
+
+/// A parsed request or response head.
+#[derive(Default, Debug)]
+pub(crate) struct Head {
+    /// The field lines in order.
+    pub(crate) fields: Vec<Field>,
+    /// Method, of requests.
+    pub(crate) method: Span,
+    /// The target as sent.
+    pub(crate) target: Span,
+    /// The target's path; empty stands for `/`.
+    pub(crate) path: Span,
+    /// The target's query without `?`.
+    pub(crate) query: Option<Span>,
+    /// The authority: `Host`, `:authority` or that of an absolute target; empty for none.
+    pub(crate) authority: Span,
+    /// Where the first field line begins.
+    pub(crate) fields_at: usize,
+    /// Bytes of the whole head.
+    pub(crate) len: usize,
+    /// Status, of responses.
+    pub(crate) status: u16,
+    /// HTTP/1.1, not 1.0.
+    pub(crate) http11: bool,
+    /// `Upgrade: websocket` with `Connection: upgrade`, or the like in a 101.
+    pub(crate) upgrade: bool,
+    /// `TE: trailers`.
+    pub(crate) te_trailers: bool,
+    /// The target is in origin form, so the request line may be sent on as it is.
+    pub(crate) origin_form: bool,
+    has_host: bool,
+    close: bool,
+    keep_alive: bool,
+    connection_upgrade: bool,
+    upgrade_websocket: bool,
+    upgrades: u8,
+    nominates: bool,
+    content_length: Option<u64>,
+    chunked: bool,
+}
+
+impl Head {
+    /// Forgets everything but the memory.
+    pub(crate) fn reset(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Head { fields, ..Head::default() };
+    }
+
+    /// Reads a request head from the front of `buf`: `Ok(true)` when it is all there.
+    /// The verdict does not depend on how the bytes arrive.
+    ///
+    /// # Errors
+    /// With the status to answer; the connection is of no further use.
+    pub(crate) fn parse_request(&mut self, buf: &[u8], limits: HeadLimits) -> Result<bool, Refused> {
+        let whole = &buf[..buf.len().min(limits.bytes)];
+        let Some(start) = skip_empty_line(whole)? else { return Ok(false) };
+        check_request_line(&whole[start..], limits.target)?;
+        let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(&whole[start..], &mut slots) {
+            Ok(httparse::Status::Complete(n)) => {
+                self.reset();
+                self.len = start + n;
+                self.http11 = request.version == Some(1);
+                self.request_line(buf, &request)?;
+                self.take_fields(buf, request.headers, limits.fields)?;
+                self.finish_request(buf)?;
+                Ok(true)
+            }
+            Ok(httparse::Status::Partial) if whole.len() == limits.bytes => Err(too_large()),
+            Ok(httparse::Status::Partial) => Ok(false),
+            Err(e) => Err(refusal(e)),
+        }
+    }
+
+    /// Reads a response head from the front of `buf`, held to the same rules.
+    ///
+    /// # Errors
+    /// When it is malformed; the connection is of no further use.
+    pub(crate) fn parse_response(&mut self, buf: &[u8]) -> Result<bool, Refused> {
+        let whole = &buf[..buf.len().min(RESPONSE_LIMITS.bytes)];
+        if matches!(whole.first(), Some(b'\r' | b'\n')) {
+            return Err(bad("empty_line_before_status"));
+        }
+        let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut response, whole, &mut slots) {
+            Ok(httparse::Status::Complete(n)) => {
+                self.reset();
+                self.len = n;
+                self.http11 = response.version == Some(1);
+                self.status = response.code.unwrap_or(0);
+                self.fields_at = whole.iter().position(|b| *b == b'\n').map_or(0, |i| i + 1);
+                self.take_fields(buf, response.headers, RESPONSE_LIMITS.fields)?;
+                self.finish_response(buf)?;
+                Ok(true)
+            }
+            Ok(httparse::Status::Partial) if whole.len() == RESPONSE_LIMITS.bytes => Err(too_large()),
+            Ok(httparse::Status::Partial) => Ok(false),
+            Err(e) => Err(refusal(e)),
+        }
+    }
+
+    fn request_line(&mut self, buf: &[u8], request: &httparse::Request<'_, '_>) -> Result<(), Refused> {
+        let method = request.method.unwrap_or_default().as_bytes();
+        let target = request.path.unwrap_or_default().as_bytes();
+        self.method = Span::of(buf, method);
+        self.target = Span::of(buf, target);
+        let line: &[u8] = if self.http11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" };
+        if !buf[self.target.end()..].starts_with(line) {
+            return Err(bad("request_line"));
+        }
+        self.fields_at = self.target.end() + line.len();
+        self.take_target(buf)
+    }
+
+    /// Checks the target's form (RFC 9112 3.2) and finds path, query and authority in it.
+    pub(crate) fn take_target(&mut self, buf: &[u8]) -> Result<(), Refused> {
+        let target = self.target.of_buffer(buf);
+        if self.method.of_buffer(buf) == b"CONNECT" {
+            return Err(Refused { status: 405, reason: "connect_refused" });
+        }
+        if !target.iter().all(|c| matches!(c, 0x21..=0x7e) && *c != b'#') {
+            return Err(bad("target_character"));
+        }
+        let mut path_at = self.target.start();
+        match target {
+            [b'/', ..] => self.origin_form = true,
+            b"*" if self.method.of_buffer(buf) == b"OPTIONS" => self.origin_form = true,
+            _ => {
+                let scheme = [&b"http://"[..], b"https://"]
+                    .into_iter()
+                    .find(|s| target.len() > s.len() && target[..s.len()].eq_ignore_ascii_case(s))
+                    .ok_or(bad("target_form"))?;
+                let rest = &target[scheme.len()..];
+                let end = rest.iter().position(|c| matches!(c, b'/' | b'?')).unwrap_or(rest.len());
+                path_at += scheme.len();
+                self.authority = Span::new(path_at..path_at + end);
+                if !authority::is_valid(self.authority.of_buffer(buf)) {
+                    return Err(bad("target_authority"));
+                }
+                path_at += end;
+            }
+        }
+        let rest = &buf[path_at..self.target.end()];
+        let end = rest.iter().position(|c| *c == b'?').unwrap_or(rest.len());
+        self.path = Span::new(path_at..path_at + end);
+        self.query = (end < rest.len()).then(|| Span::new(path_at + end + 1..self.target.end()));
+        Ok(())
+    }
+
+    fn take_fields(
+        &mut self,
+        buf: &[u8],
+        headers: &[httparse::Header<'_>],
+        limit: usize,
+    ) -> Result<(), Refused> {
+        if headers.len() > limit {
+            return Err(Refused { status: 431, reason: "too_many_fields" });
+        }
+        if !buf[..self.fields_at].ends_with(b"\r\n") {
+            return Err(bad("bare_line_feed"));
+        }
+        let mut line = self.fields_at;
+        for h in headers {
+            let name = Span::of(buf, h.name.as_bytes());
+            let value = Span::of(buf, h.value);
+            let mut end = value.end();
+            while matches!(buf[end], b' ' | b'\t') {
+                end += 1;
+            }
+            // every line ends in CRLF and the next one begins there
+            if name.start() != line || buf[end] != b'\r' || buf[end + 1] != b'\n' {
+                return Err(bad("bare_line_feed"));
+            }
+            line = end + 2;
+            self.take_field(buf, name, value)?;
+        }
+        if line + 2 != self.len || !buf[line..].starts_with(b"\r\n") {
+            return Err(bad("bare_line_feed"));
+        }
+        Ok(())
+    }
+
+    /// Takes one field line: remembers it, and what it says about the message.
+    pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
+        let known = known(name.of_buffer(buf));
+        let text = value.of_buffer(buf);
+        match known {
+            Known::Other => {}
+            Known::Host => self.take_host(buf, value)?,
+            Known::ContentLength => self.take_content_length(text)?,
+            Known::TransferEncoding => {
+                if self.chunked || !self.http11 || !text.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refused { status: 501, reason: "transfer_encoding" });
+                }
+                self.chunked = true;
+            }
+            Known::Connection => self.take_connection(text)?,
+            Known::Upgrade => {
+                self.upgrades = self.upgrades.saturating_add(1);
+                self.upgrade_websocket = text.eq_ignore_ascii_case(b"websocket");
+            }
+            Known::Te => self.te_trailers |= text.eq_ignore_ascii_case(b"trailers"),
+            Known::Expect if self.status == 0 && !text.eq_ignore_ascii_case(b"100-continue") => {
+                return Err(Refused { status: 417, reason: "unknown_expectation" });
+            }
+            _ => {}
+        }
+        self.fields.push(Field { name, value, known });
+        Ok(())
+    }
+
+    fn take_host(&mut self, buf: &[u8], value: Span) -> Result<(), Refused> {
+        if self.status != 0 {
+            return Ok(());
+        }
+        let text = value.of_buffer(buf);
+        if self.has_host || !authority::is_valid(text) {
+            return Err(bad(if self.has_host { "two_hosts" } else { "invalid_host" }));
+        }
+        if self.authority != Span::default() && !self.authority.of_buffer(buf).eq_ignore_ascii_case(text) {
+            return Err(bad("host_differs_from_target"));
+        }
+        self.has_host = true;
+        self.authority = value;
+        Ok(())
+    }
+
+    fn take_content_length(&mut self, text: &[u8]) -> Result<(), Refused> {
+        let digits = !text.is_empty() && text.len() <= 18 && text.iter().all(u8::is_ascii_digit);
+        if self.content_length.is_some() || !digits {
+            return Err(bad("content_length"));
+        }
+        self.content_length = Some(text.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')));
+        Ok(())
+    }
+
+    fn take_connection(&mut self, text: &[u8]) -> Result<(), Refused> {
+        for (i, token) in text.split(|b| *b == b',').map(<[u8]>::trim_ascii).enumerate() {
+            if i >= NOMINATIONS || (!token.is_empty() && !is_token(token)) {
+                return Err(bad("connection_options"));
+            }
+            match token.len() {
+                0 => {}
+                5 if token.eq_ignore_ascii_case(b"close") => self.close = true,
+                10 if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                7 if token.eq_ignore_ascii_case(b"upgrade") => self.connection_upgrade = true,
+                _ => self.nominates = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the fields that `Connection` names: they are for this hop alone.
+    fn nominate(&mut self, buf: &[u8]) -> Result<(), Refused> {
+        for c in 0..self.fields.len() {
+            if self.fields[c].known != Known::Connection {
+                continue;
+            }
+            let options = self.fields[c].value.of_buffer(buf);
+            for f in &mut self.fields {
+                let name = f.name.of_buffer(buf);
+                if !options.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(name)) {
+                    continue;
+                }
+                match f.known {
+                    Known::Host | Known::ContentLength | Known::TransferEncoding => {
+                        return Err(bad("connection_names_framing"));
+                    }
+                    Known::Te | Known::Upgrade | Known::Connection => {}
+                    _ => f.known = Known::Nominated,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, buf: &[u8]) -> Result<(), Refused> {
+        if self.chunked && self.content_length.is_some() {
+            return Err(bad("content_length_and_transfer_encoding"));
+        }
+        if self.nominates {
+            self.nominate(buf)?;
+        }
+        self.upgrade = self.http11 && self.connection_upgrade && self.upgrades == 1;
+        Ok(())
+    }
+
+    /// What must hold for the request as a whole.
+    pub(crate) fn finish_request(&mut self, buf: &[u8]) -> Result<(), Refused> {
+        if !self.has_host && self.http11 {
+            return Err(bad("no_host"));
+        }
+        self.finish(buf)?;
+        self.upgrade &= self.upgrade_websocket;
+        Ok(())
+    }
+
+    fn finish_response(&mut self, buf: &[u8]) -> Result<(), Refused> {
+        if !(100..=599).contains(&self.status) {
+            return Err(bad("status"));
+        }
+        self.finish(buf)
+    }
+
+    /// Declares the framing of a request that came without HTTP/1 framing of its own.
+    pub(crate) fn set_chunked(&mut self) {
+        self.chunked = true;
+    }
+
+    /// Whether the request has a `Host` field.
+    pub(crate) fn has_host(&self) -> bool {
+        self.has_host
+    }
+
+    /// Content-Length, if there is one.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// Where the request's body ends.
+    pub(crate) fn request_framing(&self) -> Framing {
+        match (self.chunked, self.content_length) {
+            (true, _) => Framing::Chunked,
+            (_, Some(n)) if n > 0 => Framing::Length(n),
+            _ => Framing::None,
+        }
+    }
+
+    /// Whether responses with this status never have a body.
+    pub(crate) fn bodiless(&self) -> bool {
+        self.status < 200 || matches!(self.status, 204 | 304)
+    }
+
+    /// Where the response's body ends, given whether it answers a HEAD.
+    pub(crate) fn response_framing(&self, to_head: bool) -> Framing {
+        match (self.chunked, self.content_length) {
+            _ if to_head || self.bodiless() => Framing::None,
+            (true, _) => Framing::Chunked,
+            (_, Some(0)) => Framing::None,
+            (_, Some(n)) => Framing::Length(n),
+            _ => Framing::UntilClose,
+        }
+    }
+
+    /// Whether the connection may carry another message afterwards.
+    pub(crate) fn persistent(&self) -> bool {
+        !self.close && (self.http11 || self.keep_alive)
+    }
+
+    /// The values of every field of a name, in order.
+    pub(crate) fn values<'a>(&'a self, buf: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.fields
+            .iter()
+            .filter(move |f| f.name.of_buffer(buf).eq_ignore_ascii_case(name))
+            .map(move |f| f.value.of_buffer(buf))
+    }
+
+    /// The values of every field known as `k`, in order.
+    pub(crate) fn known<'a>(&'a self, buf: &'a [u8], k: Known) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.iter().filter(move |f| f.known == k).map(move |f| f.value.of_buffer(buf))
+    }
+
+    /// Copies the field lines that `keep` accepts, in as few runs as possible.
+    pub(crate) fn copy_fields(&self, buf: &[u8], out: &mut Vec<u8>, mut keep: impl FnMut(&Field) -> bool) {
+        let end = self.len - 2;
+        let mut run = self.fields_at;
+        for (i, f) in self.fields.iter().enumerate() {
+            if !keep(f) {
+                out.extend_from_slice(&buf[run..f.name.start()]);
+                run = self.fields.get(i + 1).map_or(end, |n| n.name.start());
+            }
+        }
+        out.extend_from_slice(&buf[run..end]);
+    }
+}
+
+fn too_large() -> Refused {
+    Refused { status: 431, reason: "head_too_large" }
+}
+
+fn refusal(e: httparse::Error) -> Refused {
+    match e {
+        httparse::Error::TooManyHeaders => Refused { status: 431, reason: "too_many_fields" },
+        httparse::Error::HeaderName => bad("field_name"),
+        httparse::Error::HeaderValue => bad("field_value"),
+        httparse::Error::NewLine => bad("line_end"),
+        httparse::Error::Version => bad("version"),
+        httparse::Error::Status => bad("status"),
+        httparse::Error::Token => bad("request_line"),
+    }
+}
+
+/// Where the request line begins: after at most one empty line (RFC 9112 2.2).
+fn skip_empty_line(buf: &[u8]) -> Result<Option<usize>, Refused> {
+    match buf {
+        [] | [b'\r'] | [b'\r', b'\n'] => Ok(None),
+        [b'\r', b'\n', b'\r' | b'\n', ..] => Err(bad("empty_lines")),
+        [b'\r', b'\n', ..] => Ok(Some(2)),
+        [b'\r' | b'\n', ..] => Err(bad("empty_lines")),
+        _ => Ok(Some(0)),
+    }
+}
+
+/// Limits of method and target, on as much of the line as is there.
+fn check_request_line(line: &[u8], target: usize) -> Result<(), Refused> {
+    let head = &line[..line.len().min(METHOD + 1)];
+    let Some(method) = head.iter().position(|c| *c == b' ') else {
+        return if head.len() > METHOD { Err(bad("method")) } else { Ok(()) };
+    };
+    let rest = &line[method + 1..];
+    let rest = &rest[..rest.len().min(target + 1)];
+    match rest.iter().position(|c| matches!(c, b' ' | b'\r' | b'\n')) {
+        None if rest.len() > target => Err(Refused { status: 414, reason: "target_too_long" }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;

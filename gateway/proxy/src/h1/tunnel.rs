@@ -1,0 +1,97 @@
+//! After a 101: bytes go both ways until one side ends, or nothing moved for too long.
+
+use super::client::Client;
+use crate::forward::buffers::{Bulk, Work};
+use crate::forward::downstream::Downstream;
+use pingora::protocols::Stream;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+
+/// One direction.
+#[derive(Default)]
+struct Way {
+    piece: Option<Bulk>,
+    bytes: u64,
+    /// The source has ended.
+    ended: bool,
+    /// And the sink knows.
+    closed: bool,
+    dirty: bool,
+    moved: bool,
+}
+
+impl Way {
+    fn with(piece: Bulk) -> Self {
+        let bytes = piece.bytes().len() as u64;
+        Way { piece: Some(piece), bytes, ..Way::default() }
+    }
+
+    /// Copies as much as goes now; ready when the source has ended and the sink was told.
+    fn poll(&mut self, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.closed {
+            if let Some(piece) = &mut self.piece {
+                ready!(piece.poll_write_to(to, cx))?;
+                self.piece = None;
+                self.dirty = true;
+                self.moved = true;
+            } else if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.closed = true;
+            } else {
+                match Bulk::poll_read(from, cx, usize::MAX) {
+                    Poll::Ready(piece) => {
+                        let piece = piece?;
+                        self.bytes += piece.bytes().len() as u64;
+                        self.ended = piece.is_empty();
+                        self.piece = Some(piece).filter(|p| !p.is_empty());
+                    }
+                    Poll::Pending => {
+                        if self.dirty {
+                            ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                            self.dirty = false;
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Joins client and upstream: first the response's head, then what either side sent early.
+/// Returns the bytes from and to the client.
+pub(super) async fn join(
+    client: &mut Client,
+    w: &mut Work,
+    upstream: &mut Stream,
+    early: Bulk,
+) -> (u64, u64) {
+    let mut nothing = Bulk::take();
+    if client.begin_response(w, false).is_err()
+        || poll_fn(|cx| client.poll_body(w, &mut nothing, false, cx)).await.is_err()
+    {
+        return (0, 0);
+    }
+    nothing.push(&w.buf[client.next..w.end]);
+    w.end = client.next;
+    let (mut down, mut up) = (Way::with(early), Way::with(nothing));
+    down.dirty = true;
+    poll_fn(|cx| {
+        let to_client = down.poll(upstream, &mut client.stream, cx);
+        let to_upstream = up.poll(&mut client.stream, upstream, cx);
+        if std::mem::take(&mut down.moved) | std::mem::take(&mut up.moved) {
+            client.deadline.touch();
+        }
+        match (to_client, to_upstream) {
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(()),
+            (Poll::Ready(_), Poll::Ready(_)) => Poll::Ready(()),
+            _ => client.deadline.poll(cx).map(|_| ()),
+        }
+    })
+    .await;
+    (up.bytes, down.bytes)
+}

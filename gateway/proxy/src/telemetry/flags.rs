@@ -1,0 +1,149 @@
+use std::io::Write;
+
+/// Istio's response flags, several of which may be set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Flags(u32);
+
+macro_rules! flags {
+    ($($(#[$doc:meta])* $letters:literal $variant:ident),* $(,)?) => {
+        /// One response flag.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum Flag { $($(#[$doc])* $variant),* }
+
+        /// Every flag with its letters, in the order in which Envoy prints them.
+        const ALL: &[(&str, Flag)] = &[$(($letters, Flag::$variant)),*];
+    };
+}
+
+flags! {
+    /// UH: no healthy endpoint.
+    "UH" NoHealthyUpstream,
+    /// UT: the request's time was up.
+    "UT" UpstreamTimeout,
+    /// LR: we reset the stream.
+    "LR" LocalReset,
+    /// UR: the upstream reset the stream.
+    "UR" UpstreamReset,
+    /// UF: connecting failed.
+    "UF" UpstreamConnectFailure,
+    /// UC: the upstream ended the connection.
+    "UC" UpstreamTermination,
+    /// UO: a limit of the cluster was reached.
+    "UO" Overflow,
+    /// NR: no route.
+    "NR" NoRoute,
+    /// DI: a fault delayed it.
+    "DI" DelayInjected,
+    /// FI: a fault aborted it.
+    "FI" FaultInjected,
+    /// RL: a rate limit refused it.
+    "RL" RateLimited,
+    /// UAEX: the external authorization refused it.
+    "UAEX" ExternalAuthorization,
+    /// RLSE: the rate limit service failed.
+    "RLSE" RateLimitServiceError,
+    /// DC: the client went away.
+    "DC" DownstreamTermination,
+    /// URX: retries used up.
+    "URX" RetryLimit,
+    /// SI: the stream stood still too long.
+    "SI" StreamIdleTimeout,
+    /// IH: a header that must be valid is not.
+    "IH" InvalidHeader,
+    /// DPE: the client broke the protocol.
+    "DPE" DownstreamProtocolError,
+    /// UMSDR: the upstream stream's longest time was up.
+    "UMSDR" MaxStreamDuration,
+    /// RFCF: answered from a cache.
+    "RFCF" ResponseFromCache,
+    /// NFCF: a filter's config is missing.
+    "NFCF" NoFilterConfig,
+    /// DT: the connection's or request's longest time was up.
+    "DT" DurationTimeout,
+    /// UPE: the upstream broke the protocol.
+    "UPE" UpstreamProtocolError,
+    /// NC: no such cluster.
+    "NC" NoCluster,
+    /// OM: shed by overload protection.
+    "OM" OverloadManager,
+    /// DF: a name did not resolve.
+    "DF" DnsFailure,
+    /// DO: dropped by a drop rule.
+    "DO" DropOverload,
+}
+
+impl Flags {
+    /// Sets a flag.
+    pub(crate) fn set(&mut self, flag: Flag) {
+        self.0 |= 1 << flag as u8;
+    }
+
+    /// Whether a flag is set.
+    pub(crate) fn has(self, flag: Flag) -> bool {
+        self.0 & 1 << flag as u8 != 0
+    }
+
+    /// The letters of all that are set, joined by commas; `-` for none.
+    pub(super) fn write(self, out: &mut impl Write) -> std::io::Result<()> {
+        if self.0 == 0 {
+            return out.write_all(b"-");
+        }
+        let mut separator = "";
+        for (letters, _) in ALL.iter().filter(|(_, flag)| self.has(*flag)) {
+            write!(out, "{separator}{letters}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Flags {
+    /// Those of the known flags that are set in `bits`.
+    pub(super) fn testing(bits: u32) -> Self {
+        Flags(bits & ((1 << ALL.len()) - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letters(set: &[Flag]) -> String {
+        let mut flags = Flags::default();
+        set.iter().for_each(|f| flags.set(*f));
+        assert!(set.iter().all(|f| flags.has(*f)));
+        let mut out = Vec::new();
+        flags.write(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn letters_in_envoys_order() {
+        use Flag::*;
+        let cases: &[(&[Flag], &str)] = &[
+            (&[], "-"),
+            (&[NoRoute], "NR"),
+            (&[RetryLimit, UpstreamConnectFailure], "UF,URX"),
+            (&[DropOverload, NoHealthyUpstream, UpstreamTimeout], "UH,UT,DO"),
+        ];
+        for (set, expected) in cases {
+            assert_eq!(letters(set), *expected);
+        }
+    }
+
+    #[test]
+    fn every_letter_once() {
+        let all: Vec<Flag> = ALL.iter().map(|(_, f)| *f).collect();
+        let expected: Vec<&str> = ALL.iter().map(|(l, _)| *l).collect();
+        assert_eq!(letters(&all), expected.join(","));
+        let istio =
+            "NR NC UH UF UC UR URX UO UT UMSDR LR DC DT DI FI RL UAEX RLSE IH SI DPE UPE OM DF DO NFCF RFCF";
+        let mut known: Vec<&str> = istio.split(' ').collect();
+        let mut ours = expected;
+        known.sort_unstable();
+        ours.sort_unstable();
+        assert_eq!(ours, known);
+    }
+}

@@ -1,0 +1,309 @@
+//! What the operators of format strings stand for.
+
+use super::{Record, escape, time};
+use ahash::AHashMap;
+use std::io::{Cursor, Write};
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::time::Duration;
+use tidegate_model::{Field, FormatPart, FormatString, HeaderName, Operator};
+
+/// No value is longer, whatever a client sends.
+pub(super) const MAX_VALUE: usize = 8 << 10;
+
+/// Who reads a value: a log sees the authority that was sent upstream, a header operation the one
+/// that came (Istio 2.5).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    Log,
+    HeaderOperation,
+}
+
+/// Renders a format string that a header operation adds, with what is known so far.
+/// Absent values render as nothing, and so do bytes that no header value may have.
+pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mut Vec<u8>) {
+    for part in format.parts() {
+        match part {
+            FormatPart::Literal(text) => escape::header(text.as_bytes(), out),
+            FormatPart::Operator(operator, limit) => {
+                let limit = limit.unwrap_or(MAX_VALUE);
+                value(operator, record, Reader::HeaderOperation, limit, &mut |v| escape::header(v, out));
+            }
+        }
+    }
+}
+
+/// Passes an operator's value to `emit`, cut to `limit` bytes and perhaps in pieces. Says whether
+/// there was one; an empty value is none.
+pub(super) fn value(
+    operator: &Operator,
+    record: &Record<'_>,
+    reader: Reader,
+    limit: usize,
+    emit: &mut dyn FnMut(&[u8]),
+) -> bool {
+    let mut out = Value { left: limit.min(MAX_VALUE), any: false, emit };
+    match operator {
+        Operator::Request(name, alternative) => {
+            request_header(name, record, reader, &mut out);
+            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
+                request_header(alternative, record, reader, &mut out);
+            }
+        }
+        Operator::Response(name, alternative) => {
+            response_header(name, record, &mut out);
+            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
+                response_header(alternative, record, &mut out);
+            }
+        }
+        Operator::Trailer(name, alternative) => {
+            record.headers.trailer(name, &mut |v| out.piece(v));
+            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
+                record.headers.trailer(alternative, &mut |v| out.piece(v));
+            }
+        }
+        Operator::StartTime(None) => out.write(|w| time::write_iso(record.start, w)),
+        Operator::StartTime(Some(format)) => out.write(|w| time::write_format(format, record.start, w)),
+        Operator::Environment(name) => out.piece(environment(name).as_bytes()),
+        Operator::Field(named) => field(*named, record, &mut out),
+    }
+    out.any
+}
+
+/// Whether an operator stands for a number, which JSON logs print without quotes.
+pub(super) fn is_number(operator: &Operator) -> bool {
+    matches!(
+        operator,
+        Operator::Field(
+            Field::ResponseCode
+                | Field::BytesReceived
+                | Field::BytesSent
+                | Field::Duration
+                | Field::ResponseDuration
+                | Field::RequestDuration
+                | Field::DownstreamLocalPort
+                | Field::UpstreamRequestAttemptCount
+        )
+    )
+}
+
+/// A value on its way out.
+struct Value<'a> {
+    left: usize,
+    any: bool,
+    emit: &'a mut dyn FnMut(&[u8]),
+}
+
+impl Value<'_> {
+    /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
+    fn piece(&mut self, piece: &[u8]) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.any && self.left > 0 {
+            self.left -= 1;
+            (self.emit)(b",");
+        }
+        self.any = true;
+        let piece = &piece[..piece.len().min(self.left)];
+        self.left -= piece.len();
+        (self.emit)(piece);
+    }
+
+    /// Text that is made on the spot and short; what does not fit is cut.
+    fn write(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
+        let mut buffer = [0u8; 256];
+        let mut cursor = Cursor::new(&mut buffer[..]);
+        // The only error is a full buffer, and then it is cut.
+        let _ = write(&mut cursor);
+        let length = cursor.position() as usize;
+        self.piece(&buffer[..length]);
+    }
+
+    fn number(&mut self, number: impl itoa::Integer) {
+        self.piece(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn milliseconds(&mut self, duration: Option<Duration>) {
+        if let Some(duration) = duration {
+            self.number(duration.as_millis().min(u128::from(u64::MAX)) as u64);
+        }
+    }
+
+    /// Addresses of IPv4 in IPv6, as sockets of both families see them, are shown as IPv4.
+    fn address(&mut self, address: SocketAddr) {
+        let ip = address.ip().to_canonical();
+        self.write(|w| write!(w, "{}", SocketAddr::new(ip, address.port())));
+    }
+
+    fn ip(&mut self, address: SocketAddr) {
+        self.write(|w| write!(w, "{}", address.ip().to_canonical()));
+    }
+}
+
+/// A request header. What the record holds of the request itself is never taken from headers,
+/// which a client may have sent under the same names.
+fn request_header(name: &HeaderName, record: &Record<'_>, reader: Reader, out: &mut Value<'_>) {
+    let sent_authority = reader == Reader::Log && !record.upstream_authority.is_empty();
+    match name.as_str() {
+        ":method" => out.piece(record.method),
+        ":path" | "x-envoy-original-path" => out.piece(record.path),
+        ":authority" | "host" if sent_authority => out.piece(record.upstream_authority),
+        ":authority" | "host" => out.piece(record.authority),
+        "x-forwarded-for" => out.piece(record.forwarded_for),
+        "user-agent" => out.piece(record.user_agent),
+        "x-request-id" => out.piece(record.request_id),
+        _ => record.headers.request(name, &mut |v| out.piece(v)),
+    }
+}
+
+fn response_header(name: &HeaderName, record: &Record<'_>, out: &mut Value<'_>) {
+    match name.as_str() {
+        ":status" if record.status > 0 => out.number(record.status),
+        "x-envoy-upstream-service-time" => out.milliseconds(record.upstream_service_time),
+        _ => record.headers.response(name, &mut |v| out.piece(v)),
+    }
+}
+
+fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
+    match field {
+        Field::Protocol => out.piece(record.protocol.as_bytes()),
+        Field::ResponseCode => out.number(record.status),
+        Field::ResponseFlags => out.write(|w| record.flags.write(w)),
+        Field::ResponseCodeDetails => out.piece(record.details.as_bytes()),
+        Field::UpstreamTransportFailureReason => out.piece(record.transport_failure.as_bytes()),
+        Field::BytesReceived => out.number(record.bytes_received),
+        Field::BytesSent => out.number(record.bytes_sent),
+        Field::Duration => out.milliseconds(Some(record.duration)),
+        Field::ResponseDuration => out.milliseconds(record.upstream_service_time),
+        Field::RequestDuration => out.milliseconds(record.request_duration),
+        Field::UpstreamCluster | Field::UpstreamClusterRaw => out.piece(record.cluster_name.as_bytes()),
+        Field::RequestedServerName => out.piece(record.sni.as_bytes()),
+        Field::DownstreamTlsVersion => out.piece(record.tls_version.as_bytes()),
+        Field::RouteName => out.piece(record.route.map_or("", |r| &r.name).as_bytes()),
+        Field::Hostname => out.piece(HOSTNAME.as_bytes()),
+        Field::UpstreamRequestAttemptCount => out.number(record.attempts),
+        // Neither a network policy that ends connections nor virtual clusters exist here.
+        Field::ConnectionTerminationDetails | Field::VirtualClusterName => {}
+        _ => address_field(field, record, out),
+    }
+}
+
+fn address_field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
+    match field {
+        Field::UpstreamHost => record.upstream_host.into_iter().for_each(|a| out.address(a)),
+        Field::UpstreamLocalAddress => record.upstream_local.into_iter().for_each(|a| out.address(a)),
+        Field::DownstreamLocalAddress => out.address(record.downstream_local),
+        Field::DownstreamLocalAddressWithoutPort => out.ip(record.downstream_local),
+        Field::DownstreamLocalPort => out.number(record.downstream_local.port()),
+        Field::DownstreamRemoteAddress => out.address(record.downstream_remote),
+        Field::DownstreamRemoteAddressWithoutPort => out.ip(record.downstream_remote),
+        Field::DownstreamDirectRemoteAddress => out.address(record.downstream_direct),
+        Field::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.downstream_direct),
+        _ => {}
+    }
+}
+
+/// A variable of the process, as it was when the first one was asked for.
+fn environment(name: &str) -> &'static str {
+    static VARIABLES: LazyLock<AHashMap<String, String>> = LazyLock::new(|| {
+        let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
+        std::env::vars_os().map(|(k, v)| (text(k), text(v))).collect()
+    });
+    VARIABLES.get(name).map_or("", String::as_str)
+}
+
+static HOSTNAME: LazyLock<String> = LazyLock::new(|| {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    kernel.map_or_else(|_| environment("HOSTNAME").to_string(), |name| name.trim().to_string())
+});
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Lists, cluster, forwarded, unrouted, workload};
+    use super::super::{Flag, Flags};
+    use super::*;
+
+    fn rendered(format: &str, record: &Record<'_>) -> String {
+        let mut out = Vec::new();
+        render_header(&FormatString::parse(format).unwrap(), record, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_operator_has_its_value() {
+        let headers = Lists {
+            request: vec![("x-a", b"1".to_vec()), ("x-a", b"2".to_vec()), (":scheme", b"https".to_vec())],
+            response: vec![("server", b"nginx".to_vec())],
+            trailers: vec![("grpc-status", b"0".to_vec())],
+        };
+        let (cluster, workload) = (cluster(), workload());
+        let mut record = forwarded(&cluster, &workload, &headers);
+        record.transport_failure = "connection refused";
+        record.flags.set(Flag::RetryLimit);
+        record.flags.set(Flag::UpstreamConnectFailure);
+        let cases = [
+            ("%REQ(x-a)%", "1,2"),
+            ("%REQ(x-b?x-a)%", "1,2"),
+            ("%REQ(x-a):2%", "1,"),
+            ("%REQ(:scheme)% %REQ(:method)% %REQ(:path)%", "https GET /reviews/0?u=1"),
+            ("%REQ(:authority)% %REQ(host)%", "bookinfo.example.com bookinfo.example.com"),
+            ("%RESP(server)% %RESP(:status)% %RESP(x?server):3%", "nginx 200 ngi"),
+            ("%TRAILER(x?grpc-status)%", "0"),
+            ("%START_TIME% %START_TIME(%s)%", "2024-02-29T12:34:56.789Z 1709210096"),
+            ("%PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS%", "HTTP/1.1 200 UF,URX"),
+            ("%RESPONSE_CODE_DETAILS%", "via_upstream"),
+            ("%UPSTREAM_TRANSPORT_FAILURE_REASON%", "connection refused"),
+            ("%BYTES_RECEIVED% %BYTES_SENT%", "0 358"),
+            ("%DURATION% %RESPONSE_DURATION% %REQUEST_DURATION%", "7 6 1"),
+            ("%UPSTREAM_HOST% %UPSTREAM_LOCAL_ADDRESS%", "10.0.0.9:9080 10.0.0.1:40000"),
+            ("%UPSTREAM_CLUSTER%", "outbound|9080|v1|reviews.default.svc.cluster.local"),
+            ("%UPSTREAM_CLUSTER_RAW%", "outbound|9080|v1|reviews.default.svc.cluster.local"),
+            ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_PORT%", "10.0.0.1:8443 8443"),
+            ("%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "10.0.0.1"),
+            ("%DOWNSTREAM_REMOTE_ADDRESS%", "203.0.113.7:50000"),
+            ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "203.0.113.7"),
+            ("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", "[2001:db8::1]:50001"),
+            ("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "2001:db8::1"),
+            ("%REQUESTED_SERVER_NAME% %DOWNSTREAM_TLS_VERSION%", "bookinfo.example.com TLSv1.3"),
+            ("%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "1"),
+            ("100%% literal", "100% literal"),
+        ];
+        for (format, expected) in cases {
+            assert_eq!(rendered(format, &record), expected, "{format}");
+        }
+        assert_eq!(rendered("%ENVIRONMENT(PATH)%", &record), std::env::var("PATH").unwrap());
+        assert!(!rendered("%HOSTNAME%", &record).is_empty());
+    }
+
+    #[test]
+    fn absent_values_render_as_nothing_in_headers() {
+        let headers = Lists::default();
+        let mut record = unrouted(&headers);
+        record.flags = Flags::default();
+        for (name, _) in Field::ALL {
+            let field = format!("[%{name}%]");
+            let text = rendered(&field, &record);
+            let present = ["PROTOCOL", "RESPONSE", "BYTES", "DURATION", "DOWNSTREAM", "HOSTNAME", "ATTEMPT"];
+            let absent = text == "[]";
+            let known = present.iter().any(|p| name.contains(p)) && !name.contains("TLS");
+            let known =
+                known && !["RESPONSE_DURATION", "REQUEST_DURATION", "RESPONSE_CODE_DETAILS"].contains(name);
+            assert_eq!(absent, !known, "{name}: {text}");
+        }
+        assert_eq!(rendered("[%REQ(x)%%RESP(x)%%TRAILER(x)%%ENVIRONMENT(NO_SUCH_THING)%]", &record), "[]");
+    }
+
+    #[test]
+    fn header_values_cannot_break_out() {
+        let headers = Lists { request: vec![("x-a", b"1\r\nx: y".to_vec())], ..Lists::default() };
+        assert_eq!(rendered("a\nb %REQ(x-a)%", &unrouted(&headers)), "ab 1x: y");
+    }
+
+    #[test]
+    fn values_are_cut() {
+        let headers = Lists { request: vec![("x-a", vec![b'x'; 2 * MAX_VALUE])], ..Lists::default() };
+        assert_eq!(rendered("%REQ(x-a)%", &unrouted(&headers)).len(), MAX_VALUE);
+        assert_eq!(rendered("%REQ(x-a):99999%", &unrouted(&headers)).len(), MAX_VALUE);
+    }
+}

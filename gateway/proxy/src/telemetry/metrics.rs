@@ -1,0 +1,544 @@
+//! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
+
+use super::{Flags, Record, Workload};
+use crate::server::Identity;
+use ahash::{AHashMap, RandomState};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tidegate_model::HeaderName;
+
+/// Label sets in all. Requests beyond them are counted in one set whose labels are unknown.
+const MAX_SERIES: usize = 20_000;
+/// The index of the series that counts what is beyond them.
+const OVERFLOW: usize = 0;
+const BUCKETS: usize = 19;
+/// Upper bounds of Istio's histograms (Istio 2.18), in microseconds.
+const BOUNDS: [u64; BUCKETS] = [
+    500,
+    1_000,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
+    600_000_000,
+    1_800_000_000,
+    3_600_000_000,
+];
+
+/// What tells one series from another, besides the destination.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Outcome {
+    status: u16,
+    flags: Flags,
+    grpc: bool,
+    grpc_status: Option<u8>,
+}
+
+/// What a series is of.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    host: Arc<str>,
+    service_name: Arc<str>,
+    service_namespace: Arc<str>,
+    workload: Workload,
+    outcome: Outcome,
+}
+
+/// A label set, shared by the workers.
+struct Series {
+    index: usize,
+    key: Key,
+}
+
+/// One worker's count of one series. Only that worker writes, so that adding needs no locked
+/// instruction.
+struct Cell {
+    series: Arc<Series>,
+    /// By bucket, not cumulative; the last is beyond every bound.
+    counts: [AtomicU64; BUCKETS + 1],
+    microseconds: AtomicU64,
+}
+
+impl Cell {
+    fn new(series: Arc<Series>) -> Arc<Self> {
+        Arc::new(Cell { series, counts: Default::default(), microseconds: AtomicU64::new(0) })
+    }
+
+    fn count(&self, duration: Duration) {
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.partition_point(|bound| *bound < microseconds);
+        add(&self.counts[bucket], 1);
+        add(&self.microseconds, microseconds);
+    }
+}
+
+/// Adds to what only this thread writes.
+fn add(cell: &AtomicU64, value: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
+}
+
+/// The metrics of the process.
+pub(super) struct Metrics {
+    identity: Vec<LabelPair>,
+    limit: usize,
+    known: Mutex<HashMap<Key, Arc<Series>, RandomState>>,
+    full: AtomicBool,
+    workers: Mutex<Vec<Arc<Cells>>>,
+    overflow: Arc<Series>,
+}
+
+/// The cells of one worker, for the scrape. Locked by the worker only when a series is new to it.
+#[derive(Default)]
+struct Cells {
+    all: Mutex<Vec<Arc<Cell>>>,
+}
+
+/// A worker's counters.
+pub(super) struct WorkerMetrics {
+    metrics: Arc<Metrics>,
+    cells: Arc<Cells>,
+    hasher: RandomState,
+    /// By hash, so that looking one up needs no owned key.
+    by_hash: RefCell<AHashMap<u64, Vec<Arc<Cell>>>>,
+    overflow: Arc<Cell>,
+}
+
+impl Metrics {
+    pub(super) fn new(identity: &Identity) -> Arc<Self> {
+        Metrics::with_limit(identity, MAX_SERIES)
+    }
+
+    fn with_limit(identity: &Identity, limit: usize) -> Arc<Self> {
+        let overflow = Key {
+            host: Arc::default(),
+            service_name: Arc::default(),
+            service_namespace: Arc::default(),
+            workload: Workload::default(),
+            outcome: Outcome { status: 0, flags: Flags::default(), grpc: false, grpc_status: None },
+        };
+        Arc::new(Metrics {
+            identity: source_labels(identity),
+            limit,
+            known: Mutex::default(),
+            full: AtomicBool::new(false),
+            workers: Mutex::default(),
+            overflow: Arc::new(Series { index: OVERFLOW, key: overflow }),
+        })
+    }
+
+    /// A worker's part.
+    pub(super) fn worker(self: &Arc<Self>) -> WorkerMetrics {
+        let overflow = Cell::new(self.overflow.clone());
+        let cells = Arc::new(Cells::default());
+        lock(&cells.all).push(overflow.clone());
+        lock(&self.workers).push(cells.clone());
+        WorkerMetrics {
+            metrics: self.clone(),
+            cells,
+            hasher: RandomState::new(),
+            by_hash: RefCell::default(),
+            overflow,
+        }
+    }
+
+    /// The series of a key, or `None` when there are too many.
+    fn series(&self, key: Key) -> Option<Arc<Series>> {
+        let mut known = lock(&self.known);
+        if let Some(series) = known.get(&key) {
+            return Some(series.clone());
+        }
+        if known.len() >= self.limit {
+            self.full.store(true, Ordering::Relaxed);
+            return None;
+        }
+        let series = Arc::new(Series { index: known.len() + 1, key: key.clone() });
+        known.insert(key, series.clone());
+        Some(series)
+    }
+
+    /// All workers' counts by series.
+    fn totals(&self) -> Vec<Total> {
+        let mut totals: Vec<Total> = Vec::new();
+        for cells in lock(&self.workers).iter() {
+            for cell in lock(&cells.all).iter() {
+                let index = cell.series.index;
+                if totals.len() <= index {
+                    totals.resize_with(index + 1, Total::default);
+                }
+                totals[index].add(cell);
+            }
+        }
+        totals.retain(|t| t.count() > 0);
+        totals
+    }
+
+    /// Everything as Prometheus' families, the workers added up.
+    pub(super) fn families(&self) -> Vec<MetricFamily> {
+        let mut requests = Vec::new();
+        let mut durations = Vec::new();
+        let mut overflow = 0;
+        for total in self.totals() {
+            let Some(series) = &total.series else { continue };
+            if series.index == OVERFLOW {
+                overflow = total.count();
+            }
+            let labels = self.labels(&series.key);
+            requests.push(counter(labels.clone(), total.count()));
+            let mut duration = Metric::from_label(labels);
+            duration.set_histogram(total.histogram());
+            durations.push(duration);
+        }
+        vec![
+            family(MetricType::COUNTER, "istio_requests_total", "Requests that have ended.", requests),
+            family(
+                MetricType::HISTOGRAM,
+                "istio_request_duration_milliseconds",
+                "From a request's head to the last byte of its response.",
+                durations,
+            ),
+            family(
+                MetricType::COUNTER,
+                "tidegate_metrics_overflow_total",
+                "Requests counted without their labels because there are too many label sets.",
+                vec![counter(Vec::new(), overflow)],
+            ),
+        ]
+    }
+
+    fn labels(&self, key: &Key) -> Vec<LabelPair> {
+        let Key { host, service_name, service_namespace, workload, outcome } = key;
+        // Pods of a service live in its namespace.
+        let workload_namespace: &str = if workload.name.is_empty() { "" } else { service_namespace };
+        let mut flags = Vec::new();
+        // Writing to memory does not fail.
+        let _ = outcome.flags.write(&mut flags);
+        let mut labels = self.identity.clone();
+        labels.extend([
+            label("destination_app", &workload.app),
+            label("destination_canonical_revision", &workload.canonical_revision),
+            label("destination_canonical_service", &workload.canonical_service),
+            label("destination_cluster", ""),
+            label("destination_principal", ""),
+            label("destination_service", host),
+            label("destination_service_name", service_name),
+            label("destination_service_namespace", service_namespace),
+            label("destination_version", &workload.version),
+            label("destination_workload", &workload.name),
+            label("destination_workload_namespace", workload_namespace),
+            label("request_protocol", if outcome.grpc { "grpc" } else { "http" }),
+            label("response_code", &outcome.status.to_string()),
+            label("response_flags", &String::from_utf8_lossy(&flags)),
+        ]);
+        let mut status = LabelPair::default();
+        status.set_name("grpc_response_status".to_string());
+        status.set_value(outcome.grpc_status.map_or_else(String::new, |s| s.to_string()));
+        labels.push(status);
+        labels.sort_by(|a, b| a.name().cmp(b.name()));
+        labels
+    }
+}
+
+impl WorkerMetrics {
+    /// Counts a request.
+    pub(super) fn count(&self, record: &Record<'_>) {
+        let outcome = Outcome {
+            status: record.status,
+            flags: record.flags,
+            grpc: record.grpc,
+            grpc_status: grpc_status(record),
+        };
+        let (host, name, namespace) = destination(record);
+        let workload = record.workload.unwrap_or(&UNKNOWN);
+        let hash = self.hasher.hash_one((&**host, &*workload.name, outcome));
+        let same = |cell: &&Arc<Cell>| {
+            let key = &cell.series.key;
+            key.outcome == outcome
+                && key.host == *host
+                && key.service_name == *name
+                && key.service_namespace == *namespace
+                && key.workload == *workload
+        };
+        if let Some(cell) = self.by_hash.borrow().get(&hash).and_then(|cells| cells.iter().find(same)) {
+            return cell.count(record.duration);
+        }
+        let new = || {
+            let [host, service_name, service_namespace] = [host, name, namespace].map(Arc::clone);
+            Key { host, service_name, service_namespace, workload: workload.clone(), outcome }
+        };
+        // A full table is not asked again: that would be a lock for each request.
+        let full = self.metrics.full.load(Ordering::Relaxed);
+        match if full { None } else { self.metrics.series(new()) } {
+            Some(series) => self.begin(hash, series).count(record.duration),
+            None => self.overflow.count(record.duration),
+        }
+    }
+
+    fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Cell> {
+        let cell = Cell::new(series);
+        lock(&self.cells.all).push(cell.clone());
+        self.by_hash.borrow_mut().entry(hash).or_default().push(cell.clone());
+        cell
+    }
+}
+
+static UNKNOWN: LazyLock<Workload> = LazyLock::new(Workload::default);
+
+fn destination<'a>(record: &Record<'a>) -> (&'a Arc<str>, &'a Arc<str>, &'a Arc<str>) {
+    match record.cluster {
+        Some(c) => (&c.host, &c.service_name, &c.service_namespace),
+        None => {
+            static NONE: LazyLock<Arc<str>> = LazyLock::new(Arc::default);
+            (&NONE, &NONE, &NONE)
+        }
+    }
+}
+
+/// gRPC's status where it is known: 0 to 16, from the trailers or from a response without body.
+fn grpc_status(record: &Record<'_>) -> Option<u8> {
+    static NAME: LazyLock<HeaderName> = LazyLock::new(|| HeaderName::new("grpc-status"));
+    if !record.grpc {
+        return None;
+    }
+    let mut status = None;
+    let mut read = |value: &[u8]| {
+        let number = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+        status = number.filter(|n| *n <= 16).or(status);
+    };
+    record.headers.response(&NAME, &mut read);
+    record.headers.trailer(&NAME, &mut read);
+    status
+}
+
+fn source_labels(identity: &Identity) -> Vec<LabelPair> {
+    vec![
+        label("reporter", "source"),
+        label("source_app", &identity.workload),
+        label("source_canonical_revision", "latest"),
+        label("source_canonical_service", &identity.workload),
+        label("source_cluster", ""),
+        label("source_principal", ""),
+        label("source_version", ""),
+        label("source_workload", &identity.workload),
+        label("source_workload_namespace", &identity.namespace),
+        label("connection_security_policy", ""),
+    ]
+}
+
+/// A label; an empty value is unknown.
+pub(super) fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_string());
+    pair.set_value(if value.is_empty() { "unknown" } else { value }.to_string());
+    pair
+}
+
+/// A series added up over the workers.
+#[derive(Default)]
+struct Total {
+    series: Option<Arc<Series>>,
+    counts: [u64; BUCKETS + 1],
+    microseconds: u64,
+}
+
+impl Total {
+    fn add(&mut self, cell: &Cell) {
+        self.series.get_or_insert_with(|| cell.series.clone());
+        for (sum, count) in self.counts.iter_mut().zip(&cell.counts) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        self.microseconds = self.microseconds.wrapping_add(cell.microseconds.load(Ordering::Relaxed));
+    }
+
+    fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    fn histogram(&self) -> Histogram {
+        let mut cumulative = 0;
+        let buckets = BOUNDS.iter().zip(&self.counts).map(|(bound, count)| {
+            cumulative += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound as f64 / 1000.0);
+            bucket.set_cumulative_count(cumulative);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(self.count());
+        histogram.set_sample_sum(self.microseconds as f64 / 1000.0);
+        histogram
+    }
+}
+
+/// A family of metrics.
+pub(super) fn family(kind: MetricType, name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_string());
+    family.set_help(help.to_string());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+/// A counter of a family.
+pub(super) fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+/// A gauge of a family.
+pub(super) fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Flag;
+    use super::super::testing::{Lists, cluster, forwarded, unrouted, workload};
+    use super::*;
+    use prometheus::TextEncoder;
+
+    fn metrics(limit: usize) -> Arc<Metrics> {
+        let (workload, namespace) = ("gateway".to_string(), "istio-system".to_string());
+        Metrics::with_limit(&Identity { workload, namespace }, limit)
+    }
+
+    fn text(metrics: &Metrics) -> String {
+        let mut families = metrics.families();
+        families.retain(|f| !f.get_metric().is_empty());
+        TextEncoder::new().encode_to_string(&families).unwrap()
+    }
+
+    /// The value of the one sample of a metric that has all these labels.
+    fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+        let mut found = text.lines().filter(|l| {
+            l.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| l.contains(label))
+        });
+        let value = found.next()?.rsplit(' ').next()?.parse().ok();
+        assert_eq!(found.next(), None, "{name} {labels:?} is ambiguous");
+        value
+    }
+
+    #[test]
+    fn istios_names_and_labels() {
+        let (cluster, workload, headers) = (cluster(), workload(), Lists::default());
+        let metrics = metrics(10);
+        let worker = metrics.worker();
+        worker.count(&forwarded(&cluster, &workload, &headers));
+        let mut lost = unrouted(&headers);
+        lost.status = 404;
+        lost.flags.set(Flag::NoRoute);
+        worker.count(&lost);
+        let text = text(&metrics);
+        let expected = "istio_requests_total{connection_security_policy=\"unknown\",\
+            destination_app=\"reviews\",destination_canonical_revision=\"v1\",\
+            destination_canonical_service=\"reviews\",destination_cluster=\"unknown\",\
+            destination_principal=\"unknown\",destination_service=\"reviews.default.svc.cluster.local\",\
+            destination_service_name=\"reviews\",destination_service_namespace=\"default\",\
+            destination_version=\"v1\",destination_workload=\"reviews-v1\",\
+            destination_workload_namespace=\"default\",grpc_response_status=\"\",reporter=\"source\",\
+            request_protocol=\"http\",response_code=\"200\",response_flags=\"-\",\
+            source_app=\"gateway\",source_canonical_revision=\"latest\",\
+            source_canonical_service=\"gateway\",source_cluster=\"unknown\",source_principal=\"unknown\",\
+            source_version=\"unknown\",source_workload=\"gateway\",\
+            source_workload_namespace=\"istio-system\"} 1";
+        assert!(text.lines().any(|l| l == expected), "{text}");
+        let unknown = ["response_code=\"404\"", "response_flags=\"NR\"", "destination_service=\"unknown\""];
+        assert_eq!(sample(&text, "istio_requests_total", &unknown), Some(1.0));
+    }
+
+    #[test]
+    fn durations_fall_into_istios_buckets() {
+        let headers = Lists::default();
+        let metrics = metrics(10);
+        let worker = metrics.worker();
+        for microseconds in [0, 500, 501, 1_000_000, 7_200_000_000] {
+            let mut record = unrouted(&headers);
+            record.duration = Duration::from_micros(microseconds);
+            worker.count(&record);
+        }
+        let text = text(&metrics);
+        let bucket = |le: &str| {
+            let le = format!("le=\"{le}\"");
+            sample(&text, "istio_request_duration_milliseconds_bucket", &[&le]).unwrap()
+        };
+        let bounds = ["0.5", "1", "500", "1000", "3600000", "+Inf"];
+        assert_eq!(bounds.map(bucket), [2.0, 3.0, 3.0, 4.0, 4.0, 5.0]);
+        assert_eq!(sample(&text, "istio_request_duration_milliseconds_sum", &[]), Some(7_201_001.001));
+        assert_eq!(sample(&text, "istio_request_duration_milliseconds_count", &[]), Some(5.0));
+    }
+
+    #[test]
+    fn workers_are_added_up() {
+        let metrics = metrics(10);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let worker = metrics.worker();
+                scope.spawn(move || {
+                    let headers = Lists::default();
+                    (0..1000).for_each(|_| worker.count(&unrouted(&headers)));
+                });
+            }
+        });
+        assert_eq!(sample(&text(&metrics), "istio_requests_total", &[]), Some(4000.0));
+    }
+
+    #[test]
+    fn the_number_of_series_is_bounded() {
+        let headers = Lists::default();
+        let metrics = metrics(3);
+        let workers = [metrics.worker(), metrics.worker()];
+        for status in 200..300 {
+            let mut record = unrouted(&headers);
+            record.status = status;
+            workers.iter().for_each(|w| w.count(&record));
+        }
+        let text = text(&metrics);
+        assert_eq!(sample(&text, "istio_requests_total", &["response_code=\"201\""]), Some(2.0));
+        assert_eq!(sample(&text, "tidegate_metrics_overflow_total", &[]), Some(194.0));
+        assert_eq!(sample(&text, "istio_requests_total", &["response_code=\"0\""]), Some(194.0));
+        assert_eq!(text.lines().filter(|l| l.starts_with("istio_requests_total")).count(), 4);
+    }
+
+    #[test]
+    fn grpc_status_is_a_number_of_grpc() {
+        let cases: [(&[u8], bool, Option<u8>); 5] = [
+            (b"14", true, Some(14)),
+            (b"14", false, None),
+            (b"17", true, None),
+            (b"\xff", true, None),
+            (b"", true, None),
+        ];
+        for (value, grpc, expected) in cases {
+            let headers = Lists { trailers: vec![("grpc-status", value.to_vec())], ..Lists::default() };
+            let mut record = unrouted(&headers);
+            record.grpc = grpc;
+            assert_eq!(grpc_status(&record), expected);
+        }
+    }
+}
