@@ -1,8 +1,7 @@
 //! Passing a response on to the client, while the rest of the request goes the other way.
 
-use super::attempt::{Sender, poll_abandoned};
+use super::attempt::{Sender, poll_abandoned, poll_expired};
 use super::buffers::{Bulk, Work};
-use super::deadline::Expired;
 use super::downstream::Downstream;
 use super::edits::Edits;
 use super::error::Kind;
@@ -155,11 +154,4 @@ fn poll_upload<D: Downstream>(
         Poll::Ready(result) => result,
         Poll::Pending => Ok(()),
     }
-}
-
-fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) -> Poll<Kind> {
-    down.deadline().poll(cx).map(|e| match e {
-        Expired::Whole => Kind::Timeout,
-        Expired::Idle => Kind::Idle,
-    })
 }
