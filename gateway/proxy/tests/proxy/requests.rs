@@ -37,7 +37,9 @@ impl Client {
     }
 
     async fn plain(address: SocketAddr, version: Version) -> Client {
-        Client::over(TcpStream::connect(address).await.unwrap(), version).await
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client::over(stream, version).await
     }
 
     /// POST with a body: status and answer.
@@ -154,7 +156,7 @@ async fn trickle(address: SocketAddr) -> tokio::io::DuplexStream {
     near
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_config_change_costs_a_request() {
     let proxy = start();
     let model = serving(&proxy).await;
@@ -187,7 +189,8 @@ async fn no_config_change_costs_a_request() {
     }
     done.store(true, Ordering::Relaxed);
     for load in loads {
-        assert!(load.await.unwrap() > 20);
+        let served = load.await.unwrap();
+        assert!(served > 10, "only {served} requests during the changes");
     }
 }
 
