@@ -11,7 +11,6 @@ use crate::h1::body::BodyScan;
 use crate::h1::head::Framing;
 use crate::upstream::UpstreamConnection;
 use pingora::protocols::Stream;
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use tidegate_model::{HeaderOp, MeshSettings};
@@ -53,8 +52,6 @@ pub(crate) async fn relay<D: Downstream>(
             connection: if switching { b"connection: upgrade\r\n" } else { down.connection_lines(last) },
         },
     );
-    life.status = w.response.status;
-    life.details = Cow::Borrowed("via_upstream");
     life.responded = true;
     bulk.advance(head);
     if switching {

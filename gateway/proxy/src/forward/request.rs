@@ -12,6 +12,7 @@ use super::record::{Life, Lookup, Reply, Site};
 use super::relay;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Instant;
 use tidegate_engine::{Decision, ForwardDecision};
@@ -66,6 +67,8 @@ async fn forward<'t, D: Downstream>(
     life.cluster = Some(cluster);
     serialise(w, life, site, snapshot, decision, first)?;
     let Response { mut upstream, bulk, mut sender } = attempt::response(down, w, life, site, cluster).await?;
+    life.status = w.response.status;
+    life.details = Cow::Borrowed("via_upstream");
     render(life, w, site, &destination.response_headers, Reply::Upstream(bulk.bytes()));
     let ops = &destination.response_headers;
     let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
