@@ -152,6 +152,7 @@ async fn trickle(address: SocketAddr) -> tokio::io::DuplexStream {
     });
     tokio::spawn(async move {
         let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        let _ = to_client.shutdown().await;
     });
     near
 }
