@@ -38,6 +38,7 @@ impl Client {
 
     async fn plain(address: SocketAddr, version: Version) -> Client {
         let stream = TcpStream::connect(address).await.unwrap();
+        // as every client of HTTP/2 does: its frames come in small writes
         stream.set_nodelay(true).unwrap();
         Client::over(stream, version).await
     }
