@@ -29,6 +29,11 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// How often this thread has allocated.
+pub(crate) fn count() -> usize {
+    ALLOCATIONS.get()
+}
+
 /// How often `run` allocates on this thread.
 pub(crate) fn allocations(run: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();

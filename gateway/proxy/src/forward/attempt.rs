@@ -9,6 +9,7 @@ use super::head::write_interim;
 use super::record::{Life, Site};
 use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
 use pingora::protocols::Stream;
+use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -22,7 +23,6 @@ const INTERIM: usize = 16;
 
 /// A response whose head has come.
 pub(crate) struct Response {
-    pub(crate) pick: Pick,
     pub(crate) upstream: UpstreamConnection,
     /// The head (`w.response`), and what came with it.
     pub(crate) bulk: Bulk,
@@ -38,18 +38,32 @@ pub(crate) async fn response<D: Downstream>(
     site: Site<'_>,
     cluster: &Arc<Cluster>,
 ) -> Result<Response, Kind> {
-    let pick = cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?;
-    life.upstream_host = Some(pick.address);
+    let pick = &*life.pick.insert(cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?);
     let mut fresh = false;
     loop {
-        let mut upstream = connect(down, w, site, cluster, &pick, fresh).await?;
+        let connected = connect(down, w, site, cluster, pick, fresh).await;
+        let mut upstream = connected.map_err(|e| match e {
+            NoConnection::Abandoned(kind) => kind,
+            NoConnection::Failed(e) => {
+                let kind = match &e {
+                    ConnectError::Refused => Kind::ConnectRefused,
+                    ConnectError::Timeout => Kind::ConnectTimeout,
+                    ConnectError::Other(_) => Kind::ConnectFailed,
+                };
+                life.transport_failure = Cow::Owned(e.to_string());
+                kind
+            }
+        })?;
         life.upstream_local = upstream.local;
+        life.attempts += 1;
         let sent_at = Instant::now();
         let mut sender = Sender::default();
         match head(down, w, &mut upstream.stream, &mut sender).await {
             Ok(bulk) => {
-                life.service_time = Some(sent_at.elapsed());
-                return Ok(Response { pick, upstream, bulk, sender });
+                let now = Instant::now();
+                life.service_time = Some(now - sent_at);
+                life.request_duration = down.uploaded().then(|| sent_at - life.began);
+                return Ok(Response { upstream, bulk, sender });
             }
             Err(NoHead::Silent) if upstream.reused && !fresh && may_repeat(down, w, &sender) => fresh = true,
             Err(NoHead::Silent) => return Err(Kind::UpstreamClosed),
@@ -67,6 +81,11 @@ fn may_repeat<D: Downstream>(down: &D, w: &Work, sender: &Sender) -> bool {
     at_hand && (sender.sent == 0 || IDEMPOTENT.contains(&method))
 }
 
+enum NoConnection {
+    Failed(ConnectError),
+    Abandoned(Kind),
+}
+
 async fn connect<D: Downstream>(
     down: &mut D,
     w: &mut Work,
@@ -74,17 +93,11 @@ async fn connect<D: Downstream>(
     cluster: &Arc<Cluster>,
     pick: &Pick,
     fresh: bool,
-) -> Result<UpstreamConnection, Kind> {
+) -> Result<UpstreamConnection, NoConnection> {
     let mut get = pin!(site.worker.pool.get(cluster, pick, fresh));
-    poll_fn(|cx| {
-        if let Poll::Ready(connection) = get.as_mut().poll(cx) {
-            return Poll::Ready(connection.map_err(|e| match e {
-                ConnectError::Refused => Kind::ConnectRefused,
-                ConnectError::Timeout => Kind::ConnectTimeout,
-                ConnectError::Other(_) => Kind::ConnectFailed,
-            }));
-        }
-        poll_abandoned(down, w, cx).map(Err)
+    poll_fn(|cx| match get.as_mut().poll(cx) {
+        Poll::Ready(connection) => Poll::Ready(connection.map_err(NoConnection::Failed)),
+        Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoConnection::Abandoned(kind))),
     })
     .await
 }
@@ -94,8 +107,14 @@ pub(crate) fn poll_abandoned<D: Downstream>(down: &mut D, w: &mut Work, cx: &mut
     if down.uploaded() && down.poll_gone(w, cx).is_ready() {
         return Poll::Ready(Kind::ClientGone);
     }
+    poll_expired(down, cx)
+}
+
+/// Ready when the time is up.
+pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) -> Poll<Kind> {
     down.deadline().poll(cx).map(|e| match e {
         Expired::Whole => Kind::Timeout,
+        Expired::Idle if down.uploaded() => Kind::Stalled,
         Expired::Idle => Kind::Idle,
     })
 }

@@ -17,10 +17,15 @@ const BULK: usize = 64 << 10;
 const KEPT_WORKS: usize = 256;
 const KEPT_BULKS: usize = 32;
 
-thread_local! {
-    static WORKS: RefCell<Vec<Box<Work>>> = const { RefCell::new(Vec::new()) };
-    static BULKS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+#[expect(clippy::vec_box, reason = "a connection holds its Work as one pointer, which the box is")]
+mod store {
+    use super::*;
+    thread_local! {
+        pub(super) static WORKS: RefCell<Vec<Box<Work>>> = const { RefCell::new(Vec::new()) };
+        pub(super) static BULKS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    }
 }
+use store::{BULKS, WORKS};
 
 /// What one request in flight needs.
 #[derive(Default)]

@@ -34,8 +34,10 @@ pub(crate) enum Kind {
     UpstreamMalformed,
     /// The route's timeout passed.
     Timeout,
-    /// Nothing moved for too long.
+    /// The request's body stood still for too long.
     Idle,
+    /// Nothing came from the upstream for too long.
+    Stalled,
     /// The client went away.
     ClientGone,
 }
@@ -112,6 +114,7 @@ impl Kind {
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
+            Kind::Stalled => row(504, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
         }
     }
@@ -144,6 +147,8 @@ mod tests {
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
+            (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
+            (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),
             (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");

@@ -92,7 +92,8 @@ fn write_own(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>, rewritten: bool, vie
     own("x-envoy-attempt-count", b"1");
     let peer = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
     if w.identity.trusted {
-        own("x-envoy-external-address", w.identity.client.ip().to_canonical().to_string().as_bytes());
+        let client = w.identity.client.ip().to_canonical().to_string();
+        own("x-envoy-external-address", client.as_bytes());
     } else {
         own("x-envoy-external-address", peer);
     }
@@ -146,8 +147,8 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
         line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
     }
     if keeps(b"x-envoy-upstream-service-time") {
-        let ms = itoa::Buffer::new().format(changes.service_time.as_millis()).to_owned();
-        line(out, b"x-envoy-upstream-service-time", ms.as_bytes());
+        let mut ms = itoa::Buffer::new();
+        line(out, b"x-envoy-upstream-service-time", ms.format(changes.service_time.as_millis()).as_bytes());
     }
     if !dated && !switching && keeps(b"date") {
         write_date(out);

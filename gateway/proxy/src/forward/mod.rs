@@ -17,3 +17,8 @@ pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod view;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

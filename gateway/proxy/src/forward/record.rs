@@ -6,7 +6,7 @@ use super::view::View;
 use crate::connection::Connection;
 use crate::h1::field::Known;
 use crate::telemetry::{Flags, Headers, Record};
-use crate::upstream;
+use crate::upstream::{self, Pick};
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -43,7 +43,14 @@ pub(crate) struct Life<'t> {
     pub(crate) route: Option<&'t Route>,
     pub(crate) cluster_name: &'t str,
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
-    pub(crate) upstream_host: Option<SocketAddr>,
+    /// The endpoint, counted as busy until the request has ended.
+    pub(crate) pick: Option<Pick>,
+    /// How often the request was sent.
+    pub(crate) attempts: u32,
+    /// Until the request was all there.
+    pub(crate) request_duration: Option<Duration>,
+    /// Why there was no connection.
+    pub(crate) transport_failure: Cow<'static, str>,
     pub(crate) upstream_local: Option<SocketAddr>,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
@@ -63,7 +70,10 @@ impl Life<'_> {
             route: None,
             cluster_name: "",
             cluster: None,
-            upstream_host: None,
+            pick: None,
+            attempts: 0,
+            request_duration: None,
+            transport_failure: Cow::Borrowed(""),
             upstream_local: None,
             responded: false,
         }
@@ -101,9 +111,9 @@ impl Life<'_> {
             path: if head.origin_form { target } else { &buf[head.path.start()..head.target.end()] },
             authority: head.authority.of_buffer(buf),
             upstream_authority: &w.authority,
-            request_duration: None,
-            attempts: u32::from(self.upstream_local.is_some()),
-            transport_failure: "",
+            request_duration: self.request_duration,
+            attempts: self.attempts,
+            transport_failure: &self.transport_failure,
             tls_version: site.connection.tls.as_ref().map_or("", |t| t.version),
             status: self.status,
             flags: self.flags,
@@ -116,8 +126,8 @@ impl Life<'_> {
             route: self.route,
             cluster: self.cluster.map(|c| &**c.config()),
             cluster_name: self.cluster_name,
-            workload: None,
-            upstream_host: self.upstream_host,
+            workload: self.pick.as_ref().map(|p| &**p.workload()),
+            upstream_host: self.pick.as_ref().map(|p| p.address),
             upstream_local: self.upstream_local,
             downstream_local: site.connection.local,
             downstream_remote: if known { w.identity.client } else { site.connection.peer },

@@ -1,8 +1,7 @@
 //! Passing a response on to the client, while the rest of the request goes the other way.
 
-use super::attempt::{Sender, poll_abandoned};
+use super::attempt::{Sender, poll_abandoned, poll_expired};
 use super::buffers::{Bulk, Work};
-use super::deadline::Expired;
 use super::downstream::Downstream;
 use super::edits::Edits;
 use super::error::Kind;
@@ -12,7 +11,6 @@ use crate::h1::body::BodyScan;
 use crate::h1::head::Framing;
 use crate::upstream::UpstreamConnection;
 use pingora::protocols::Stream;
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use tidegate_model::{HeaderOp, MeshSettings};
@@ -54,8 +52,6 @@ pub(crate) async fn relay<D: Downstream>(
             connection: if switching { b"connection: upgrade\r\n" } else { down.connection_lines(last) },
         },
     );
-    life.status = w.response.status;
-    life.details = Cow::Borrowed("via_upstream");
     life.responded = true;
     bulk.advance(head);
     if switching {
@@ -155,11 +151,4 @@ fn poll_upload<D: Downstream>(
         Poll::Ready(result) => result,
         Poll::Pending => Ok(()),
     }
-}
-
-fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) -> Poll<Kind> {
-    down.deadline().poll(cx).map(|e| match e {
-        Expired::Whole => Kind::Timeout,
-        Expired::Idle => Kind::Idle,
-    })
 }

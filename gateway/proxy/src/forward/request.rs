@@ -12,6 +12,7 @@ use super::record::{Life, Lookup, Reply, Site};
 use super::relay;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Instant;
 use tidegate_engine::{Decision, ForwardDecision};
@@ -40,6 +41,16 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     life.finish(w, site);
 }
 
+/// Answers what was not understood as a request.
+pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, kind: Kind) {
+    let now = Instant::now();
+    let pin = site.worker.pin();
+    let mut life = Life::begin(now);
+    down.deadline().start(now, site.worker.limits.request_idle, None);
+    answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
+    life.finish(w, site);
+}
+
 async fn forward<'t, D: Downstream>(
     down: &mut D,
     w: &mut Work,
@@ -55,13 +66,14 @@ async fn forward<'t, D: Downstream>(
     let cluster = snapshot.clusters.get(&destination.cluster).ok_or(Kind::NoCluster)?;
     life.cluster = Some(cluster);
     serialise(w, life, site, snapshot, decision, first)?;
-    let Response { pick, mut upstream, bulk, mut sender } =
-        attempt::response(down, w, life, site, cluster).await?;
+    let Response { mut upstream, bulk, mut sender } = attempt::response(down, w, life, site, cluster).await?;
+    life.status = w.response.status;
+    life.details = Cow::Borrowed("via_upstream");
     render(life, w, site, &destination.response_headers, Reply::Upstream(bulk.bytes()));
     let ops = &destination.response_headers;
     let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
-    if reusable {
-        site.worker.pool.put(cluster, &pick, upstream);
+    if let (true, Some(pick)) = (reusable, &life.pick) {
+        site.worker.pool.put(cluster, pick, upstream);
     }
     Ok(())
 }

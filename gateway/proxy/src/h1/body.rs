@@ -11,7 +11,7 @@ const TRAILERS: usize = 8 << 10;
 pub(crate) struct BodyScan {
     state: State,
     data: u64,
-    trailers: Option<Box<Vec<u8>>>,
+    trailers: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -41,7 +41,7 @@ impl BodyScan {
             Framing::UntilClose => State::Close,
             Framing::Chunked => State::Size { n: 0, digits: 0 },
         };
-        BodyScan { state, data: 0, trailers: None }
+        BodyScan { state, data: 0, trailers: Vec::new() }
     }
 
     /// Whether the body has ended.
@@ -61,7 +61,7 @@ impl BodyScan {
 
     /// The trailer lines seen, each with its CRLF.
     pub(crate) fn trailers(&self) -> Option<&[u8]> {
-        self.trailers.as_ref().map(|t| t.as_slice()).filter(|t| !t.is_empty())
+        Some(self.trailers.as_slice()).filter(|t| !t.is_empty())
     }
 
     /// How much may be read without reading past this body.
@@ -145,11 +145,10 @@ impl BodyScan {
             State::DataLf if c == b'\n' => State::Size { n: 0, digits: 0 },
             State::Trailer { start } if c == b'\r' => State::TrailerLf { start },
             State::Trailer { start } if (c >= 0x20 && c != 0x7f) || c == b'\t' => {
-                let lines = self.trailers.get_or_insert_default();
-                if lines.len() >= TRAILERS {
+                if self.trailers.len() >= TRAILERS {
                     return Err(Malformed);
                 }
-                lines.push(c);
+                self.trailers.push(c);
                 State::Trailer { start }
             }
             State::TrailerLf { start } if c == b'\n' => self.end_trailer_line(start)?,
@@ -158,7 +157,7 @@ impl BodyScan {
     }
 
     fn end_trailer_line(&mut self, start: usize) -> Result<State, Malformed> {
-        let Some(lines) = &mut self.trailers else { return Ok(State::Done) };
+        let lines = &mut self.trailers;
         if lines.len() == start {
             return Ok(State::Done);
         }

@@ -1,11 +1,10 @@
 use super::client::Client;
 use super::head::{HeadLimits, Refused};
 use crate::connection::Connection;
-use crate::forward::answer::{Answer, answer};
 use crate::forward::buffers::Work;
 use crate::forward::deadline::Deadline;
 use crate::forward::error::{Kind, LINGER, LINGER_BYTES};
-use crate::forward::record::{Life, Protocol, Site};
+use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
 use crate::worker::Worker;
 use pingora::protocols::Stream;
@@ -145,13 +144,8 @@ async fn read_head(
 
 /// Answers what is not a request, and ends the connection.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
-    let now = Instant::now();
-    let pin = site.worker.pin();
-    let mut life = Life::begin(now);
     client.give_up();
-    client.deadline.start(now, site.worker.limits.request_idle, None);
-    answer(client, &mut w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
-    life.finish(&w, site);
+    request::refuse(client, &mut w, site, kind).await;
     w.give_back();
     close(client).await;
 }

@@ -395,11 +395,6 @@ impl Head {
         self.finish(buf)
     }
 
-    /// Declares the framing of a request that came without HTTP/1 framing of its own.
-    pub(crate) fn set_chunked(&mut self) {
-        self.chunked = true;
-    }
-
     /// Whether the request has a `Host` field.
     pub(crate) fn has_host(&self) -> bool {
         self.has_host

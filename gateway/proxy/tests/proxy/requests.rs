@@ -37,7 +37,10 @@ impl Client {
     }
 
     async fn plain(address: SocketAddr, version: Version) -> Client {
-        Client::over(TcpStream::connect(address).await.unwrap(), version).await
+        let stream = TcpStream::connect(address).await.unwrap();
+        // as every client of HTTP/2 does: its frames come in small writes
+        stream.set_nodelay(true).unwrap();
+        Client::over(stream, version).await
     }
 
     /// POST with a body: status and answer.
@@ -149,6 +152,7 @@ async fn trickle(address: SocketAddr) -> tokio::io::DuplexStream {
     });
     tokio::spawn(async move {
         let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        let _ = to_client.shutdown().await;
     });
     near
 }

@@ -1,0 +1,123 @@
+//! A worker with a config made by hand, for tests of the codecs and of the forwarding.
+
+use crate::connection::Connection;
+use crate::limits::Limits;
+use crate::server::Identity;
+use crate::snapshot::{Live, Snapshot};
+use crate::telemetry::Telemetry;
+use crate::tls::ServerConfigs;
+use crate::upstream::{Connector, Pool, Registry};
+use crate::worker::{SnapshotCache, Worker};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_engine::Table;
+use tidegate_model::*;
+
+/// The key of the one listener.
+pub(crate) const KEY: ListenerKey = ListenerKey { bind: Bind::Default, port: 80 };
+
+/// A model with one plain listener whose virtual host `*` sends everything to `upstream`.
+pub(crate) fn model(upstream: SocketAddr) -> Model {
+    let mut model = Model::default();
+    let table: TableName = "http.80".into();
+    let listener = Listener { key: KEY, protocol: ListenerProtocol::Http(table.clone()), owners: vec![] };
+    model.listeners.insert(KEY, Arc::new(listener));
+    let routes = RouteTable { name: table.clone(), server_port: 80, tls: false };
+    model.route_tables.insert(table, Arc::new(routes));
+    let cluster = Cluster {
+        name: ClusterName::outbound(80, "", "service"),
+        host: "service".into(),
+        port: 80,
+        subset: "".into(),
+        service_name: "service".into(),
+        service_namespace: "default".into(),
+        protocol: UpstreamProtocol::Http1,
+        load_balancer: LoadBalancer::RoundRobin,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(60),
+    };
+    let endpoint = Endpoint {
+        address: Address::Socket(upstream),
+        weight: 1,
+        workload: "service".into(),
+        labels: Arc::default(),
+        locality: Locality::default(),
+    };
+    let name = cluster.name.clone();
+    let endpoints = EndpointSet { cluster: name.clone(), endpoints: vec![endpoint] };
+    model.clusters.insert(name.clone(), Arc::new(cluster));
+    model.endpoints.insert(name.clone(), Arc::new(endpoints));
+    let destination = Destination {
+        cluster: name,
+        weight: 1,
+        authority: None,
+        request_headers: vec![],
+        response_headers: vec![],
+    };
+    host(&mut model, "*", forward(destination));
+    model
+}
+
+/// Sends everything to one destination.
+pub(crate) fn forward(destination: Destination) -> Action {
+    Action::Forward(Forward { destinations: vec![destination], path_rewrite: None, timeout: None })
+}
+
+/// Gives a domain one rule.
+pub(crate) fn host(model: &mut Model, domain: &str, action: Action) {
+    let key = VirtualHostKey { table: "http.80".into(), domain: HostPattern::parse(domain) };
+    let rule = RuleRef {
+        object: ObjectRef::new("VirtualService", "default", "test"),
+        index: 0,
+        match_index: None,
+        root: None,
+    };
+    let route = Route {
+        name: "".into(),
+        rule,
+        origin: Origin::default(),
+        matches: RouteMatch::default(),
+        action: Arc::new(action),
+    };
+    let host = VirtualHost { key: key.clone(), routes: vec![Arc::new(route)], https_redirect: false };
+    model.virtual_hosts.insert(key, Arc::new(host));
+}
+
+/// The first rule's action, to change it.
+pub(crate) fn change(model: &mut Model, domain: &str, f: impl FnOnce(&mut Forward)) {
+    let key = VirtualHostKey { table: "http.80".into(), domain: HostPattern::parse(domain) };
+    let host = Arc::make_mut(model.virtual_hosts.get_mut(&key).unwrap());
+    let route = Arc::make_mut(&mut host.routes[0]);
+    let Action::Forward(forward) = Arc::make_mut(&mut route.action) else { panic!("not a forward") };
+    f(forward);
+}
+
+/// A worker on which the model is live. Must be made in a runtime.
+pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
+    crate::tls::install_provider();
+    let mut registry = Registry::new(tokio::runtime::Handle::current());
+    let snapshot = Snapshot {
+        generation: 1,
+        table: Table::compile(model).table,
+        clusters: registry.apply(model),
+        tls: ServerConfigs::default(),
+        mesh: model.mesh.clone(),
+    };
+    let identity = Identity { workload: "test".into(), namespace: "test".into() };
+    Rc::new(Worker {
+        limits,
+        pool: Pool::new(Connector::new()),
+        telemetry: Telemetry::new(&identity).worker(),
+        draining: Arc::default(),
+        explain_errors: true,
+        cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
+    })
+}
+
+/// A connection on the listener.
+pub(crate) fn connection() -> Rc<Connection> {
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    Rc::new(Connection { listener: KEY, local: at(80), peer: at(40000), tls: None })
+}

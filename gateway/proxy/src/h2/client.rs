@@ -1,0 +1,233 @@
+use crate::forward::buffers::{Bulk, Work};
+use crate::forward::deadline::Deadline;
+use crate::forward::downstream::Downstream;
+use crate::forward::error::Kind;
+use crate::forward::head::lines;
+use crate::h1::field::forbidden_in_trailers;
+use crate::h1::head::Framing;
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use pingora::protocols::Stream;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::task::{Context, Poll, ready};
+
+/// Room for what chunk framing adds to a piece.
+const CHUNK: usize = 32;
+
+/// One stream of an HTTP/2 connection.
+pub(super) struct Client {
+    respond: SendResponse<Bytes>,
+    send: Option<SendStream<Bytes>>,
+    body: RecvStream,
+    deadline: Deadline,
+    chunked: bool,
+    uploaded: bool,
+    received: u64,
+    /// What of a DATA frame did not fit yet.
+    rest: Bytes,
+    /// END_STREAM was sent.
+    ended: bool,
+}
+
+impl Client {
+    pub(super) fn new(respond: SendResponse<Bytes>, body: RecvStream, deadline: Deadline) -> Self {
+        let uploaded = body.is_end_stream();
+        Client {
+            respond,
+            send: None,
+            body,
+            deadline,
+            chunked: false,
+            uploaded,
+            received: 0,
+            rest: Bytes::new(),
+            ended: false,
+        }
+    }
+
+    /// A piece of content as it goes on an HTTP/1 wire.
+    fn content(&mut self) -> Bulk {
+        let mut bulk = Bulk::take();
+        let content = self.rest.split_to(self.rest.len().min(bulk.room() - CHUNK));
+        self.received += content.len() as u64;
+        self.uploaded = self.rest.is_empty() && self.body.is_end_stream();
+        if self.chunked {
+            let mut size = [0u8; 20];
+            let mut left = &mut size[..];
+            let _ = write!(left, "{:x}\r\n", content.len());
+            let unused = left.len();
+            bulk.push(&size[..20 - unused]);
+        }
+        bulk.push(&content);
+        if self.chunked {
+            bulk.push(if self.uploaded { b"\r\n0\r\n\r\n" } else { b"\r\n" });
+        }
+        // what is read is bounded by this one piece, so its place in the window is free again
+        let _ = self.body.flow_control().release_capacity(content.len());
+        bulk
+    }
+
+    /// The end of a body after its content: trailers that may pass, and the last chunk.
+    fn end_of_upload(&mut self, trailers: Option<HeaderMap>) -> Bulk {
+        let mut bulk = Bulk::take();
+        self.uploaded = true;
+        if !self.chunked {
+            return bulk;
+        }
+        bulk.push(b"0\r\n");
+        for (name, value) in trailers.iter().flatten() {
+            let name = name.as_str().as_bytes();
+            if !forbidden_in_trailers(name) && name.len() + value.len() + CHUNK < bulk.room() {
+                for part in [name, b": ", value.as_bytes(), b"\r\n"] {
+                    bulk.push(part);
+                }
+            }
+        }
+        bulk.push(b"\r\n");
+        bulk
+    }
+}
+
+fn broken(e: h2::Error) -> io::Error {
+    if e.is_io() {
+        e.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    } else {
+        io::Error::other(e)
+    }
+}
+
+/// A head that we wrote, for HTTP/2. All values are slices of one copy.
+fn raise(head: &[u8]) -> io::Result<Response<()>> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let shared = Bytes::copy_from_slice(head);
+    let mut response = Response::new(());
+    let status = shared.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.reserve(16);
+    for (name, value) in lines(&shared) {
+        let name = HeaderName::from_bytes(name).map_err(|_| invalid())?;
+        let value = HeaderValue::from_maybe_shared(shared.slice_ref(value)).map_err(|_| invalid())?;
+        headers.append(name, value);
+    }
+    Ok(response)
+}
+
+impl Downstream for Client {
+    fn deadline(&mut self) -> &mut Deadline {
+        &mut self.deadline
+    }
+
+    fn begin_upload(&mut self, w: &mut Work) -> Result<Range<usize>, Kind> {
+        self.chunked = w.request.request_framing() == Framing::Chunked;
+        Ok(0..0)
+    }
+
+    fn uploaded(&self) -> bool {
+        self.uploaded
+    }
+
+    fn received(&self) -> u64 {
+        self.received
+    }
+
+    fn poll_upload(&mut self, _w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
+        loop {
+            if !self.rest.is_empty() {
+                return Poll::Ready(Ok(self.content()));
+            }
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) => self.rest = data,
+                Some(Err(_)) => return Poll::Ready(Err(Kind::ClientGone)),
+                None => {
+                    let Ok(trailers) = ready!(self.body.poll_trailers(cx)) else {
+                        return Poll::Ready(Err(Kind::ClientGone));
+                    };
+                    return Poll::Ready(Ok(self.end_of_upload(trailers)));
+                }
+            }
+        }
+    }
+
+    fn poll_gone(&mut self, _w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.send {
+            Some(_) if self.ended => Poll::Pending,
+            Some(send) => send.poll_reset(cx).map(|_| ()),
+            None => self.respond.poll_reset(cx).map(|_| ()),
+        }
+    }
+
+    fn takes_chunks(&self) -> bool {
+        false
+    }
+
+    fn connection_lines(&mut self, _last: bool) -> &'static [u8] {
+        b""
+    }
+
+    async fn interim(&mut self, w: &mut Work) -> io::Result<()> {
+        self.respond.send_informational(raise(&w.reply)?).map_err(broken)
+    }
+
+    fn begin_response(&mut self, w: &mut Work, end: bool) -> io::Result<()> {
+        self.send = Some(self.respond.send_response(raise(&w.reply)?, end).map_err(broken)?);
+        self.ended = end;
+        Ok(())
+    }
+
+    fn poll_body(
+        &mut self,
+        _w: &mut Work,
+        body: &mut Bulk,
+        last: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+        while !body.is_empty() {
+            let wanted = body.bytes().len();
+            send.reserve_capacity(wanted);
+            if send.capacity() == 0 {
+                ready!(send.poll_capacity(cx)).ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
+                continue;
+            }
+            let n = send.capacity().min(wanted);
+            self.ended = last && n == wanted;
+            send.send_data(Bytes::copy_from_slice(&body.bytes()[..n]), self.ended).map_err(broken)?;
+            body.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_end(&mut self, trailers: Option<&[u8]>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(send) = self.send.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(())) };
+        self.ended = true;
+        let Some(trailers) = trailers else {
+            return Poll::Ready(send.send_data(Bytes::new(), true).map_err(broken));
+        };
+        // `lines` skips a first line
+        let block = [b"\r\n", trailers].concat();
+        let mut map = HeaderMap::new();
+        for (name, value) in lines(&block) {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                map.append(name, value);
+            }
+        }
+        Poll::Ready(send.send_trailers(map).map_err(broken))
+    }
+
+    async fn tunnel(&mut self, _w: &mut Work, _upstream: &mut Stream, _early: Bulk) -> (u64, u64) {
+        // no request of HTTP/2 asks for an upgrade, so no 101 comes this far
+        self.abort();
+        (0, 0)
+    }
+
+    fn abort(&mut self) {
+        match &mut self.send {
+            Some(send) => send.send_reset(Reason::INTERNAL_ERROR),
+            None => self.respond.send_reset(Reason::CANCEL),
+        }
+    }
+}

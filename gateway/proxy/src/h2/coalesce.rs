@@ -1,0 +1,144 @@
+//! A stream for `h2` whose flushes are held back: the codec flushes after every DATA frame that it
+//! does not copy, which is one write (and one TLS record) for each response. Here a flush by the
+//! codec only marks; the connection's own loop flushes once, after all streams that were ready
+//! have written.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How much is held back before it is written without a flush.
+const HOLD: usize = 16 << 10;
+
+struct Held<S> {
+    stream: S,
+    bytes: Vec<u8>,
+    written: usize,
+    dirty: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Held<S> {
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.bytes.len() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.bytes[self.written..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n;
+        }
+        self.written = 0;
+        self.bytes.clear();
+        if self.bytes.capacity() > 2 * HOLD {
+            self.bytes = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_out(cx))?;
+        if self.dirty {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.dirty = false;
+            // an idle connection holds no buffers
+            self.bytes = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The half that is given to `h2`.
+pub(super) struct Coalesce<S>(Rc<RefCell<Held<S>>>);
+
+/// The half that the connection's loop keeps.
+pub(super) struct Flusher<S>(Rc<RefCell<Held<S>>>);
+
+pub(super) fn coalesce<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Coalesce<S>, Flusher<S>) {
+    let held = Rc::new(RefCell::new(Held { stream, bytes: Vec::new(), written: 0, dirty: false }));
+    (Coalesce(held.clone()), Flusher(held))
+}
+
+impl<S: AsyncWrite + Unpin> Flusher<S> {
+    /// Writes out what the codec left. Pending is fine: the stream wakes the connection's task.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_flush(cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Coalesce<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut held = self.0.borrow_mut();
+        if held.bytes.len() >= HOLD {
+            ready!(held.poll_write_out(cx))?;
+        }
+        held.dirty = true;
+        slices.iter().for_each(|s| held.bytes.extend_from_slice(s));
+        Poll::Ready(Ok(slices.iter().map(|s| s.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = self.0.borrow_mut();
+        ready!(held.poll_flush(cx))?;
+        Pin::new(&mut held.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn nothing_is_written_before_the_loop_flushes() {
+        let (near, mut far) = tokio::io::duplex(64 << 10);
+        let (mut io, flusher) = coalesce(near);
+        io.write_all(b"one ").await.unwrap();
+        io.flush().await.unwrap();
+        io.write_all(b"two").await.unwrap();
+        let mut buf = [0; 16];
+        let early = tokio::time::timeout(std::time::Duration::from_millis(20), far.read(&mut buf)).await;
+        assert!(early.is_err());
+        poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
+        assert_eq!(far.read(&mut buf).await.unwrap(), 7);
+        assert_eq!(&buf[..7], b"one two");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_bounded() {
+        let (near, _far) = tokio::io::duplex(1);
+        let (mut io, _flusher) = coalesce(near);
+        let mut sent = 0;
+        let flood = async {
+            loop {
+                sent += io.write(&[0; 4096]).await.unwrap();
+            }
+        };
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(20), flood).await;
+        assert!(sent <= 2 * HOLD, "{sent}");
+    }
+}

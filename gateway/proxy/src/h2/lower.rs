@@ -1,0 +1,193 @@
+//! A request of HTTP/2 in the form of an HTTP/1 head, so that one guard and one life serve both.
+
+use crate::forward::buffers::Work;
+use crate::h1::field::{Known, known};
+use crate::h1::head::{Refused, Span};
+use http::header::{COOKIE, HOST};
+use http::request::Parts;
+
+/// What a request is held to.
+#[derive(Clone, Copy)]
+pub(super) struct LowerLimits {
+    /// Header fields.
+    pub(super) fields: usize,
+    /// Bytes of the path and query.
+    pub(super) target: usize,
+}
+
+/// Writes the head to `w.buf` and takes it into `w.request`. Cookie crumbs are joined
+/// (RFC 9113 8.2.3); a body without Content-Length becomes chunked.
+///
+/// # Errors
+/// With the status to answer.
+pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work) -> Result<(), Refused> {
+    w.clear();
+    (w.pos, w.end) = (0, 0);
+    if parts.headers.len() > limits.fields {
+        return Err(Refused { status: 431, reason: "too_many_fields" });
+    }
+    let bad = |reason| Err(Refused { status: 400, reason });
+    if parts.uri.scheme_str().is_some_and(|s| !matches!(s, "http" | "https")) {
+        return bad("scheme");
+    }
+    let target = parts.uri.path_and_query().map_or("", |p| p.as_str()).as_bytes();
+    if target.len() > limits.target {
+        return Err(Refused { status: 414, reason: "target_too_long" });
+    }
+    request_line(parts.method.as_str().as_bytes(), target, w)?;
+    let mut hosts = parts.headers.get_all(HOST).iter().map(http::HeaderValue::as_bytes);
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return bad("two_hosts");
+    }
+    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    if let (Some(a), Some(h)) = (authority, host)
+        && !a.eq_ignore_ascii_case(h)
+    {
+        return bad("host_differs_from_authority");
+    }
+    if let Some(authority) = authority.or(host) {
+        field(w, b"host", &[authority])?;
+    }
+    fields(parts, w)?;
+    if !end && w.request.content_length().is_none() {
+        field(w, b"transfer-encoding", &[b"chunked"])?;
+    }
+    w.push_back(b"\r\n");
+    let Work { request, buf, end, .. } = w;
+    request.len = *end;
+    request.finish_request(buf)
+}
+
+fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refused> {
+    w.push_back(method);
+    w.push_back(b" ");
+    w.push_back(target);
+    w.push_back(b" HTTP/1.1\r\n");
+    let Work { request, buf, end, .. } = w;
+    request.http11 = true;
+    request.method = Span::new(0..method.len());
+    request.target = Span::new(method.len() + 1..method.len() + 1 + target.len());
+    request.fields_at = *end;
+    request.take_target(buf)?;
+    // what looks like an absolute target cannot come in :path
+    if request.origin_form { Ok(()) } else { Err(Refused { status: 400, reason: "target_form" }) }
+}
+
+fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
+    for (name, value) in &parts.headers {
+        if *name == COOKIE || *name == HOST {
+            continue;
+        }
+        let text = name.as_str().as_bytes();
+        let teaches_framing = matches!(
+            known(text),
+            Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade
+        );
+        if teaches_framing || value.as_bytes().trim_ascii().len() != value.len() {
+            return Err(Refused { status: 400, reason: "field_of_another_protocol" });
+        }
+        field(w, text, &[value.as_bytes()])?;
+    }
+    let mut crumbs = parts.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).peekable();
+    if crumbs.peek().is_none() {
+        return Ok(());
+    }
+    let line = w.end;
+    w.push_back(b"cookie: ");
+    let value = w.end;
+    while let Some(crumb) = crumbs.next() {
+        w.push_back(crumb);
+        if crumbs.peek().is_some() {
+            w.push_back(b"; ");
+        }
+    }
+    end_field(w, line, b"cookie".len(), value)
+}
+
+fn field(w: &mut Work, name: &[u8], value: &[&[u8]]) -> Result<(), Refused> {
+    let line = w.end;
+    w.push_back(name);
+    w.push_back(b": ");
+    let at = w.end;
+    value.iter().for_each(|v| w.push_back(v));
+    end_field(w, line, name.len(), at)
+}
+
+fn end_field(w: &mut Work, line: usize, name: usize, value: usize) -> Result<(), Refused> {
+    let end = w.end;
+    w.push_back(b"\r\n");
+    let Work { request, buf, .. } = w;
+    request.take_field(buf, Span::new(line..line + name), Span::new(value..end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use proptest::prelude::*;
+
+    const LIMITS: LowerLimits = LowerLimits { fields: 8, target: 64 };
+
+    fn lowered(request: http::request::Builder, end: bool) -> Result<String, u16> {
+        let mut w = Work::take();
+        let parts = request.body(()).unwrap().into_parts().0;
+        lower(&parts, end, LIMITS, &mut w).map_err(|r| r.status)?;
+        Ok(String::from_utf8(w.buf[..w.end].to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_stream_reads_like_an_http1_request() {
+        let request = Request::post("https://a.b:8/x?y=z")
+            .header("cookie", "a=1")
+            .header("te", "trailers")
+            .header("cookie", "b=2");
+        let expected = "POST /x?y=z HTTP/1.1\r\nhost: a.b:8\r\nte: trailers\r\ncookie: a=1; b=2\r\n";
+        assert_eq!(lowered(request, false).unwrap(), format!("{expected}transfer-encoding: chunked\r\n\r\n"));
+        let request = Request::get("/").header("host", "a.b").header("content-length", "0");
+        assert_eq!(
+            lowered(request, true).unwrap(),
+            "GET / HTTP/1.1\r\nhost: a.b\r\ncontent-length: 0\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let get = |uri: &str| Request::get(uri);
+        for (status, request) in [
+            (400, get("/")),
+            (400, get("http://a.b/").header("host", "c.d")),
+            (400, get("/").header("host", "a").header("host", "a")),
+            (400, get("http://u@a.b/")),
+            (400, get("ftp://a.b/")),
+            (400, get("http://a.b/").header("connection", "close")),
+            (400, get("http://a.b/").header("upgrade", "h2c")),
+            (400, get("http://a.b/").header("x", "y ")),
+            (400, get("http://a.b/").header("content-length", "+1")),
+            (400, get("http://a.b/").header("content-length", "1").header("content-length", "1")),
+            (405, Request::connect("http://a.b/")),
+            (414, get(&format!("http://a.b/{}", "x".repeat(64)))),
+            (431, (0..9).fold(get("http://a.b/"), |r, i| r.header(format!("x-{i}"), "y"))),
+        ] {
+            assert_eq!(lowered(request, true), Err(status));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_parses_to_the_same_head(
+            path in "/[a-z0-9/%.]{0,20}(\\?[a-z=&]{0,10})?",
+            fields in prop::collection::vec(("x-[a-z]{1,8}", "[!-~]([ -~]{0,10}[!-~])?"), 0..6),
+            end: bool,
+        ) {
+            let request = fields.iter().fold(Request::get(format!("http://a.b{path}")), |r, (n, v)| r.header(n, v));
+            let parts = request.body(()).unwrap().into_parts().0;
+            let mut w = Work::take();
+            lower(&parts, end, LIMITS, &mut w).unwrap();
+            let mut parsed = crate::h1::head::Head::default();
+            let limits = crate::h1::head::HeadLimits { bytes: 4096, fields: 100, target: 1000 };
+            prop_assert_eq!(parsed.parse_request(&w.buf[..w.end], limits), Ok(true));
+            prop_assert_eq!(format!("{parsed:?}"), format!("{:?}", w.request));
+        }
+    }
+}
