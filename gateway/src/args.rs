@@ -229,6 +229,7 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
+        now: std::time::SystemTime::now(),
     };
     let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
     let env = Env {

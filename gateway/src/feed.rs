@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tidegate_api::Objects;
 use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model};
 use tidegate_proxy::{Proxy, Report};
@@ -92,6 +92,7 @@ impl Feed {
     fn round(&mut self) {
         let begin = Instant::now();
         let loaded = self.folder.load();
+        self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
         let objects = self.played(&admitted.objects);
         let translation = translate(&objects, &self.env);

@@ -38,6 +38,7 @@ pub use validate::validate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tidegate_api::Objects;
 use tidegate_model::{Diagnostic, ListenerKey, Model, TableName};
 
@@ -56,6 +57,8 @@ pub struct Env {
     pub root_namespace: Arc<str>,
     /// Become ready although security objects that select this gateway are not enforced.
     pub allow_unenforced: bool,
+    /// What time it is, for the validity of certificates.
+    pub now: SystemTime,
 }
 
 /// What a set of objects means.

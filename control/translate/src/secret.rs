@@ -4,6 +4,7 @@ use crate::report::Report;
 use crate::world::World;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_api::istio::ServerTlsSettings;
 use tidegate_api::kubernetes::Secret as Written;
 use tidegate_api::{Object, Spec};
@@ -87,11 +88,17 @@ fn load(
     };
     let Spec::Secret(written) = &object.spec else { return None };
     match check(written) {
-        Ok((chain, private_key)) => Some(Secret {
-            key: key.clone(),
-            certificate_chain: chain.into(),
-            private_key: private_key.into(),
-        }),
+        Ok(pair) => {
+            if let Some(text) = pair.not_valid(world.env.now) {
+                let field = InvalidSecret::Certificate.field(written);
+                report.warning(object, field, "not-valid-now", text, "renew it; clients refuse it");
+            }
+            Some(Secret {
+                key: key.clone(),
+                certificate_chain: pair.chain.into(),
+                private_key: pair.key.into(),
+            })
+        }
         Err(why) => {
             let text = format!("{why}; servers that use this Secret refuse the handshake");
             let advice = "use a PEM certificate chain, leaf first, with its unencrypted PEM key";
@@ -127,8 +134,28 @@ impl InvalidSecret {
     }
 }
 
+/// A certificate chain and the key that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pair<'a> {
+    chain: &'a [u8],
+    key: &'a [u8],
+    /// Seconds since the epoch between which the leaf is valid.
+    valid: (i64, i64),
+}
+
+impl Pair<'_> {
+    fn not_valid(&self, now: SystemTime) -> Option<&'static str> {
+        let now = now.duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok())?;
+        match self.valid {
+            (_, end) if end < now => Some("the certificate has expired"),
+            (start, _) if start > now => Some("the certificate is not valid yet"),
+            _ => None,
+        }
+    }
+}
+
 /// Certificate chain and key of a Secret, once they are known to belong together.
-fn check(written: &Written) -> Result<(&[u8], &[u8]), InvalidSecret> {
+fn check(written: &Written) -> Result<Pair<'_>, InvalidSecret> {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let value = |name: &str| written.data.get(name).map(Vec::as_slice).filter(|v| !v.is_empty());
@@ -139,13 +166,16 @@ fn check(written: &Written) -> Result<(&[u8], &[u8]), InvalidSecret> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| InvalidSecret::Certificate)?;
     let leaf = certificates.first().ok_or(InvalidSecret::Certificate)?;
-    x509_parser::parse_x509_certificate(leaf).map_err(|_| InvalidSecret::Certificate)?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| InvalidSecret::Certificate)?;
+    let validity = parsed.validity();
+    let valid = (validity.not_before.timestamp(), validity.not_after.timestamp());
     let der = PrivateKeyDer::from_pem_slice(key).map_err(|_| InvalidSecret::Key)?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let signing = provider.key_provider.load_private_key(der).map_err(|_| InvalidSecret::Key)?;
     match rustls::sign::CertifiedKey::new(certificates, signing).keys_match() {
-        Ok(()) => Ok((chain, key)),
-        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok((chain, key)),
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+            Ok(Pair { chain, key, valid })
+        }
         Err(rustls::Error::InconsistentKeys(_)) => Err(InvalidSecret::Mismatch),
         Err(_) => Err(InvalidSecret::Certificate),
     }
@@ -181,6 +211,22 @@ mod tests {
             ("swapped", secret(&[("tls.crt", &other), ("tls.key", &key)]), Err(InvalidSecret::Mismatch)),
         ] {
             assert_eq!(check(&data).map(|_| ()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_is_told_apart() {
+        let (cert, key) = pair();
+        let data = secret(&[("tls.crt", &cert), ("tls.key", &key)]);
+        let pair = Pair { valid: (1000, 2000), ..check(&data).unwrap() };
+        for (now, expected) in [
+            (999, Some("the certificate is not valid yet")),
+            (1000, None),
+            (2000, None),
+            (2001, Some("the certificate has expired")),
+        ] {
+            let now = UNIX_EPOCH + std::time::Duration::from_secs(now);
+            assert_eq!(pair.not_valid(now), expected);
         }
     }
 }

@@ -157,7 +157,7 @@ fn admit<'a>(
     let other = first.map_or_else(String::new, |o| o.reference.to_string());
     let text =
         format!("port {} is taken by {other} with another protocol; this server is left out", server.port);
-    report.warning(object, &format!("{field}.port"), "port-conflict", text, "use another port or protocol");
+    report.error(object, &format!("{field}.port"), "port-conflict", text, "use another port or protocol");
 }
 
 fn duplicate(servers: &[Server<'_>], new: &Server<'_>) -> Option<(String, String)> {

@@ -23,6 +23,7 @@ fn env() -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        now: std::time::SystemTime::now(),
     }
 }
 

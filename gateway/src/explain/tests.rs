@@ -78,6 +78,7 @@ fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        now: std::time::SystemTime::now(),
     }
 }
 

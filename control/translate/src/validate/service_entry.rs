@@ -46,6 +46,10 @@ fn addresses(check: &mut Check<'_>, entry: &ServiceEntry, resolution: Resolution
 }
 
 fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
+    if entry.ports.is_empty() {
+        let text = "has no ports: nothing can be sent to it";
+        check.warning("spec.ports", "missing-field", text, "add the ports of the service");
+    }
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for (i, port) in entry.ports.iter().enumerate() {
         let field = format!("spec.ports[{i}]");
