@@ -60,6 +60,9 @@ impl Start {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 bail!("the gateway ended with {status}: {}", gateway.said());
             }
+            if gateway.messages.since(0).iter().any(|l| l.contains("not ready:")) {
+                bail!("the gateway does not become ready: {}", gateway.said());
+            }
             if Instant::now() > patience {
                 bail!("the gateway was not ready in 30 s: {}", gateway.said());
             }

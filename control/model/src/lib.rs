@@ -12,6 +12,8 @@ mod header;
 mod listener;
 mod mesh;
 mod object;
+mod pattern;
+mod re2;
 mod route;
 mod secret;
 
@@ -27,6 +29,7 @@ pub use listener::{
 };
 pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
+pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
 pub use route::{
     Action, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch, PathRewrite,
     QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,

@@ -154,6 +154,13 @@ const MESH_CONFIG: Fields = Fields {
     ],
 };
 
+/// Values without effect of fields that are otherwise enforced: the end of the path, the value, the reason.
+const VALUES: &[(&str, &str, &str)] = &[(
+    "loadBalancer.simple",
+    "PASSTHROUGH",
+    "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
+)];
+
 /// Reports every field that was written and is not enforced, at its shortest path.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) {
     for object in world.objects.iter() {
@@ -187,7 +194,16 @@ fn walk(object: &Object, value: &Value, path: String, pattern: String, fields: &
         Data::Map(entries) => entries.is_empty(),
         _ => false,
     };
-    if empty || fields.enforced.contains(&pattern.as_str()) {
+    if empty {
+        return;
+    }
+    if fields.enforced.contains(&pattern.as_str()) {
+        let without_effect = |(end, text, _): &&(&str, &str, &str)| {
+            pattern.ends_with(end) && matches!(&value.data, Data::String(s) if s == text)
+        };
+        if let Some((.., reason)) = VALUES.iter().find(without_effect) {
+            report.note(object, &path, "no-effect", *reason, "");
+        }
         return;
     }
     let below = |p: &str| p.strip_prefix(pattern.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']));

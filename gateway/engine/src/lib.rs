@@ -6,14 +6,13 @@
 //! From the outside in: `table` finds the route table of a listener, `host_index` the virtual host
 //! of an authority, `rule_index` and `path_index` the first rule of that virtual host whose
 //! `matcher` accepts the request; `rule` turns it into a decision, which `rewrite` and `redirect`
-//! write out. `pattern` holds the regexes, `re2` reads their syntax.
+//! write out. `pattern` shares the compiled regexes.
 
 mod decision;
 mod host_index;
 mod matcher;
 mod path_index;
 mod pattern;
-mod re2;
 mod redirect;
 mod request;
 mod rewrite;

@@ -1,9 +1,11 @@
-use crate::pattern::{Anchoring, InvalidPattern, Pattern, Patterns};
+use crate::pattern::Patterns;
 use crate::{HeaderValue, RequestView};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use tidegate_model::{HeaderName, PathMatch, RouteMatch, StringMatch, ValueMatch};
+use tidegate_model::{
+    Anchoring, HeaderName, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch, ValueMatch,
+};
 
 /// Hears why a rule does not match. [`Silent`] makes it free for requests that are only decided.
 pub(crate) trait Recorder {

@@ -1,9 +1,9 @@
-use crate::pattern::{Anchoring, Groups, InvalidPattern, Pattern, Patterns};
+use crate::pattern::Patterns;
 use crate::{Decision, RequestView};
 use regex_automata::Input;
 use regex_automata::util::iter::Searcher;
 use std::sync::Arc;
-use tidegate_model::{PathMatch, PathRewrite};
+use tidegate_model::{Anchoring, Groups, InvalidPattern, PathMatch, PathRewrite, Pattern};
 
 /// Why a `uriRegexRewrite` is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

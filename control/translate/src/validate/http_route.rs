@@ -217,7 +217,7 @@ fn regex_rewrite(check: &mut Check<'_>, field: &str, rewrite: &RegexRewrite) {
         }
         let valid = match bytes.next() {
             Some(b'\\') => true,
-            Some(digit @ b'0'..=b'9') => usize::from(digit - b'0') < regex.captures_len(),
+            Some(digit @ b'0'..=b'9') => usize::from(digit - b'0') < regex.groups(),
             _ => false,
         };
         if !valid {

@@ -2,12 +2,11 @@
 
 use crate::matches::CLAIMS;
 use crate::report::Report;
-use regex::Regex;
 use std::net::IpAddr;
 use std::time::Duration;
 use tidegate_api::Object;
 use tidegate_api::istio::StringMatch;
-use tidegate_model::FormatString;
+use tidegate_model::{Anchoring, FormatString, Pattern};
 
 /// The longest regex, in bytes.
 const LONGEST_REGEX: usize = 1024;
@@ -93,17 +92,16 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn regex(&mut self, field: &str, pattern: &str) -> Option<Regex> {
+    pub(super) fn regex(&mut self, field: &str, pattern: &str) -> Option<Pattern> {
         if pattern.len() > LONGEST_REGEX {
             let text = format!("the regex is longer than {LONGEST_REGEX} characters");
             self.error(field, "invalid-regex", text, "split the match");
             return None;
         }
-        match Regex::new(pattern) {
-            Ok(regex) => Some(regex),
+        match Pattern::compile(&pattern.into(), Anchoring::Whole) {
+            Ok(pattern) => Some(pattern),
             Err(e) => {
-                let text = format!("{pattern:?} is not a regex: {}", last_line(&e.to_string()));
-                self.error(field, "invalid-regex", text, "use RE2 syntax");
+                self.error(field, "invalid-regex", e.to_string(), "use RE2 syntax");
                 None
             }
         }
@@ -208,10 +206,6 @@ const LABEL_ADVICE: &str = "use letters, digits, '-', '_' and '.', at most 63";
 /// A key as a step of a field path.
 pub(super) fn bracket(key: &str) -> String {
     tidegate_api::field::key(key)
-}
-
-fn last_line(text: &str) -> &str {
-    text.lines().last().unwrap_or(text).trim_start_matches("error: ")
 }
 
 /// RFC 9110 token.

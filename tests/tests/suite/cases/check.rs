@@ -4,7 +4,7 @@ use super::schema::{Expect, Mirror, Outcome, Place, RequestSpec, ResponseSpec, U
 use super::world::{Endpoint, World};
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use tidegate_tests::{Answer, Backend, Failure, Hit, seconds, values};
 
@@ -97,8 +97,8 @@ impl<'a> Check<'a> {
             self.eq("connections upstream", seen.hits.len(), answers.len());
             answers.into_iter().zip(seen.hits.iter().map(Some)).collect()
         } else {
-            let hit =
-                |a: &Answer| Backend::id_of(&a.headers).and_then(|id| seen.hits.iter().find(|h| h.id == id));
+            let by_id: HashMap<usize, &Hit> = seen.hits.iter().map(|h| (h.id, h)).collect();
+            let hit = |a: &Answer| by_id.get(&Backend::id_of(&a.headers)?).copied();
             answers.into_iter().map(|a| (a, hit(a))).collect()
         };
         if !self.outcome(&pairs)? {

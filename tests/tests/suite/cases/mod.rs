@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_tests::workspace;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -104,16 +104,24 @@ fn load() -> Result<Vec<Loaded>> {
     Ok(loaded)
 }
 
+struct Played {
+    case: Loaded,
+    /// What did not hold; `None` for what cannot be played.
+    verdict: Option<Result<(), Vec<String>>>,
+    took: Duration,
+}
+
 /// Plays the cases; the verdicts in their order.
-async fn play_all(cases: Vec<Loaded>) -> Vec<(Loaded, Option<Result<(), Vec<String>>>)> {
+async fn play_all(cases: Vec<Loaded>) -> Vec<Played> {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
     for (i, case) in cases.into_iter().enumerate() {
         let slots = slots.clone();
         running.spawn(async move {
             let _slot = slots.acquire_owned().await;
+            let begun = Instant::now();
             let verdict = if case.is_playable() { Some(case.play().await) } else { None };
-            (i, (case, verdict))
+            (i, Played { case, verdict, took: begun.elapsed() })
         });
     }
     let mut done: Vec<_> = running.join_all().await;
@@ -124,27 +132,29 @@ async fn play_all(cases: Vec<Loaded>) -> Vec<(Loaded, Option<Result<(), Vec<Stri
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_passes_or_is_pending() {
     let mut cases = load().expect("the case files");
-    if let Ok(only) = std::env::var("TIDEGATE_CASES") {
+    let only = std::env::var("TIDEGATE_CASES");
+    let verbose = only.is_ok();
+    if let Ok(only) = only {
         cases.retain(|c| c.name.contains(&only) || c.file.contains(&only));
         assert!(!cases.is_empty(), "no case is named like TIDEGATE_CASES={only}");
     }
     let (mut passed, mut failed, mut report) = (0, Vec::new(), String::new());
     let mut pending: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (case, verdict) in play_all(cases).await {
-        match (&case.pending, verdict) {
+    let played = play_all(cases).await;
+    let slowest =
+        played.iter().max_by_key(|p| p.took).map(|p| format!("{} took {:.1?}", p.case.name, p.took));
+    for Played { case, verdict, .. } in played {
+        let name = format!("{} {}", case.file, case.name);
+        match (case.pending, verdict) {
             (None, Some(Ok(()))) => passed += 1,
-            (None, Some(Err(why))) => failed.push(format!("{} {}: {}", case.file, case.name, why.join("; "))),
-            (None, None) => {
-                failed.push(format!("{} {}: is neither played nor pending", case.file, case.name))
-            }
-            (Some(reason), Some(Ok(()))) => {
-                report += &format!("pending, but passes: {} ({reason})\n", case.name);
-            }
+            (None, Some(Err(why))) => failed.push(format!("{name}: {}", why.join("; "))),
+            (None, None) => failed.push(format!("{name}: is neither played nor pending")),
+            (Some(reason), Some(Ok(()))) => report += &format!("pending, but passes: {name} ({reason})\n"),
             (Some(reason), verdict) => {
-                if let (Some(Err(why)), Ok(_)) = (verdict, std::env::var("TIDEGATE_CASES")) {
-                    report += &format!("pending {}: {}\n", case.name, why.join("; "));
+                if let (Some(Err(why)), true) = (verdict, verbose) {
+                    report += &format!("pending {name}: {}\n", why.join("; "));
                 }
-                pending.entry(reason.clone()).or_default().push(case.name);
+                pending.entry(reason).or_default().push(case.name);
             }
         }
     }
@@ -152,7 +162,11 @@ async fn every_case_passes_or_is_pending() {
         report += &format!("pending, {reason}: {}\n", names.join(", "));
     }
     let waiting: usize = pending.values().map(Vec::len).sum();
-    report += &format!("cases: {passed} passed, {} failed, {waiting} pending\n", failed.len());
+    report += &format!(
+        "cases: {passed} passed, {} failed, {waiting} pending; {}\n",
+        failed.len(),
+        slowest.unwrap_or_default()
+    );
     crate::say(&report);
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
 }

@@ -196,10 +196,10 @@ fn class_atom(c: char, rest: &mut Peekable<Chars<'_>>, out: &mut String) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Anchoring, Pattern};
 
     fn matches(pattern: &str, value: &str) -> bool {
-        let ours = translate(pattern).unwrap();
-        regex::bytes::Regex::new(&format!("^(?:{ours})$")).unwrap().is_match(value.as_bytes())
+        Pattern::compile(&pattern.into(), Anchoring::Whole).unwrap().is_match(value.as_bytes())
     }
 
     #[test]
