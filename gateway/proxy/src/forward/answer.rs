@@ -59,7 +59,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
     };
     life.status = status;
     let location = if let Answer::Redirect(_, _, l) = &answer { Some(l.as_slice()) } else { None };
-    let connection = down.connection_lines(false);
+    // after a request that breaks the rules, the next one is not to be trusted
+    let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
     write_head(w, status, ops, location, body.len(), mesh, connection);
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";

@@ -4,7 +4,7 @@ use super::buffers::Work;
 use super::edits::{Edits, line};
 use super::view::View;
 use crate::h1::field::Known;
-use crate::h1::head::Head;
+use crate::h1::head::{Framing, Head};
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use tidegate_engine::RequestView;
@@ -40,20 +40,25 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
     }
     head.copy_fields(buf, out, |f| match f.known {
         Known::Host => changes.authority.is_none(),
-        Known::ContentLength | Known::TransferEncoding => true,
+        Known::ContentLength => true,
         Known::Connection
         | Known::HopByHop
         | Known::Nominated
         | Known::Te
+        | Known::TransferEncoding
         | Known::ForwardedFor
         | Known::ForwardedProto
         | Known::RequestId
         | Known::Internal
         | Known::ServiceTime => false,
         Known::Upgrade => head.upgrade,
+        Known::Claim if !w.identity.trusted => false,
         Known::Expect => head.http11,
         _ => edits.is_empty() || edits.keeps(f.name.of_buffer(buf)),
     });
+    if head.request_framing() == Framing::Chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
     if head.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }

@@ -101,7 +101,9 @@ fn copy_segment(
                     i += 3;
                 }
                 None => {
-                    out.extend_from_slice(b"%25");
+                    // a stray percent sign stays, unless decoding what follows makes an escape of it
+                    let escape = makes_escape(&rest[i + 1..]);
+                    out.extend_from_slice(if escape { b"%25" } else { b"%" });
                     i += 1;
                 }
             },
@@ -112,6 +114,20 @@ fn copy_segment(
         }
     }
     Ok((i, true))
+}
+
+/// Whether the next two characters, decoded, are hexadecimal digits.
+fn makes_escape(rest: &[u8]) -> bool {
+    let mut i = 0;
+    (0..2).all(|_| {
+        let (c, used) = match rest[i..] {
+            [b'%', a, b, ..] => (hex(&[a, b]).unwrap_or(b'%'), 3),
+            [c, ..] => (c, 1),
+            [] => (0, 0),
+        };
+        i += used;
+        c.is_ascii_hexdigit()
+    })
 }
 
 fn hex(digits: &[u8]) -> Option<u8> {
@@ -137,7 +153,8 @@ mod tests {
             ("/", "/", "/", "/"),
             ("/a/b.c/~d", "/a/b.c/~d", "/a/b.c/~d", "/a/b.c/~d"),
             ("/%%61dmin", "/%25admin", "/%25admin", "/%25admin"),
-            ("/%zz/%", "/%25zz/%25", "/%25zz/%25", "/%25zz/%25"),
+            ("/%zz/%2/%", "/%zz/%2/%", "/%zz/%2/%", "/%zz/%2/%"),
+            ("/%2%66x", "/%252fx", "/%252fx", "/%252fx"),
             ("/%2561", "/%2561", "/%2561", "/%2561"),
             ("/%2Fadmin", "/%2Fadmin", "/%2Fadmin", "/admin"),
             ("/%2f%5cadmin", "/%2f%5cadmin", "/%2f%5cadmin", "/admin"),

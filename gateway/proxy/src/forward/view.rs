@@ -48,6 +48,7 @@ impl<'a> View<'a> {
     pub(crate) fn value(self, name: &[u8]) -> Option<HeaderValue<'a>> {
         match known(name) {
             Known::Internal | Known::ServiceTime => return None,
+            Known::Claim if !self.identity.trusted => return None,
             Known::RequestId => return Some(Cow::Borrowed(&self.identity.request_id)),
             Known::ForwardedFor => return Some(Cow::Borrowed(&self.identity.forwarded_for)),
             Known::ForwardedProto => return Some(Cow::Borrowed(self.identity.scheme.as_str().as_bytes())),

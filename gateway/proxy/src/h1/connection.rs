@@ -107,6 +107,8 @@ async fn read_head(
                 match request.parse_request(&buf[*pos..*end], head) {
                     Ok(true) => return Ok(Some(w)),
                     Ok(false) => {}
+                    // an HTTP/2 client whose preface is broken would not understand an answer
+                    Err(_) if buf[*pos..*end].starts_with(b"PRI * HTTP/2.0\r\n") => return Ok(None),
                     Err(Refused { status, reason }) => {
                         request.reset();
                         *work = Some(w);

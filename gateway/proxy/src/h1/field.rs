@@ -35,6 +35,9 @@ pub(crate) enum Known {
     RequestId,
     /// `X-Forwarded-Client-Cert`, `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
     Internal,
+    /// `Forwarded`, `X-Real-IP`, `X-Forwarded-Host`, `X-Forwarded-Port`: claims about the client's
+    /// request that only a trusted proxy in front may make.
+    Claim,
     /// `X-Envoy-Upstream-Service-Time`.
     ServiceTime,
     /// `Server`.
@@ -53,6 +56,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
         6 if is(b"expect") => Known::Expect,
         6 if is(b"server") => Known::Server,
         7 if is(b"upgrade") => Known::Upgrade,
+        9 if is(b"forwarded") || is(b"x-real-ip") => Known::Claim,
         10 if is(b"connection") => Known::Connection,
         10 if is(b"keep-alive") => Known::HopByHop,
         10 if is(b"user-agent") => Known::UserAgent,
@@ -61,6 +65,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
         14 if is(b"content-length") => Known::ContentLength,
         14 if is(b"http2-settings") => Known::HopByHop,
         15 if is(b"x-forwarded-for") => Known::ForwardedFor,
+        16 if is(b"x-forwarded-host") || is(b"x-forwarded-port") => Known::Claim,
         16 if is(b"proxy-connection") => Known::HopByHop,
         17 if is(b"transfer-encoding") => Known::TransferEncoding,
         17 if is(b"x-forwarded-proto") => Known::ForwardedProto,
@@ -75,13 +80,12 @@ pub(crate) fn known(name: &[u8]) -> Known {
 /// Whether a trailer of this name could change what was already decided: framing, routing,
 /// identity, credentials or how the content is read (RFC 9110 6.5.1).
 pub(crate) fn forbidden_in_trailers(name: &[u8]) -> bool {
-    const NAMES: [&[u8]; 17] = [
+    const NAMES: [&[u8]; 13] = [
         b"authorization",
         b"cache-control",
         b"content-encoding",
         b"content-range",
         b"cookie",
-        b"forwarded",
         b"max-forwards",
         b"proxy-authenticate",
         b"proxy-authorization",
@@ -90,9 +94,6 @@ pub(crate) fn forbidden_in_trailers(name: &[u8]) -> bool {
         b"trailer",
         b"via",
         b"www-authenticate",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-real-ip",
     ];
     match known(name) {
         Known::Other => NAMES.iter().any(|n| name.eq_ignore_ascii_case(n)),

@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use pingora::protocols::Stream;
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
@@ -46,6 +47,21 @@ impl Client {
             rest: Bytes::new(),
             ended: false,
         }
+    }
+
+    /// Waits for the end of a body that was announced to be empty; false when it is not.
+    pub(super) async fn ends(&mut self, w: &mut Work) -> bool {
+        while !self.uploaded {
+            let next = poll_fn(|cx| match self.poll_upload(w, cx) {
+                Poll::Pending => self.deadline.poll(cx).map(|_| Err(Kind::Idle)),
+                ready => ready,
+            });
+            if !next.await.is_ok_and(|piece| piece.is_empty()) {
+                self.abort();
+                return false;
+            }
+        }
+        true
     }
 
     /// A piece of content as it goes on an HTTP/1 wire.

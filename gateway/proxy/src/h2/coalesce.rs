@@ -3,11 +3,13 @@
 //! codec only marks; the connection's own loop flushes once, after all streams that were ready
 //! have written.
 
+use super::frames::Frames;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much is held back before it is written without a flush.
@@ -18,6 +20,7 @@ struct Held<S> {
     bytes: Vec<u8>,
     written: usize,
     dirty: bool,
+    frames: Frames,
 }
 
 impl<S: AsyncWrite + Unpin> Held<S> {
@@ -56,7 +59,13 @@ pub(super) struct Coalesce<S>(Rc<RefCell<Held<S>>>);
 pub(super) struct Flusher<S>(Rc<RefCell<Held<S>>>);
 
 pub(super) fn coalesce<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Coalesce<S>, Flusher<S>) {
-    let held = Rc::new(RefCell::new(Held { stream, bytes: Vec::new(), written: 0, dirty: false }));
+    let held = Rc::new(RefCell::new(Held {
+        stream,
+        bytes: Vec::new(),
+        written: 0,
+        dirty: false,
+        frames: Frames::default(),
+    }));
     (Coalesce(held.clone()), Flusher(held))
 }
 
@@ -65,11 +74,20 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_flush(cx)
     }
+
+    /// Since when a header block has waited for its end.
+    pub(super) fn open_since(&self) -> Option<Instant> {
+        self.0.borrow().frames.open_since()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Coalesce<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, into)
+        let mut held = self.0.borrow_mut();
+        let before = into.filled().len();
+        ready!(Pin::new(&mut held.stream).poll_read(cx, into))?;
+        let seen = held.frames.see(&into.filled()[before..]);
+        Poll::Ready(seen.map_err(|_| io::ErrorKind::InvalidData.into()))
     }
 }
 

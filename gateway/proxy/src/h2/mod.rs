@@ -2,6 +2,7 @@
 
 mod client;
 mod coalesce;
+mod frames;
 mod lower;
 
 use self::client::Client;
@@ -43,8 +44,15 @@ pub(crate) async fn serve(
 ) {
     let (io, flusher) = coalesce(stream);
     let Some(h2) = handshake(io, &flusher, &worker).await else { return };
-    let mut streams =
-        Streams { h2, idle: Deadline::new(worker.limits.keep_alive_idle), open: Rc::new(()), leaving: false };
+    let mut streams = Streams {
+        h2,
+        idle: Deadline::new(worker.limits.keep_alive_idle),
+        block: Deadline::new(worker.limits.head_time),
+        block_since: None,
+        head_time: worker.limits.head_time,
+        open: Rc::new(()),
+        leaving: false,
+    };
     let mut stop = pin!(shutdown.wait_for(|stop| *stop));
     let mut stopping = false;
     while let Some(Ok((request, respond))) = poll_fn(|cx| {
@@ -93,6 +101,10 @@ async fn handshake(
 struct Streams {
     h2: ServerConnection,
     idle: Deadline,
+    /// For the header block that is open.
+    block: Deadline,
+    block_since: Option<Instant>,
+    head_time: Duration,
     /// Shared by the tasks of the open streams.
     open: Rc<()>,
     /// GOAWAY was sent.
@@ -109,6 +121,9 @@ impl Streams {
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
             return Poll::Ready(None);
         }
+        if self.poll_block(flusher, cx).is_ready() {
+            return Poll::Ready(None);
+        }
         if Rc::strong_count(&self.open) > 1 {
             self.idle.touch();
         }
@@ -123,6 +138,18 @@ impl Streams {
             }
         }
         Poll::Pending
+    }
+
+    /// Ready when a header block was open for too long.
+    fn poll_block(&mut self, flusher: &Flusher<Stream>, cx: &mut Context<'_>) -> Poll<()> {
+        let since = flusher.open_since();
+        if since != self.block_since {
+            self.block_since = since;
+            if let Some(since) = since {
+                self.block.start(since, self.head_time, None);
+            }
+        }
+        if self.block_since.is_some() { self.block.poll(cx).map(|_| ()) } else { Poll::Pending }
     }
 
     /// Tells the client to open no more streams; the connection ends after those that are open,
@@ -151,6 +178,8 @@ async fn one(
     drop(parts);
     let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle));
     match lowered {
+        // a body where none was announced must not be found out after the request was passed on
+        Ok(()) if w.request.content_length() == Some(0) && !client.ends(&mut w).await => {}
         Ok(()) => request::serve(&mut client, &mut w, site).await,
         Err(refused) => {
             w.request.reset();

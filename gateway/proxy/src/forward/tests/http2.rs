@@ -139,3 +139,52 @@ fn errors_resets_and_goaway() {
         assert!(send.ready().await.is_err());
     });
 }
+
+/// A frame's bytes.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// POST http a.b /, content-length: 0
+const EMPTY_POST: &[u8] = b"\x83\x86\x84\x01\x03a.b\x0f\x0d\x010";
+
+#[test]
+fn a_header_block_that_never_ends_is_cut() {
+    two(|mut s| async move {
+        let began = std::time::Instant::now();
+        let bytes = [PREFACE, &frame(4, 0, 0, &[]), &frame(1, 0, 1, &[0x82])].concat();
+        s.client.write_all(&bytes).await.unwrap();
+        s.client.read_to_end(&mut Vec::new()).await.unwrap();
+        let took = began.elapsed();
+        assert!(took >= limits().head_time && took < 2 * limits().head_time, "{took:?}");
+    });
+}
+
+#[test]
+fn a_preface_without_settings_is_refused() {
+    two(|mut s| async move {
+        let bytes = [PREFACE, &frame(1, 5, 1, EMPTY_POST)].concat();
+        s.client.write_all(&bytes).await.unwrap();
+        s.client.read_to_end(&mut Vec::new()).await.unwrap();
+        let nobody = tokio::time::timeout(Duration::from_millis(30), s.upstream.accept()).await;
+        assert!(nobody.is_err());
+    });
+}
+
+#[test]
+fn a_body_that_was_announced_empty_is_not_passed_on() {
+    two(|mut s| async move {
+        let headers = frame(1, 4, 1, EMPTY_POST);
+        let data = frame(0, 1, 1, b"smuggled");
+        s.client.write_all(&[PREFACE, &frame(4, 0, 0, &[]), &headers].concat()).await.unwrap();
+        let quiet = Duration::from_millis(30);
+        assert!(tokio::time::timeout(quiet, s.upstream.accept()).await.is_err());
+        s.client.write_all(&data).await.unwrap();
+        assert!(tokio::time::timeout(quiet, s.upstream.accept()).await.is_err());
+        // the same with nothing in it is a request like any other
+        s.client.write_all(&[frame(1, 4, 3, EMPTY_POST), frame(0, 1, 3, b"")].concat()).await.unwrap();
+        assert!(s.accept().await.1.starts_with("POST / HTTP/1.1\r\nhost: a.b\r\n"));
+    });
+}

@@ -1,0 +1,103 @@
+//! Watches the frames that a client sends, for what `h2` does not watch: that its preface ends in
+//! SETTINGS (RFC 9113 3.4), and since when a header block has been open.
+
+use std::time::Instant;
+
+const PREFACE: usize = 24;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// Where in the client's bytes we are.
+#[derive(Default)]
+pub(super) struct Frames {
+    /// Bytes seen, up to the preface's length.
+    preface: usize,
+    header: [u8; 9],
+    /// Bytes of `header` that are there.
+    filled: usize,
+    /// Bytes of payload still to come.
+    payload: usize,
+    begun: bool,
+    open_since: Option<Instant>,
+}
+
+/// The first frame is not SETTINGS.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoSettings;
+
+impl Frames {
+    /// Takes note of bytes as they are read.
+    pub(super) fn see(&mut self, mut bytes: &[u8]) -> Result<(), NoSettings> {
+        let n = bytes.len().min(PREFACE - self.preface);
+        self.preface += n;
+        bytes = &bytes[n..];
+        while !bytes.is_empty() {
+            let skipped = bytes.len().min(self.payload);
+            self.payload -= skipped;
+            bytes = &bytes[skipped..];
+            let n = bytes.len().min(self.header.len() - self.filled);
+            self.header[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+            self.filled += n;
+            bytes = &bytes[n..];
+            if self.filled == self.header.len() {
+                self.filled = 0;
+                self.frame()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self) -> Result<(), NoSettings> {
+        let [a, b, c, kind, flags, ..] = self.header;
+        self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        if !std::mem::replace(&mut self.begun, true) && kind != SETTINGS {
+            return Err(NoSettings);
+        }
+        if matches!(kind, HEADERS | CONTINUATION) {
+            let open = flags & END_HEADERS == 0;
+            self.open_since = open.then(|| self.open_since.unwrap_or_else(Instant::now));
+        }
+        Ok(())
+    }
+
+    /// Since when a header block has waited for its end.
+    pub(super) fn open_since(&self) -> Option<Instant> {
+        self.open_since
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut f = vec![0, 0, u8::try_from(payload).unwrap(), kind, flags, 0, 0, 0, 1];
+        f.resize(9 + payload, 0xff);
+        f
+    }
+
+    #[test]
+    fn header_blocks_are_seen_to_open_and_close_however_the_bytes_are_cut() {
+        let preface = vec![0; PREFACE];
+        let bytes = [preface, frame(SETTINGS, 0, 12), frame(HEADERS, 0, 5), frame(0, 0, 3)].concat();
+        for cut in 0..bytes.len() {
+            let mut f = Frames::default();
+            f.see(&bytes[..cut]).unwrap();
+            f.see(&bytes[cut..]).unwrap();
+            let since = f.open_since().expect("the block is open");
+            f.see(&frame(CONTINUATION, 0, 1)).unwrap();
+            assert_eq!(f.open_since(), Some(since));
+            f.see(&frame(CONTINUATION, END_HEADERS, 1)).unwrap();
+            assert_eq!(f.open_since(), None);
+        }
+    }
+
+    #[test]
+    fn the_first_frame_is_settings() {
+        let mut f = Frames::default();
+        f.see(&[0; PREFACE]).unwrap();
+        assert_eq!(f.see(&frame(HEADERS, END_HEADERS, 5)), Err(NoSettings));
+    }
+}
