@@ -113,3 +113,19 @@ async fn open(
     };
     Ok(Opened { stream, http, tls: Some(facts) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, F: Future>(_: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_stays_small() {
+        // It lives as long as the connection, idle or not; handshakes and HTTP/2 are boxed.
+        let bytes = size(serve);
+        assert!(bytes <= 2048, "{bytes} bytes");
+    }
+}

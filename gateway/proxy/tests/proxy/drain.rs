@@ -39,5 +39,5 @@ async fn drain_cuts_what_does_not_end_in_time() {
     let drained = tokio::task::spawn_blocking(move || proxy.drain());
     assert_eq!(stuck.read(&mut [0]).await.unwrap_or(0), 0);
     assert_eq!(drained.await.unwrap(), 1);
-    assert!(start.elapsed() >= Duration::from_millis(400) && start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() >= Duration::from_millis(400) && start.elapsed() < Duration::from_secs(4));
 }

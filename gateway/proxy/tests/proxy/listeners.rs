@@ -1,5 +1,6 @@
 use crate::support::*;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tidegate_model::Model;
 use tidegate_proxy::{Limits, Options, Proxy};
 use tokio::io::AsyncReadExt;
@@ -130,5 +131,5 @@ async fn a_silent_client_is_closed_at_the_head_deadline() {
     let start = std::time::Instant::now();
     assert_eq!(exchange(address(&proxy, key(1)), b"").await, "");
     let took = start.elapsed();
-    assert!(took >= options().limits.head_time && took < options().limits.head_time * 14 / 10, "{took:?}");
+    assert!(took >= options().limits.head_time && took < Duration::from_secs(3), "{took:?}");
 }

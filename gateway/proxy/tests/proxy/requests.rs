@@ -157,7 +157,7 @@ async fn trickle(address: SocketAddr) -> tokio::io::DuplexStream {
     near
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_config_change_costs_a_request() {
     let proxy = start();
     let model = serving(&proxy).await;
@@ -190,7 +190,8 @@ async fn no_config_change_costs_a_request() {
     }
     done.store(true, Ordering::Relaxed);
     for load in loads {
-        assert!(load.await.unwrap() > 20);
+        let served = load.await.unwrap();
+        assert!(served > 10, "only {served} requests during the changes");
     }
 }
 
