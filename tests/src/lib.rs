@@ -14,6 +14,7 @@ mod http1;
 mod http2;
 mod lines;
 mod pki;
+mod recorder;
 mod syn;
 mod token;
 
@@ -24,5 +25,6 @@ pub use client::{Answer, Connection, Failure, Host, Request, Tls, Version, excha
 pub use gateway::{Gateway, Start};
 pub use lines::Lines;
 pub use pki::{Authority, Identity};
+pub use recorder::Recorder;
 pub use syn::SynCounter;
 pub use token::TokenSigner;

@@ -2,12 +2,14 @@
 
 mod access_log;
 mod admin;
+mod bad_upstream;
 mod bookinfo;
 mod cases;
 mod cli;
 mod diagnostics;
 mod edges;
 mod harness;
+mod hostile;
 mod istio_files;
 mod reload;
 mod stop;
