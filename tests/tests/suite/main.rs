@@ -3,6 +3,7 @@
 mod access_log;
 mod admin;
 mod bookinfo;
+mod budgets;
 mod cases;
 mod cli;
 mod diagnostics;
