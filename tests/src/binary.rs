@@ -19,36 +19,54 @@ pub fn gateway_binary() -> Result<&'static Path> {
     found.as_deref().map_err(|e| anyhow::anyhow!("no gateway to test: {e}"))
 }
 
+/// The `tidegate-gateway` binary of the release profile: what is measured.
+/// `TIDEGATE_RELEASE_GATEWAY`, else built once into the target folder that the tests run from.
+pub fn release_gateway_binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    let found = BINARY.get_or_init(|| {
+        given("TIDEGATE_RELEASE_GATEWAY").unwrap_or_else(|| build("release")).map_err(|e| format!("{e:#}"))
+    });
+    found.as_deref().map_err(|e| anyhow::anyhow!("no gateway to measure: {e}"))
+}
+
 fn find() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("TIDEGATE_GATEWAY") {
-        return PathBuf::from(&path).canonicalize().with_context(|| format!("TIDEGATE_GATEWAY={path:?}"));
+    if let Some(path) = given("TIDEGATE_GATEWAY") {
+        return path;
     }
+    let folder = profile_folder()?;
+    build(folder.file_name().and_then(|n| n.to_str()).unwrap_or("debug"))
+}
+
+/// The path in a variable of the environment.
+fn given(variable: &str) -> Option<Result<PathBuf>> {
+    let path = std::env::var_os(variable)?;
+    Some(PathBuf::from(&path).canonicalize().with_context(|| format!("{variable}={path:?}")))
+}
+
+/// Where the running binary's profile is built, such as `target/debug`.
+fn profile_folder() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
-    let folder = exe.parent().and_then(Path::parent).context("the test binary is in no target folder")?;
-    let target = folder.parent().context("the test binary is in no target folder")?;
-    let profile = match folder.file_name().and_then(|n| n.to_str()) {
-        Some("debug") | None => "dev",
-        Some(name) => name,
-    };
+    let folder = exe.parent().context("the binary is in no target folder")?;
+    // test binaries are one deeper than others
+    let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    Ok(folder.context("the binary is in no target folder")?.to_owned())
+}
+
+/// Builds the binary in the profile that this folder is named after.
+fn build(folder: &str) -> Result<PathBuf> {
+    let target = profile_folder()?.parent().context("the binary is in no target folder")?.to_owned();
+    let profile = if folder == "debug" { "dev" } else { folder };
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--locked",
-            "--workspace",
-            "--bin",
-            "tidegate-gateway",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
-        .arg(target)
+        .args(["build", "--locked", "--workspace", "--bin", "tidegate-gateway", "--profile", profile])
+        .arg("--target-dir")
+        .arg(&target)
         .current_dir(workspace())
         .stdin(Stdio::null())
         .output()?;
     if !built.status.success() {
         bail!("cargo build failed: {}", String::from_utf8_lossy(&built.stderr));
     }
-    Ok(folder.join("tidegate-gateway"))
+    Ok(target.join(folder).join("tidegate-gateway"))
 }
 
 /// Runs the binary to its end with the given arguments, such as `--check --config DIR`.

@@ -1,10 +1,11 @@
 //! One downstream request, byte for byte as the test wants it.
 
 use crate::{Identity, http1, http2};
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -324,19 +325,32 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, Failure> {
         Some("1.3") => &[&rustls::version::TLS13],
         Some(v) => return Err(Failure::Closed(format!("this client speaks no TLS {v}"))),
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(TrustAll(provider.signature_verification_algorithms));
-    let failed = |e: rustls::Error| Failure::Closed(e.to_string());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(failed)?;
-    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let failed = |e: anyhow::Error| Failure::Closed(e.to_string());
+    let builder = trusting(versions, None).map_err(failed)?;
     let mut config = match &tls.identity {
-        Some(me) => builder.with_client_auth_cert(me.chain(), me.private_key()).map_err(failed)?,
+        Some(me) => builder
+            .with_client_auth_cert(me.chain(), me.private_key())
+            .map_err(|e| Failure::Closed(e.to_string()))?,
         None => builder.with_no_client_auth(),
     };
     config.enable_sni = tls.sni.as_deref().is_some_and(|n| !n.is_empty());
     config.alpn_protocols = tls.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(config)
+}
+
+/// A client that accepts any certificate, with these versions, and with this key exchange alone where one is given.
+pub(crate) fn trusting(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    key_exchange: Option<&'static dyn rustls::crypto::SupportedKxGroup>,
+) -> anyhow::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let mut provider = aws_lc_rs::default_provider();
+    if let Some(group) = key_exchange {
+        provider.kx_groups = vec![group];
+    }
+    let provider = Arc::new(provider);
+    let verifier = Arc::new(TrustAll(provider.signature_verification_algorithms));
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
 }
 
 /// Accepts any certificate: the tests look at it themselves.

@@ -14,6 +14,8 @@ pub struct Start {
     ports: Vec<(u16, u16)>,
     arguments: Vec<String>,
     access_log: &'static str,
+    binary: Option<PathBuf>,
+    under: Vec<String>,
 }
 
 impl Start {
@@ -24,7 +26,21 @@ impl Start {
             ports: Vec::new(),
             arguments: Vec::new(),
             access_log: "json",
+            binary: None,
+            under: Vec::new(),
         }
+    }
+
+    /// This binary in place of the one under test.
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = Some(path.to_owned());
+        self
+    }
+
+    /// Run by this command, such as `valgrind --tool=callgrind`.
+    pub fn under<I: Into<String>>(mut self, command: impl IntoIterator<Item = I>) -> Self {
+        self.under = command.into_iter().map(Into::into).collect();
+        self
     }
 
     /// Another file or folder to serve.
@@ -74,7 +90,18 @@ impl Start {
     /// Starts the process, and does not wait until it is ready.
     pub fn spawn(&self, net: &Net) -> Result<Gateway> {
         let address = net.gateway();
-        let mut command = Command::new(binary::gateway_binary()?);
+        let binary = match &self.binary {
+            Some(path) => path,
+            None => binary::gateway_binary()?,
+        };
+        let mut command = match self.under.split_first() {
+            None => Command::new(binary),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+        };
         command.arg("--config").args(&self.configs);
         command.args(["--bind", &address.to_string()]);
         command.args(["--admin", &format!("{address}:{ADMIN}"), "--status", &format!("{address}:{STATUS}")]);
@@ -171,6 +198,11 @@ impl Gateway {
     /// Whether the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends SIGTERM.

@@ -13,6 +13,7 @@ mod gateway;
 mod http1;
 mod http2;
 mod lines;
+pub mod load;
 mod pki;
 mod recorder;
 mod syn;
@@ -20,7 +21,7 @@ mod token;
 
 pub use address::Net;
 pub use backend::{Backend, Behaviour, Hit, seconds};
-pub use binary::{check, gateway_binary, workspace};
+pub use binary::{check, gateway_binary, release_gateway_binary, workspace};
 pub use client::{Answer, Connection, Failure, Host, Request, Tls, Version, exchange, get, values};
 pub use gateway::{Gateway, Start};
 pub use lines::Lines;

@@ -4,6 +4,7 @@ mod access_log;
 mod admin;
 mod bad_upstream;
 mod bookinfo;
+mod budgets;
 mod cases;
 mod cli;
 mod diagnostics;

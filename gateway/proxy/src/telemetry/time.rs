@@ -26,8 +26,13 @@ const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday",
 /// `2026-01-31T12:34:56.789Z`.
 pub(super) fn write_iso(time: SystemTime, out: &mut impl Write) -> std::io::Result<()> {
     let since = since_epoch(time);
-    out.write_all(&second(since.as_secs()))?;
-    write!(out, ".{:03}Z", since.subsec_millis())
+    let mut text = *b"1970-01-01T00:00:00.000Z";
+    text[..SECOND_LENGTH].copy_from_slice(&second(since.as_secs()));
+    let millis = since.subsec_millis();
+    for (digit, unit) in text[SECOND_LENGTH + 1..].iter_mut().zip([100, 10, 1]) {
+        *digit += (millis / unit % 10) as u8;
+    }
+    out.write_all(&text)
 }
 
 /// By a `strftime` format in UTC, with Envoy's `%1f` to `%9f` for fractions of the second and

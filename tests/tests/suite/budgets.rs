@@ -1,0 +1,286 @@
+//! What a request costs, in exact counts that do not depend on how busy the machine is, against `budgets/budgets.json`.
+//!
+//! The gateway is built with the release profile, runs one worker, and has everything on: a table of a hundred
+//! hosts with nine prefixes, header operations, request ids, a JSON access log and metrics.
+
+use crate::say;
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tidegate_tests::load::{self, Counts, Profile, Shape, Until};
+use tidegate_tests::{Authority, Gateway, Net, Start, release_gateway_binary, workspace};
+use tokio::net::TcpListener;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budgets {
+    /// How far a count may be above its figure, as a share of it.
+    tolerance: f64,
+    /// By the name of the shape.
+    requests: BTreeMap<String, Budget>,
+    /// Bytes of memory of an idle connection, by the shape of its first request.
+    idle: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budget {
+    instructions: f64,
+    system_calls: f64,
+    allocations: f64,
+}
+
+/// What is measured, and what it runs beside: an origin on a thread of its own.
+struct Bench {
+    net: Net,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Result<Bench> {
+        let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
+        let at = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+        let listener = std::net::TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        std::thread::spawn(move || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { load::serve_origin(TcpListener::from_std(listener)?).await })
+        });
+        let identity = Authority::new("budgets")?.issue("edge", &[load::host(0)])?;
+        let config = load::site(at, Some((&identity.certificate, &identity.key)));
+        std::fs::create_dir(folder.path().join("config"))?;
+        std::fs::write(folder.path().join("config/site.yaml"), config)?;
+        Ok(Bench { net, folder })
+    }
+
+    async fn start(&self, under: &[String]) -> Result<Gateway> {
+        let start = Start::with(self.folder.path().join("config")).binary(release_gateway_binary()?);
+        let start = start.arg("--concurrency").arg("1").under(under.iter().cloned());
+        let gateway = start.start(&self.net).await?;
+        for shape in measured() {
+            // buffers, pools and tables are as large then as they get
+            send(&gateway, shape, 1000).await?;
+        }
+        Ok(gateway)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn measured() -> impl Iterator<Item = Shape> {
+    Shape::ALL.into_iter().filter(|s| *s != Shape::NewTls)
+}
+
+/// Sends so many requests, and waits until their connections are gone from the gateway.
+async fn send(gateway: &Gateway, shape: Shape, requests: u64) -> Result<()> {
+    let to = gateway.at(if shape.is_tls() { 8443 } else { 8080 });
+    let connections = if shape == Shape::Http2Get { 8 } else { 64 };
+    load::run(to, shape, connections, Until::Requests(requests)).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    Ok(())
+}
+
+/// Instructions and allocations of each shape, by callgrind.
+async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
+    const FEW: u64 = 300;
+    const MANY: u64 = 1500;
+    let out = bench.file("callgrind");
+    let tool = [
+        "valgrind".to_owned(),
+        "--tool=callgrind".to_owned(),
+        "--compress-strings=no".to_owned(),
+        "--compress-pos=no".to_owned(),
+        format!("--callgrind-out-file={}", out.display()),
+        format!("--log-file={}", bench.file("valgrind.log").display()),
+    ];
+    let gateway = bench.start(&tool).await.context("under valgrind")?;
+    let mut dumps = 0;
+    let mut dump = || -> Result<Profile> {
+        dumps += 1;
+        run("vgdb", &[&format!("--pid={}", gateway.id()), "dump"])?;
+        let path = bench.file(&format!("callgrind.{dumps}"));
+        Profile::parse(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?)
+    };
+    let mut counted = Vec::new();
+    dump()?;
+    for shape in measured() {
+        send(&gateway, shape, FEW).await?;
+        let fewer = dump()?;
+        send(&gateway, shape, MANY).await?;
+        counted.push((shape, dump()?.since(&fewer, MANY - FEW)));
+    }
+    Ok(counted)
+}
+
+/// System calls a request of this shape by their names, by strace.
+async fn system_calls(bench: &Bench, gateway: &Gateway, shape: Shape) -> Result<BTreeMap<String, f64>> {
+    const FEW: u64 = 500;
+    const MANY: u64 = 5500;
+    let mut each = BTreeMap::new();
+    for (requests, share) in [(FEW, -1.0), (MANY, 1.0)] {
+        let out = bench.file("strace");
+        let mut strace = Command::new("strace")
+            .args(["-f", "-c", "-U", "name,calls", "-p", &gateway.id().to_string(), "-o"])
+            .arg(&out)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        attached(gateway.id()).await?;
+        let sent = send(gateway, shape, requests).await;
+        run("kill", &["-INT", &strace.id().to_string()])?;
+        strace.wait()?;
+        sent?;
+        for (name, calls) in strace_table(&std::fs::read_to_string(&out)?)? {
+            *each.entry(name).or_default() += calls * share / (MANY - FEW) as f64;
+        }
+    }
+    Ok(each)
+}
+
+/// Waits until every thread of a process is traced.
+async fn attached(process: u32) -> Result<()> {
+    for _ in 0..500 {
+        let mut threads = std::fs::read_dir(format!("/proc/{process}/task"))?;
+        let all = threads.all(|t| {
+            let status = t.and_then(|t| std::fs::read_to_string(t.path().join("status"))).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        });
+        if all {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("strace cannot attach to the gateway; is ptrace allowed here?")
+}
+
+/// Names and calls of the table that `strace -c -U name,calls` prints.
+fn strace_table(table: &str) -> Result<Vec<(String, f64)>> {
+    let rows = table.lines().filter_map(|line| {
+        let (name, calls) = line.trim().split_once(' ')?;
+        Some((name.to_owned(), calls.trim().parse().ok()?))
+    });
+    let rows: Vec<_> = rows.filter(|(name, _)| name != "total").collect();
+    ensure!(!rows.is_empty(), "strace counted nothing: {table}");
+    Ok(rows)
+}
+
+/// Bytes of memory that one more idle connection takes.
+async fn idle_bytes(gateway: &Gateway, shape: Shape) -> Result<f64> {
+    const CONNECTIONS: usize = 1000;
+    let to = gateway.at(if shape.is_tls() { 8443 } else { 8080 });
+    let _first = load::idle(to, shape, CONNECTIONS).await?;
+    let before = anonymous_bytes(gateway.id())?;
+    let _second = load::idle(to, shape, CONNECTIONS).await?;
+    Ok((anonymous_bytes(gateway.id())? - before) / CONNECTIONS as f64)
+}
+
+fn anonymous_bytes(process: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024.0)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let done =
+        Command::new(program).args(arguments).stdin(Stdio::null()).output().context(program.to_owned())?;
+    ensure!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+fn tools() -> Result<()> {
+    for tool in ["valgrind", "vgdb", "strace"] {
+        let found = std::env::var_os("PATH")
+            .is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(tool).exists()));
+        ensure!(found, "{tool} is missing; run: sudo apt-get install -y valgrind strace");
+    }
+    Ok(())
+}
+
+/// The figures side by side, and those above their budget.
+struct Verdict {
+    tolerance: f64,
+    table: String,
+    exceeded: Vec<String>,
+}
+
+impl Verdict {
+    fn hold(&mut self, what: &str, count: f64, budget: f64) {
+        // small counts vary by what happens once in a while
+        let bound = budget * (1.0 + self.tolerance) + 0.05;
+        let _ = writeln!(self.table, "  {what:32} {count:>10.2} of {budget:>10.2}");
+        if count > bound {
+            self.exceeded.push(format!("{what}: {count:.2}, budget {budget:.2}"));
+        }
+    }
+}
+
+fn budgets(path: &Path) -> Result<Budgets> {
+    serde_json::from_str(&std::fs::read_to_string(path)?).with_context(|| path.display().to_string())
+}
+
+#[tokio::test]
+async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
+    tools()?;
+    let path = workspace().join("tests/budgets/budgets.json");
+    let budgets = budgets(&path)?;
+    let bench = Bench::new().await?;
+    let counts = counts(&bench).await?;
+    let gateway = bench.start(&[]).await?;
+    let mut verdict =
+        Verdict { tolerance: budgets.tolerance, table: "budgets:\n".into(), exceeded: Vec::new() };
+    let mut calls = Vec::new();
+    for (shape, counts) in &counts {
+        let name = shape.name();
+        let budget = budgets.requests.get(name).with_context(|| format!("{name} has no budget"))?;
+        verdict.hold(&format!("{name} instructions"), counts.instructions, budget.instructions);
+        verdict.hold(&format!("{name} allocations"), counts.allocations, budget.allocations);
+        let by_name = system_calls(&bench, &gateway, *shape).await?;
+        verdict.hold(&format!("{name} system calls"), by_name.values().sum(), budget.system_calls);
+        calls.push(by_name);
+    }
+    drop(gateway);
+    for shape in [Shape::Get, Shape::TlsGet] {
+        let budget =
+            budgets.idle.get(shape.name()).with_context(|| format!("{shape:?} has no idle budget"))?;
+        let gateway = bench.start(&[]).await?;
+        let bytes = idle_bytes(&gateway, shape).await?;
+        verdict.hold(&format!("{} idle connection, bytes", shape.name()), bytes, *budget);
+    }
+    say(&verdict.table);
+    if !verdict.exceeded.is_empty() || std::env::var_os("TIDEGATE_BUDGETS_DETAIL").is_some() {
+        say(&detail(&counts, &calls));
+    }
+    ensure!(
+        verdict.exceeded.is_empty(),
+        "over budget; make it cheaper, or change {} and say why: {}",
+        path.display(),
+        verdict.exceeded.join("; ")
+    );
+    Ok(())
+}
+
+/// Where the instructions, allocations and system calls are.
+fn detail(counts: &[(Shape, Counts)], calls: &[BTreeMap<String, f64>]) -> String {
+    let mut text = String::new();
+    for ((shape, counts), calls) in counts.iter().zip(calls) {
+        let _ = writeln!(text, "{}: instructions a request, by function", shape.name());
+        for (function, n) in counts.functions.iter().take(40) {
+            let _ = writeln!(text, "  {n:>9.1} {function}");
+        }
+        for (function, n) in counts.allocating.iter().filter(|(_, n)| *n > 0.01) {
+            let _ = writeln!(text, "  {n:>9.2} allocations by {function}");
+        }
+        for (name, n) in calls.iter().filter(|(_, n)| n.abs() > 0.005) {
+            let _ = writeln!(text, "  {n:>9.2} calls of {name}");
+        }
+    }
+    text
+}
