@@ -22,7 +22,7 @@ use tidegate_model::{FormatString, PathNormalization};
 /// head -> canonical path -> identity -> route -> (pick, connect, send, await) -> response -> log.
 pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) {
     let now = Instant::now();
-    let pin = site.worker.pin();
+    let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
     let mut life = Life::begin(now);
     down.deadline().start(now, site.worker.limits.request_idle, None);
@@ -44,7 +44,7 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
 /// Answers what was not understood as a request.
 pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, kind: Kind) {
     let now = Instant::now();
-    let pin = site.worker.pin();
+    let pin = site.worker.pin(&site.connection.last);
     let mut life = Life::begin(now);
     down.deadline().start(now, site.worker.limits.request_idle, None);
     answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;

@@ -3,6 +3,7 @@
 use crate::connection;
 use crate::listener::socket::canonical;
 use crate::listener::spread::{Slot, Spread};
+use crate::snapshot::LastSnapshot;
 use crate::worker::Worker;
 use pingora::server::ShutdownWatch;
 use socket2::Socket;
@@ -29,6 +30,8 @@ pub(crate) struct Listening {
     pub(crate) socket: Socket,
     /// Turns true when the listener goes: accepting ends, connections end.
     pub(crate) shutdown: ShutdownWatch,
+    /// Set before `shutdown` turns true.
+    pub(crate) last: LastSnapshot,
 }
 
 /// An accepted connection.
@@ -37,6 +40,7 @@ pub(crate) struct Accepted<S> {
     pub(crate) peer: SocketAddr,
     pub(crate) listener: ListenerKey,
     pub(crate) shutdown: ShutdownWatch,
+    pub(crate) last: LastSnapshot,
     pub(crate) slot: Slot,
 }
 
@@ -45,8 +49,8 @@ pub(crate) type HandedOn = Accepted<std::net::TcpStream>;
 
 impl<S> Accepted<S> {
     fn with<T>(self, convert: impl FnOnce(S) -> io::Result<T>) -> io::Result<Accepted<T>> {
-        let Accepted { stream, peer, listener, shutdown, slot } = self;
-        convert(stream).map(|stream| Accepted { stream, peer, listener, shutdown, slot })
+        let Accepted { stream, peer, listener, shutdown, last, slot } = self;
+        convert(stream).map(|stream| Accepted { stream, peer, listener, shutdown, last, slot })
     }
 }
 
@@ -114,8 +118,9 @@ impl Acceptor {
         let Some(slot) = self.spread.admit(self.index) else {
             return self.complain("the limit is reached, new ones are closed at once");
         };
-        let (listener, shutdown) = (listening.key, listening.shutdown.clone());
-        let accepted = Accepted { stream, peer: canonical(peer), listener, shutdown, slot };
+        let Listening { key: listener, ref shutdown, ref last, .. } = *listening;
+        let (shutdown, last) = (shutdown.clone(), last.clone());
+        let accepted = Accepted { stream, peer: canonical(peer), listener, shutdown, last, slot };
         if accepted.slot.worker() == self.index {
             return self.spawn(accepted);
         }
