@@ -34,6 +34,12 @@ pub(crate) struct Listening {
     pub(crate) last: LastSnapshot,
 }
 
+impl Listening {
+    fn register(&self) -> io::Result<TcpListener> {
+        TcpListener::from_std(self.socket.try_clone()?.into())
+    }
+}
+
 /// An accepted connection.
 pub(crate) struct Accepted<S> {
     pub(crate) stream: S,
@@ -70,19 +76,20 @@ impl Acceptor {
     /// Accepts until the listener goes, then empties the queue: whoever got a connection is served.
     pub(crate) async fn run(self: Rc<Self>, listening: Arc<Listening>) {
         let mut shutdown = listening.shutdown.clone();
-        let dup = listening.socket.try_clone().and_then(|s| TcpListener::from_std(s.into()));
-        let listener = match dup {
-            Ok(listener) => listener,
-            Err(e) => {
-                tracing::error!(listener = %listening.key, "worker {} cannot accept: {e}", self.index);
-                return;
-            }
-        };
+        // Of our own, since a runtime takes no other's; kept once the system grants it.
+        let mut listener = None;
         loop {
+            let accepted = async {
+                let listener = match &mut listener {
+                    Some(listener) => listener,
+                    none => none.insert(listening.register()?),
+                };
+                listener.accept().await
+            };
             let accepted = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|gone| *gone) => break,
-                accepted = listener.accept() => accepted,
+                accepted = accepted => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => self.take(&listening, stream, peer),
