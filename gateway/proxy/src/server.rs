@@ -135,6 +135,8 @@ pub(crate) struct State {
     pub(crate) spread: Arc<Spread>,
     pub(crate) explain: Explainer,
     pub(crate) shown: Mutex<Shown>,
+    /// Taken by the one who renders the metrics.
+    pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
 }
@@ -203,6 +205,7 @@ impl Proxy {
             spread: Spread::new(options.concurrency.max(1), options.limits.connections),
             explain: options.explain.clone(),
             shown: Mutex::default(),
+            scrape: Arc::default(),
             ready: AtomicBool::new(false),
             draining: Arc::default(),
         });
