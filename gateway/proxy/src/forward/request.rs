@@ -10,6 +10,7 @@ use super::head::{RequestChanges, write_request};
 use super::plan::{Plan, plan};
 use super::record::{Life, Lookup, Reply, Site};
 use super::relay;
+use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
 use std::borrow::Cow;
@@ -46,6 +47,8 @@ pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let mut life = Life::begin(now);
+    // the buffers were another request's: nothing of that is to be logged with this one
+    w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle, None);
     answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
     life.finish(w, site);
