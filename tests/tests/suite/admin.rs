@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use tidegate_tests::{Gateway, Net, Request, Start, check, exchange, get, workspace};
 
 fn sample() -> PathBuf {
@@ -65,16 +66,23 @@ async fn requests_are_counted() -> Result<()> {
     for _ in 0..3 {
         assert_eq!(get(gateway.at(8080), "a", "/productpage").await?.status, 200);
     }
-    let stats = get(gateway.status(), "a", "/stats/prometheus").await?;
-    let line = |name: &str| {
-        let text = stats.text();
-        let mut lines = text.lines().filter(|l| l.starts_with(name) && l.contains("productpage"));
-        lines.next().map(str::to_owned).with_context(|| format!("no {name} in {text}"))
-    };
-    let total = line("istio_requests_total")?;
-    assert!(total.contains("response_code=\"200\"") && total.trim_end().ends_with(" 3"), "{total}");
-    line("istio_request_duration_milliseconds_count")?;
-    Ok(())
+    // a request is counted when its log line is written, which may be after its answer was read
+    let patience = Instant::now() + Duration::from_secs(2);
+    loop {
+        let stats = get(gateway.status(), "a", "/stats/prometheus").await?.text();
+        let line = |name: &str| {
+            let mut lines = stats.lines().filter(|l| l.starts_with(name) && l.contains("productpage"));
+            lines.next().unwrap_or_default()
+        };
+        let total = line("istio_requests_total");
+        let counts = [total, line("istio_request_duration_milliseconds_count")];
+        if counts.iter().all(|l| l.ends_with(" 3")) {
+            assert!(total.contains("response_code=\"200\""), "{total}");
+            return Ok(());
+        }
+        ensure!(Instant::now() < patience, "3 requests, but {counts:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

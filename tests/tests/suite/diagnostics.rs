@@ -7,17 +7,6 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tidegate_tests::{Net, Start, check, get, workspace};
 
-/// Files about which the right thing is not said yet, with the reason.
-const PENDING: [(&str, &str); 3] = [
-    ("079-service-entry-without-ports.yaml", "nothing is said about a ServiceEntry that no port leads to"),
-    ("095-certificate-expired.yaml", "translate has no clock, and nothing else looks at the dates"),
-    ("096-two-protocols-on-a-port.yaml", "a server that is left out is a warning, and should be an error"),
-];
-
-fn pending(name: &str) -> Option<&'static str> {
-    PENDING.iter().find(|(n, _)| *n == name).map(|(_, why)| *why)
-}
-
 struct Broken {
     path: PathBuf,
     severity: String,
@@ -105,11 +94,7 @@ fn every_defect_is_said_where_it_stands() -> Result<()> {
     ensure!(broken.len() >= 100, "only {} broken files", broken.len());
     let mut complaints = Vec::new();
     for file in &broken {
-        match (file.complaint()?, pending(&file.name())) {
-            (None, Some(_)) => complaints.push(format!("{}: is right now, take it off PENDING", file.name())),
-            (Some(_), Some(why)) => crate::say(&format!("pending diagnostic {}: {why}\n", file.name())),
-            (complaint, None) => complaints.extend(complaint),
-        }
+        complaints.extend(file.complaint()?);
     }
     let n = complaints.len();
     assert!(complaints.is_empty(), "{n} of {} files:\n{}", broken.len(), complaints.join("\n"));
@@ -124,7 +109,7 @@ async fn good_objects_are_served_beside_all_broken_ones() -> Result<()> {
     assert_eq!((answer.status, &answer.json()["workload"]), (200, &"good".into()), "{}", answer.text());
     let config = gateway.page("/config").await?;
     let said = config["diagnostics"].as_array().context("diagnostics")?;
-    for file in load()?.into_iter().filter(|f| pending(&f.name()).is_none()) {
+    for file in load()? {
         let named = said.iter().any(|d| d["file"].as_str().is_some_and(|f| f.ends_with(&file.name())));
         assert!(named, "nothing is said about {}", file.name());
     }
