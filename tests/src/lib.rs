@@ -15,6 +15,7 @@ mod http2;
 mod lines;
 pub mod load;
 mod pki;
+mod recorder;
 mod syn;
 mod token;
 
@@ -25,5 +26,6 @@ pub use client::{Answer, Connection, Failure, Host, Request, Tls, Version, excha
 pub use gateway::{Gateway, Start};
 pub use lines::Lines;
 pub use pki::{Authority, Identity};
+pub use recorder::Recorder;
 pub use syn::SynCounter;
 pub use token::TokenSigner;

@@ -8,6 +8,9 @@
 mod allocations;
 mod connection;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod h1;
 mod h2;
 mod limits;

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin;
+mod bad_upstream;
 mod bookinfo;
 mod budgets;
 mod cases;
@@ -9,6 +10,7 @@ mod cli;
 mod diagnostics;
 mod edges;
 mod harness;
+mod hostile;
 mod istio_files;
 mod reload;
 mod stop;

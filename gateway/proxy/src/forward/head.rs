@@ -137,8 +137,12 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
     out.extend_from_slice(&buf[8..head.fields_at]);
     head.copy_fields(buf, out, |f| match f.known {
         Known::ContentLength => !no_body,
-        Known::TransferEncoding => changes.chunks && !no_body,
-        Known::Connection | Known::HopByHop | Known::Nominated | Known::Te | Known::ServiceTime => false,
+        Known::TransferEncoding
+        | Known::Connection
+        | Known::HopByHop
+        | Known::Nominated
+        | Known::Te
+        | Known::ServiceTime => false,
         Known::Upgrade => switching,
         Known::Server => changes.mesh.server_header.is_none() && keeps(b"server"),
         Known::Date => {
@@ -148,6 +152,9 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
         }
         _ => keeps(f.name.of_buffer(buf)),
     });
+    if changes.chunks && head.response_framing(false) == Framing::Chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
     if let Some(n) = changes.length {
         line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
     }

@@ -78,11 +78,13 @@ impl Body {
     fn take(&mut self, bulk: &mut Bulk, skip: usize) -> Result<usize, Kind> {
         let bytes = &mut bulk.bytes_mut()[skip..];
         let all = bytes.len();
-        let (used, kept) =
-            if self.decode { self.scan.decode(bytes) } else { self.scan.scan(bytes).map(|n| (n, n)) }
-                .map_err(|_| Kind::UpstreamMalformed)?;
+        let taken = if self.decode { self.scan.decode(bytes) } else { self.scan.scan(bytes) };
+        let (used, kept) = taken.map_err(|_| Kind::UpstreamMalformed)?;
         self.overread |= used < all;
         bulk.truncate(skip + kept);
+        if !self.decode {
+            self.scan.tail().into_iter().for_each(|part| bulk.push(part));
+        }
         Ok(kept)
     }
 

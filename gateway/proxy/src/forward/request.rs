@@ -101,6 +101,7 @@ fn serialise(
         let host = life.cluster.map(|c| c.config().host.clone()).unwrap_or_default();
         w.authority.extend_from_slice(host.as_bytes());
     }
+    let own_host = replaced || w.request.host_ignored || !w.request.has_host();
     let mut out = std::mem::take(&mut w.out);
     let mut target = std::mem::take(&mut w.target);
     out.clear();
@@ -112,7 +113,7 @@ fn serialise(
     if !climbs {
         let changes = RequestChanges {
             target: Some(target.as_slice()).filter(|t| !t.is_empty()),
-            authority: Some(w.authority.as_slice()).filter(|_| replaced || !w.request.has_host()),
+            authority: Some(w.authority.as_slice()).filter(|_| own_host),
             edits: Edits::new(&destination.request_headers, &w.rendered),
         };
         write_request(w, &mut out, &changes);

@@ -73,16 +73,17 @@ impl Downstream for Client {
         self.scan = BodyScan::new(w.request.request_framing());
         let body = w.pos + w.request.len;
         self.next = body;
-        match self.scan.scan(&w.buf[body..w.end]) {
-            Ok(n) => {
-                self.next = body + n;
-                Ok(body..self.next)
-            }
-            Err(_) => {
-                self.closing = true;
-                Err(Kind::BadBody)
-            }
+        let Ok((used, kept)) = self.scan.scan(&mut w.buf[body..w.end]) else {
+            self.closing = true;
+            return Err(Kind::BadBody);
+        };
+        self.next = body + used;
+        let mut end = body + kept;
+        for part in self.scan.tail() {
+            w.buf[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
         }
+        Ok(body..end)
     }
 
     fn uploaded(&self) -> bool {
@@ -100,12 +101,13 @@ impl Downstream for Client {
         if bulk.is_empty() {
             return Poll::Ready(Err(Kind::ClientGone));
         }
-        let Ok(n) = self.scan.scan(bulk.bytes()) else {
+        let Ok((used, kept)) = self.scan.scan(bulk.bytes_mut()) else {
             self.closing = true;
             return Poll::Ready(Err(Kind::BadBody));
         };
-        w.push_back(&bulk.bytes()[n..]);
-        bulk.truncate(n);
+        w.push_back(&bulk.bytes()[used..]);
+        bulk.truncate(kept);
+        self.scan.tail().into_iter().for_each(|part| bulk.push(part));
         Poll::Ready(Ok(bulk))
     }
 

@@ -104,5 +104,10 @@ pub(crate) fn forbidden_in_trailers(name: &[u8]) -> bool {
 
 /// A token (RFC 9110 5.6.2).
 pub(crate) fn is_token(b: &[u8]) -> bool {
-    !b.is_empty() && b.iter().all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(c))
+    !b.is_empty() && b.iter().all(|c| is_token_char(*c))
+}
+
+/// A character of a token.
+pub(crate) fn is_token_char(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c)
 }

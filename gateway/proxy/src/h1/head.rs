@@ -117,6 +117,8 @@ pub(crate) struct Head {
     pub(crate) te_trailers: bool,
     /// The target is in origin form, so the request line may be sent on as it is.
     pub(crate) origin_form: bool,
+    /// `Host` is not what the absolute target says, which counts instead (RFC 9112 3.2.2).
+    pub(crate) host_ignored: bool,
     has_host: bool,
     close: bool,
     keep_alive: bool,
@@ -311,11 +313,12 @@ impl Head {
         if self.has_host || !authority::is_valid(text) {
             return Err(bad(if self.has_host { "two_hosts" } else { "invalid_host" }));
         }
-        if self.authority != Span::default() && !self.authority.of_buffer(buf).eq_ignore_ascii_case(text) {
-            return Err(bad("host_differs_from_target"));
-        }
         self.has_host = true;
-        self.authority = value;
+        if self.authority == Span::default() {
+            self.authority = value;
+        } else {
+            self.host_ignored = !self.authority.of_buffer(buf).eq_ignore_ascii_case(text);
+        }
         Ok(())
     }
 

@@ -104,7 +104,6 @@ fn refused_request_lines_and_hosts() {
         (400, "GET ftp://a.example/ HTTP/1.1\r\n"),
         (400, "GET http:/a.example/ HTTP/1.1\r\n"),
         (400, "GET http://u@a.example/ HTTP/1.1\r\n"),
-        (400, "GET http://b.example/ HTTP/1.1\r\n"),
         (400, "GET http:// HTTP/1.1\r\n"),
         (405, "CONNECT a.example:443 HTTP/1.1\r\n"),
         (405, "CONNECT / HTTP/1.1\r\n"),
@@ -134,6 +133,25 @@ fn connection_options_are_limited_over_all_lines() {
 }
 
 #[test]
+fn an_absolute_target_outranks_host() {
+    for (target, ignored) in [
+        ("http://a.example/", false),
+        ("http://A.example/", false),
+        ("http://b.example/", true),
+        ("http://a.example:80/", true),
+    ] {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        let head = request(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(head.host_ignored, ignored, "{target}");
+        let authority = target.trim_start_matches("http://").trim_end_matches('/');
+        assert_eq!(head.authority.of_buffer(text.as_bytes()), authority.as_bytes());
+    }
+    for host in ["Host: a/b\r\n", "Host: b\r\nHost: b\r\n", ""] {
+        assert!(request(format!("GET http://b/ HTTP/1.1\r\n{host}\r\n").as_bytes()).is_err(), "{host}");
+    }
+}
+
+#[test]
 fn limits() {
     let target = |n| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(n));
     assert!(request(target((8 << 10) - 1).as_bytes()).is_ok());
@@ -157,7 +175,7 @@ fn what_a_head_says() {
     assert_eq!(head.method.of_buffer(text), b"POST");
     assert_eq!(head.path.of_buffer(text), b"");
     assert_eq!(head.query.unwrap().of_buffer(text), b"q=1");
-    assert_eq!(head.authority.of_buffer(text), b"A.example:80");
+    assert_eq!(head.authority.of_buffer(text), b"a.example:80");
     assert_eq!(head.request_framing(), Framing::Length(7));
     assert!(head.upgrade && head.te_trailers && head.persistent() && !head.origin_form);
     let mut kept = Vec::new();

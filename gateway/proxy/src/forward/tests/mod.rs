@@ -196,7 +196,7 @@ fn connections_are_kept_on_both_sides_and_requests_may_be_pipelined() {
         up.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-t: 1\r\n\r\n")
             .await
             .unwrap();
-        assert!(s.read_until("\r\n\r\n").await.contains("Transfer-Encoding: chunked\r\n"));
+        assert!(s.read_until("\r\n\r\n").await.contains("transfer-encoding: chunked\r\n"));
         assert_eq!(s.read_until("1\r\n\r\n").await, "2\r\nok\r\n0\r\nx-t: 1\r\n\r\n");
         s.send("HEAD / HTTP/1.1\r\nHost: a.b\r\nConnection: close\r\n\r\n").await;
         assert!(read_until(&mut up, "\r\n\r\n").await.starts_with("HEAD / "));
@@ -473,5 +473,35 @@ fn answers_of_the_gateway_itself() {
         );
         s.send("GET / HTTP/1.0\r\n\r\n").await;
         assert!(s.read_to_end().await.starts_with("HTTP/1.1 400 "));
+    });
+}
+
+#[test]
+fn an_absolute_target_says_the_host() {
+    one(|mut s| async move {
+        s.send("GET http://b.c:80/x HTTP/1.1\r\nHost: a.b\r\n\r\n").await;
+        let (_up, head) = s.accept().await;
+        assert!(head.starts_with("GET /x HTTP/1.1\r\nhost: b.c:80\r\n"), "{head}");
+        assert!(!head.contains("a.b"), "{head}");
+    });
+}
+
+#[test]
+fn extensions_and_forbidden_trailers_go_no_further() {
+    one(|mut s| async move {
+        s.send("POST / HTTP/1.1\r\nHost: a.b\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\"b").await;
+        let (mut up, _) = s.accept().await;
+        for piece in ["\"\r\nhel", "lo\r\n0;c\r", "\nX-Ok: 1\r\nHo", "st: x\r\n\r", "\n"] {
+            s.send(piece).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(read_until(&mut up, "\r\n\r\n").await, "5\r\nhello\r\n0\r\nX-Ok: 1\r\n\r\n");
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding:\tChunked \r\n\r\n2;x\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a\r\n\r\n";
+        up.write_all(answer.as_bytes()).await.unwrap();
+        let answer = s.read_until("X-Sum: 1\r\n\r\n").await;
+        assert_eq!(header(&answer, "transfer-encoding"), Some("chunked"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"), "{answer}");
+        s.send(GET).await;
+        assert!(read_until(&mut up, "\r\n\r\n").await.starts_with("GET / "), "both connections go on");
     });
 }
