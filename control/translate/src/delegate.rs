@@ -1,6 +1,7 @@
 //! Delegates: the rules of a root VirtualService with those of the ones it delegates to, merged.
 
 use crate::export::reach;
+use crate::matches::gateway_name;
 use crate::report::Report;
 use crate::world::{Item, World};
 use std::borrow::Cow;
@@ -46,7 +47,7 @@ pub(crate) fn rules<'a>(
         } else {
             rules.push(Rule {
                 route: Cow::Borrowed(route),
-                blocks: own_blocks(route),
+                blocks: own_blocks(route, &object.reference.namespace),
                 object,
                 index,
                 root: None,
@@ -56,8 +57,17 @@ pub(crate) fn rules<'a>(
     rules
 }
 
-fn own_blocks(route: &HttpRoute) -> Vec<Block<'_>> {
-    route.matches.iter().enumerate().map(|(i, m)| (Some(i), Cow::Borrowed(m))).collect()
+fn own_blocks<'a>(route: &'a HttpRoute, namespace: &str) -> Vec<Block<'a>> {
+    route.matches.iter().enumerate().map(|(i, m)| (Some(i), named(m, namespace))).collect()
+}
+
+/// A block of a VirtualService in `namespace` with its gateways by full name.
+fn named<'a>(block: &'a HttpMatchRequest, namespace: &str) -> Cow<'a, HttpMatchRequest> {
+    if block.gateways.is_empty() {
+        return Cow::Borrowed(block);
+    }
+    let gateways = block.gateways.iter().map(|g| gateway_name(g, namespace)).collect();
+    Cow::Owned(HttpMatchRequest { gateways, ..block.clone() })
 }
 
 fn delegated<'a>(
@@ -70,6 +80,7 @@ fn delegated<'a>(
 ) {
     let field = format!("spec.http[{index}].delegate");
     let Some((leaf, vs)) = find(world, root, route, &field, report) else { return };
+    let of_root: Vec<_> = route.matches.iter().map(|m| named(m, &root.reference.namespace)).collect();
     for (at, own) in vs.http.iter().enumerate() {
         let place = format!("spec.http[{at}]");
         if own.delegate.is_some() {
@@ -77,7 +88,7 @@ fn delegated<'a>(
             report.warning(leaf, &place, "nested-delegate", text, "route here");
             continue;
         }
-        let Some(blocks) = merge_blocks(&route.matches, &own.matches) else {
+        let Some(blocks) = merge_blocks(&of_root, own_blocks(own, &leaf.reference.namespace)) else {
             let text = format!(
                 "no match of rule {index} of {} covers every match here, so this rule is left out",
                 root.reference
@@ -103,9 +114,8 @@ fn find<'a>(
     let own = &*root.reference.namespace;
     let namespace = delegate.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(own);
     let name = delegate.name.as_deref().unwrap_or_default();
-    let named = |o: &Object| *o.reference.name == *name && *o.reference.namespace == *namespace;
     let left_out = "so this rule is left out and later ones take its requests";
-    let Some(item) = world.virtual_services.iter().find(|(o, _)| named(o)).copied() else {
+    let Some(item) = world.virtual_service(namespace, name) else {
         let text = format!("there is no VirtualService {namespace}/{name}, {left_out}");
         report.warning(root, field, "unknown-delegate", text, "create it, or correct the name or namespace");
         return None;
@@ -160,20 +170,20 @@ fn join(root: Option<&str>, own: Option<&str>) -> Option<String> {
 
 /// Every block of the delegate with every block of the root that it is compatible with. `None` when one of the
 /// delegate's has no such, which drops the whole rule.
-fn merge_blocks<'a>(root: &'a [HttpMatchRequest], own: &'a [HttpMatchRequest]) -> Option<Vec<Block<'a>>> {
+fn merge_blocks<'a>(root: &[Cow<'a, HttpMatchRequest>], own: Vec<Block<'a>>) -> Option<Vec<Block<'a>>> {
     if root.is_empty() {
-        return Some(own.iter().enumerate().map(|(i, m)| (Some(i), Cow::Borrowed(m))).collect());
+        return Some(own);
     }
     if own.is_empty() {
-        return Some(root.iter().map(|m| (None, Cow::Borrowed(m))).collect());
+        return Some(root.iter().map(|m| (None, m.clone())).collect());
     }
     let mut merged = Vec::new();
-    for (i, leaf) in own.iter().enumerate() {
-        let fitting: Vec<_> = root.iter().filter(|r| !conflicts(r, leaf)).collect();
+    for (i, leaf) in own {
+        let fitting: Vec<_> = root.iter().filter(|r| !conflicts(r, &leaf)).collect();
         if fitting.is_empty() {
             return None;
         }
-        merged.extend(fitting.into_iter().map(|r| (Some(i), Cow::Owned(merge_block(r, leaf)))));
+        merged.extend(fitting.into_iter().map(|r| (i, Cow::Owned(merge_block(r, &leaf)))));
     }
     Some(merged)
 }
@@ -297,14 +307,17 @@ mod tests {
     #[test]
     fn blocks_multiply_and_one_misfit_drops_the_rule() {
         let uri = |m| HttpMatchRequest { uri: Some(m), ..HttpMatchRequest::default() };
-        let root = [uri(Prefix("/a".into())), uri(Prefix("/b".into()))];
-        let own = [uri(Prefix("/a/1".into())), uri(Exact("/b/2".into()))];
-        let merged = merge_blocks(&root, &own).unwrap();
+        let root = [Cow::Owned(uri(Prefix("/a".into()))), Cow::Owned(uri(Prefix("/b".into())))];
+        let blocks = |own: Vec<HttpMatchRequest>| -> Vec<Block<'_>> {
+            own.into_iter().enumerate().map(|(i, m)| (Some(i), Cow::Owned(m))).collect()
+        };
+        let own = vec![uri(Prefix("/a/1".into())), uri(Exact("/b/2".into()))];
+        let merged = merge_blocks(&root, blocks(own)).unwrap();
         assert_eq!(merged.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [Some(0), Some(1)]);
-        let with_misfit = [uri(Prefix("/a/1".into())), uri(Exact("/c".into()))];
-        assert!(merge_blocks(&root, &with_misfit).is_none());
-        assert_eq!(merge_blocks(&root, &[]).unwrap().len(), 2);
-        let method = [HttpMatchRequest { method: Some(Exact("GET".into())), ..HttpMatchRequest::default() }];
-        assert_eq!(merge_blocks(&root, &method).unwrap().len(), 2);
+        let with_misfit = vec![uri(Prefix("/a/1".into())), uri(Exact("/c".into()))];
+        assert!(merge_blocks(&root, blocks(with_misfit)).is_none());
+        assert_eq!(merge_blocks(&root, Vec::new()).unwrap().len(), 2);
+        let method = HttpMatchRequest { method: Some(Exact("GET".into())), ..HttpMatchRequest::default() };
+        assert_eq!(merge_blocks(&root, blocks(vec![method])).unwrap().len(), 2);
     }
 }

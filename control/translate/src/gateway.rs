@@ -2,11 +2,12 @@
 
 use crate::clusters::Clusters;
 use crate::delegate::{Rule, rules};
-use crate::hosts::{intersect, resolve};
+use crate::host_index::HostIndex;
+use crate::hosts::intersect;
 use crate::matches::{Place, gateway_name};
 use crate::report::Report;
 use crate::servers::{Server, Shared, full_name, merge, selected};
-use crate::virtual_service::{catch_alls_last, routes};
+use crate::virtual_service::{catch_alls_last, routes, waits_for_claims};
 use crate::world::World;
 use crate::{Env, Translation, enforcement, references, secret, unreachable, unserved};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,15 +53,28 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     out
 }
 
-/// The visible VirtualServices by the gateways that they name, each list in the order of merging.
-fn by_gateway(world: &World<'_>) -> BTreeMap<String, Vec<usize>> {
-    let mut found: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for i in world.visible_virtual_services() {
+/// A host of a VirtualService that is bound to a Gateway.
+#[derive(Clone, Copy)]
+struct Bound<'w> {
+    /// Where the VirtualService is in the order of merging.
+    rank: usize,
+    /// Which VirtualService it is.
+    index: usize,
+    host: &'w str,
+}
+
+/// The hosts of the visible VirtualServices by the gateways that they name.
+fn by_gateway<'w>(world: &'w World<'_>) -> BTreeMap<String, HostIndex<Bound<'w>>> {
+    let mut found: BTreeMap<String, HostIndex<Bound<'w>>> = BTreeMap::new();
+    for (rank, i) in world.visible_virtual_services().into_iter().enumerate() {
         let (object, vs) = world.virtual_services[i];
         let names: BTreeSet<String> =
             vs.gateways.iter().map(|g| gateway_name(g, &object.reference.namespace)).collect();
         for name in names {
-            found.entry(name).or_default().push(i);
+            let bound = found.entry(name).or_default();
+            for host in &world.hosts[i] {
+                bound.insert(host, Bound { rank, index: i, host });
+            }
         }
     }
     found
@@ -70,7 +84,7 @@ struct Tables<'w, 'a> {
     world: &'w World<'a>,
     /// The rules of each VirtualService.
     expanded: &'w [Vec<Rule<'a>>],
-    by_gateway: BTreeMap<String, Vec<usize>>,
+    by_gateway: BTreeMap<String, HostIndex<Bound<'w>>>,
     clusters: Clusters<'w, 'a>,
     report: Report,
 }
@@ -79,8 +93,8 @@ struct Tables<'w, 'a> {
 #[derive(Default)]
 struct Merging {
     routes: Vec<Arc<Route>>,
-    /// The VirtualServices and server ports whose routes are in it.
-    merged: BTreeSet<(usize, u16)>,
+    /// The VirtualServices and server ports whose routes are in it; with the Gateway, where matches ask for it.
+    merged: BTreeSet<(usize, Option<Arc<str>>, u16)>,
     https_redirect: bool,
 }
 
@@ -104,8 +118,9 @@ impl Tables<'_, '_> {
             }
         };
         let mut owners: Vec<ObjectRef> = Vec::new();
+        let (mut seen, mut bound) = (BTreeSet::new(), BTreeSet::new());
         for server in servers {
-            if !owners.contains(&server.object.reference) {
+            if seen.insert(&server.object.reference) {
                 owners.push(server.object.reference.clone());
             }
             let binding = out.bindings.entry(full_name(server.object)).or_default();
@@ -113,7 +128,8 @@ impl Tables<'_, '_> {
                 binding.listeners.push(key);
             }
             let table = (server.port, server.table.clone());
-            if out.model.route_tables.contains_key(&table.1) && !binding.tables.contains(&table) {
+            let new = bound.insert((&server.object.reference, table.clone()));
+            if new && out.model.route_tables.contains_key(&table.1) && !binding.tables.contains(&table) {
                 binding.tables.push(table);
             }
         }
@@ -161,10 +177,7 @@ impl Tables<'_, '_> {
         let Some(first) = servers.first() else { return };
         let mut hosts: BTreeMap<HostPattern, Merging> = BTreeMap::new();
         for server in servers {
-            self.server(server, &mut hosts);
-        }
-        if !tls {
-            redirect_to_https(servers, &mut hosts);
+            self.server(server, tls, &mut hosts);
         }
         let name: TableName = first.table.clone();
         for (domain, mut merging) in hosts {
@@ -180,56 +193,63 @@ impl Tables<'_, '_> {
         model.route_tables.insert(name.clone(), Arc::new(RouteTable { name, server_port: first.port, tls }));
     }
 
-    fn server(&mut self, server: &Server<'_>, hosts: &mut BTreeMap<HostPattern, Merging>) {
+    /// Merges the routes for the hosts of one server. With `httpsRedirect`, it redirects the hosts as they are written
+    /// and those that it shares with VirtualServices, for all servers of the port.
+    fn server(&mut self, server: &Server<'_>, tls: bool, hosts: &mut BTreeMap<HostPattern, Merging>) {
         let world = self.world;
-        let gateway = server.gateway();
+        let gateway = full_name(server.object);
         let place = Place {
             gateway: &gateway,
             port: server.port,
             labels: &world.env.labels,
             namespace: &world.env.namespace,
         };
-        for &i in self.by_gateway.get(&gateway).into_iter().flatten() {
-            let (object, vs) = world.virtual_services[i];
-            let own = &object.reference.namespace;
-            let mut domains: BTreeSet<HostPattern> = BTreeSet::new();
-            for written in &vs.hosts {
-                let host = resolve(written, own, &world.env.domain);
-                let admitting = server.hosts.iter().filter(|h| h.admits(own));
-                domains.extend(admitting.filter_map(|h| intersect(&host, &h.host)).map(HostPattern::parse));
-            }
-            if domains.is_empty() {
+        let redirects = !tls && server.written.tls.as_ref().is_some_and(|t| t.https_redirect == Some(true));
+        for ((_, index), domains) in self.attached(server, &gateway) {
+            let rules = &self.expanded[index];
+            let routes = routes(rules, &place, &world.env.domain, &mut self.clusters, &mut self.report);
+            // Without a route here it must not stand before a wider host; with claims, it must.
+            if routes.is_empty() && !waits_for_claims(rules, &place) {
                 continue;
             }
-            let routes = routes(
-                &self.expanded[i],
-                own,
-                &place,
-                &world.env.domain,
-                &mut self.clusters,
-                &mut self.report,
-            );
+            let of_gateway = asks_for_gateways(rules).then(|| gateway.clone());
             for domain in domains {
                 let merging = hosts.entry(domain).or_default();
-                if merging.merged.insert((i, server.port)) {
+                merging.https_redirect |= redirects;
+                if merging.merged.insert((index, of_gateway.clone(), server.port)) {
                     merging.routes.extend(routes.iter().cloned());
                 }
             }
         }
-    }
-}
-
-/// One server with `httpsRedirect` redirects its hosts for all servers of the port, with or without routes.
-fn redirect_to_https(servers: &[Server<'_>], hosts: &mut BTreeMap<HostPattern, Merging>) {
-    for server in servers {
-        if server.written.tls.as_ref().is_none_or(|t| t.https_redirect != Some(true)) {
-            continue;
-        }
-        for host in &server.hosts {
-            hosts.entry(HostPattern::parse(&host.host)).or_default();
-            for (domain, merging) in hosts.iter_mut() {
-                merging.https_redirect |= crate::hosts::is_subset(&domain.to_string(), &host.host);
+        if redirects {
+            for host in &server.hosts {
+                hosts.entry(HostPattern::parse(&host.host)).or_default().https_redirect = true;
             }
         }
     }
+
+    /// The VirtualServices, in the order of merging, with the domains that they share with `server`.
+    fn attached(
+        &self,
+        server: &Server<'_>,
+        gateway: &str,
+    ) -> BTreeMap<(usize, usize), BTreeSet<HostPattern>> {
+        let mut attached: BTreeMap<(usize, usize), BTreeSet<HostPattern>> = BTreeMap::new();
+        let Some(bound) = self.by_gateway.get(gateway) else { return attached };
+        for host in &server.hosts {
+            for b in bound.overlapping(&host.host) {
+                let own = &self.world.virtual_services[b.index].0.reference.namespace;
+                let Some(domain) = intersect(b.host, &host.host).filter(|_| host.admits(own)) else {
+                    continue;
+                };
+                attached.entry((b.rank, b.index)).or_default().insert(HostPattern::parse(domain));
+            }
+        }
+        attached
+    }
+}
+
+/// Whether the routes of a VirtualService differ between Gateways.
+fn asks_for_gateways(rules: &[Rule<'_>]) -> bool {
+    rules.iter().flat_map(|rule| &rule.blocks).any(|(_, block)| !block.gateways.is_empty())
 }

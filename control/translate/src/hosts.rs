@@ -1,9 +1,18 @@
 //! Host names: short names, `namespace/host`, wildcards and their intersection (Istio's `pkg/config/host`).
 
-/// `name` in full: a name without a dot is a service in `namespace`; any other is taken as it is. Lower case.
+/// `name` in full: a name without a dot is a service in `namespace`; any other is taken as it is. Lower case, without
+/// a final dot.
 pub(crate) fn resolve(name: &str, namespace: &str, domain: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    if name.contains('.') || name.contains('*') { name } else { service_host(&name, namespace, domain) }
+    if name.contains('.') || name.contains('*') {
+        canonical(name)
+    } else {
+        service_host(&name.to_ascii_lowercase(), namespace, domain)
+    }
+}
+
+/// A full name in lower case and without the dot that may end it.
+pub(crate) fn canonical(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 /// The host of a Kubernetes Service.
@@ -28,7 +37,7 @@ impl ServerHost {
             Some((".", host)) => (Some(own.to_owned()), host),
             Some((namespace, host)) => (Some(namespace.to_owned()), host),
         };
-        ServerHost { namespace, host: host.to_ascii_lowercase() }
+        ServerHost { namespace, host: canonical(host) }
     }
 
     /// Whether a VirtualService in `namespace` may attach.
@@ -71,6 +80,8 @@ mod tests {
             ("foo.bar", "foo.bar"),
             ("*", "*"),
             ("*.Example.com", "*.example.com"),
+            ("Example.com.", "example.com"),
+            ("*.", "*"),
         ] {
             assert_eq!(resolve(name, "shop", "cluster.local"), expected, "{name}");
         }
@@ -81,6 +92,7 @@ mod tests {
         for (text, namespace, host) in [
             ("a.b", None, "a.b"),
             ("*/A.b", None, "a.b"),
+            ("A.b.", None, "a.b"),
             ("./a.b", Some("own"), "a.b"),
             ("ns/*.b", Some("ns"), "*.b"),
             ("*", None, "*"),

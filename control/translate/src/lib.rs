@@ -14,6 +14,7 @@ mod enforcement;
 mod export;
 mod gateway;
 mod headers;
+mod host_index;
 mod hosts;
 mod matches;
 mod mesh;

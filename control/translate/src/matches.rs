@@ -20,13 +20,13 @@ pub(crate) struct Place<'a> {
     pub(crate) namespace: &'a str,
 }
 
-/// Whether a block counts at `place`. `own` is the namespace of its VirtualService.
-pub(crate) fn applies(block: &HttpMatchRequest, own: &str, place: &Place<'_>) -> bool {
+/// Whether a block, its gateways by full name, counts at `place`.
+pub(crate) fn applies(block: &HttpMatchRequest, place: &Place<'_>) -> bool {
     if block.port.is_some_and(|p| p != 0 && p != u32::from(place.port)) {
         return false;
     }
     if !block.gateways.is_empty() {
-        return block.gateways.iter().any(|g| gateway_name(g, own) == place.gateway);
+        return block.gateways.iter().any(|g| g == place.gateway);
     }
     let namespace = block.source_namespace.as_deref().filter(|n| !n.is_empty());
     namespace.is_none_or(|n| n == place.namespace) && selects(&block.source_labels, place.labels)
@@ -142,20 +142,20 @@ mod tests {
             (block(), true),
             (HttpMatchRequest { port: Some(80), ..block() }, true),
             (HttpMatchRequest { port: Some(443), ..block() }, false),
-            (HttpMatchRequest { gateways: vec!["gw".into()], ..block() }, true),
+            (HttpMatchRequest { gateways: vec!["ns/gw".into()], ..block() }, true),
             (HttpMatchRequest { gateways: vec!["mesh".into()], ..block() }, false),
             (HttpMatchRequest { source_namespace: Some("other".into()), ..block() }, false),
             (HttpMatchRequest { source_labels: wrong_source.clone().into(), ..block() }, false),
             (
                 HttpMatchRequest {
                     source_labels: wrong_source.into(),
-                    gateways: vec!["gw".into()],
+                    gateways: vec!["ns/gw".into()],
                     ..block()
                 },
                 true,
             ),
         ] {
-            assert_eq!(applies(&block, "ns", &place), expected, "{block:?}");
+            assert_eq!(applies(&block, &place), expected, "{block:?}");
         }
     }
 

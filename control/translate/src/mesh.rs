@@ -3,11 +3,11 @@
 use crate::clusters::Clusters;
 use crate::delegate::rules;
 use crate::export::reach;
-use crate::hosts::{is_subset, resolve};
+use crate::host_index::HostIndex;
 use crate::matches::Place;
 use crate::report::Report;
 use crate::service_registry::{Service, Source};
-use crate::virtual_service::routes;
+use crate::virtual_service::{routes, waits_for_claims};
 use crate::world::{Item, World};
 use crate::{Binding, Env, Translation};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,18 +58,19 @@ fn port_table(port: u16) -> TableName {
     port.to_string().into()
 }
 
-/// The visible VirtualServices that sidecars serve, by age.
-fn bound_to_mesh<'a>(world: &World<'a>) -> Vec<(Item<'a, VirtualService>, Vec<String>)> {
-    let mut found = Vec::new();
-    for item in &world.virtual_services {
+/// The visible VirtualServices that sidecars serve by their hosts, each by age.
+fn bound_to_mesh(world: &World<'_>) -> HostIndex<usize> {
+    let mut found = HostIndex::default();
+    for (i, item) in world.virtual_services.iter().enumerate() {
         let (object, vs) = *item;
         let own = &*object.reference.namespace;
         let bound = vs.gateways.is_empty() || vs.gateways.iter().any(|g| g == "mesh");
         let visible =
             reach(&vs.export_to, world.mesh.virtual_service_export_to(), own, &world.env.namespace).is_some();
-        if bound && visible && !vs.hosts.is_empty() {
-            let hosts = vs.hosts.iter().map(|h| resolve(h, own, &world.env.domain)).collect();
-            found.push((*item, hosts));
+        if bound && visible {
+            for host in &world.hosts[i] {
+                found.insert(host, i);
+            }
         }
     }
     found
@@ -77,23 +78,22 @@ fn bound_to_mesh<'a>(world: &World<'a>) -> Vec<(Item<'a, VirtualService>, Vec<St
 
 struct Outbound<'w, 'a> {
     world: &'w World<'a>,
-    bound: Vec<(Item<'a, VirtualService>, Vec<String>)>,
+    bound: HostIndex<usize>,
     clusters: Clusters<'w, 'a>,
     report: Report,
     hosts: BTreeMap<(u16, HostPattern), Vec<Arc<Route>>>,
 }
 
 impl<'a> Outbound<'_, 'a> {
-    /// Each HTTP port of each service: the rules of the one VirtualService that counts, else the service itself.
+    /// Each port of each service: the rules of the one VirtualService that counts, else the service itself.
     fn services(&mut self) {
         let world = self.world;
         for service in world.registry.services() {
             let chosen = self.chosen(&service.host);
             for port in service.ports.iter().map(|p| p.number) {
-                let routes = match chosen {
-                    Some(item) => self.routes(item, port),
-                    None => self.default_route(service, port).into_iter().collect(),
-                };
+                let routes = chosen.and_then(|item| self.routes(item, port));
+                let routes =
+                    routes.unwrap_or_else(|| self.default_route(service, port).into_iter().collect());
                 for domain in self.domains(service) {
                     self.hosts.entry((port, domain)).or_insert_with(|| routes.clone());
                 }
@@ -103,42 +103,32 @@ impl<'a> Outbound<'_, 'a> {
 
     /// Hosts of VirtualServices that are no service are served on port 80 alone.
     fn unknown_hosts(&mut self) {
-        let hosts: BTreeSet<String> = self.bound.iter().flat_map(|(_, hosts)| hosts.clone()).collect();
+        let world = self.world;
+        let hosts: BTreeSet<&String> = world.hosts.iter().flatten().collect();
         for host in hosts {
-            let known = self.world.registry.services().any(|s| is_subset(&s.host, &host));
-            if known || host == "*" {
+            if host == "*" || self.bound.exact(host).is_empty() || world.registry.has_within(host) {
                 continue;
             }
-            if let Some(item) = self.chosen(&host) {
-                let routes = self.routes(item, HTTP_PORT);
-                self.hosts.entry((HTTP_PORT, HostPattern::parse(&host))).or_insert(routes);
+            let routes = self.chosen(host).and_then(|item| self.routes(item, HTTP_PORT));
+            if let Some(routes) = routes {
+                self.hosts.entry((HTTP_PORT, HostPattern::parse(host))).or_insert(routes);
             }
         }
     }
 
     /// The oldest VirtualService with exactly that host, else the one with the longest wildcard.
     fn chosen(&self, host: &str) -> Option<Item<'a, VirtualService>> {
-        let exact = self.bound.iter().find(|(_, hosts)| hosts.iter().any(|h| h == host));
-        if let Some((item, _)) = exact {
-            return Some(*item);
-        }
-        let mut best: Option<(usize, Item<'a, VirtualService>)> = None;
-        for (item, hosts) in &self.bound {
-            let fits =
-                hosts.iter().filter(|h| h.starts_with('*') && is_subset(host, h)).map(String::len).max();
-            if let Some(length) = fits.filter(|l| best.is_none_or(|(b, _)| *l > b)) {
-                best = Some((length, *item));
-            }
-        }
-        best.map(|(_, item)| item)
+        let found = self.bound.exact(host).first().or_else(|| self.bound.wider(host).next());
+        found.map(|i| self.world.virtual_services[*i])
     }
 
-    fn routes(&mut self, item: Item<'a, VirtualService>, port: u16) -> Vec<Arc<Route>> {
+    /// The routes of a VirtualService, unless it has none on that port.
+    fn routes(&mut self, item: Item<'a, VirtualService>, port: u16) -> Option<Vec<Arc<Route>>> {
         let env = self.world.env;
         let rules = rules(self.world, item, &mut self.report);
         let place = Place { gateway: "mesh", port, labels: &env.labels, namespace: &env.namespace };
-        let own = &item.0.reference.namespace;
-        routes(&rules, own, &place, &env.domain, &mut self.clusters, &mut self.report)
+        let routes = routes(&rules, &place, &env.domain, &mut self.clusters, &mut self.report);
+        (!routes.is_empty() || waits_for_claims(&rules, &place)).then_some(routes)
     }
 
     fn default_route(&mut self, service: &Service<'_>, port: u16) -> Option<Arc<Route>> {

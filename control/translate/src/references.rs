@@ -1,7 +1,8 @@
 //! References to what does not exist, and objects that serve nothing.
 
 use crate::export::reach;
-use crate::hosts::{ServerHost, intersect, is_subset, resolve};
+use crate::host_index::HostIndex;
+use crate::hosts::{ServerHost, resolve};
 use crate::matches::{asks_for_claims, gateway_name};
 use crate::report::Report;
 use crate::servers::full_name;
@@ -11,14 +12,14 @@ use tidegate_api::istio::{ClientTlsMode, DestinationRule, Gateway, TrafficPolicy
 
 /// Reports them.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) {
-    let gateways: BTreeMap<String, Item<'_, Gateway>> =
-        world.gateways.iter().map(|item| (full_name(item.0).to_string(), *item)).collect();
+    let gateways: Gateways =
+        world.gateways.iter().map(|item| (full_name(item.0).to_string(), server_hosts(*item))).collect();
     let delegates = delegates(world);
-    for item in &world.virtual_services {
+    for (item, hosts) in world.virtual_services.iter().zip(&world.hosts) {
         if item.1.hosts.is_empty() {
             unused_delegate(*item, &delegates, report);
         } else {
-            virtual_service(world, *item, &gateways, report);
+            virtual_service(world, *item, hosts, &gateways, report);
         }
         claims(*item, report);
     }
@@ -32,6 +33,18 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
     for item in world.objects.destination_rules() {
         destination_rule(world, item, report);
     }
+}
+
+/// The hosts of the servers of each Gateway.
+type Gateways = BTreeMap<String, HostIndex<ServerHost>>;
+
+fn server_hosts((object, gateway): Item<'_, Gateway>) -> HostIndex<ServerHost> {
+    let mut index = HostIndex::default();
+    for written in gateway.servers.iter().flat_map(|s| &s.hosts) {
+        let host = ServerHost::parse(written, &object.reference.namespace);
+        index.insert(&host.host.clone(), host);
+    }
+    index
 }
 
 fn delegates(world: &World<'_>) -> BTreeSet<(String, String)> {
@@ -61,7 +74,8 @@ fn unused_delegate(
 fn virtual_service(
     world: &World<'_>,
     (object, vs): Item<'_, VirtualService>,
-    gateways: &BTreeMap<String, Item<'_, Gateway>>,
+    hosts: &[String],
+    gateways: &Gateways,
     report: &mut Report,
 ) {
     let own = &*object.reference.namespace;
@@ -69,7 +83,7 @@ fn virtual_service(
     for (i, written) in vs.gateways.iter().enumerate().filter(|(_, g)| *g != "mesh") {
         let name = gateway_name(written, own);
         match gateways.get(&name) {
-            Some(gateway) => bound.push(*gateway),
+            Some(gateway) => bound.push(gateway),
             None => {
                 let text = format!("there is no Gateway {name}, so nothing is served through it");
                 let advice = match gateways.keys().find(|k| k.rsplit('/').next() == name.rsplit('/').next()) {
@@ -97,14 +111,8 @@ fn virtual_service(
         let advice = format!("add {:?} or \"*\" to exportTo", &*world.env.namespace);
         report.warning(object, "spec.exportTo", "not-exported", text, advice);
     }
-    let servers: Vec<ServerHost> = bound
-        .iter()
-        .flat_map(|(g, spec)| spec.servers.iter().map(move |s| (g, s)))
-        .flat_map(|(g, s)| s.hosts.iter().map(move |h| ServerHost::parse(h, &g.reference.namespace)))
-        .collect();
-    for (i, written) in vs.hosts.iter().enumerate() {
-        let host = resolve(written, own, &world.env.domain);
-        let served = servers.iter().any(|s| s.admits(own) && intersect(&host, &s.host).is_some());
+    for (i, host) in hosts.iter().enumerate() {
+        let served = bound.iter().any(|servers| servers.overlapping(host).any(|s| s.admits(own)));
         if !served && !vs.gateways.iter().any(|g| g == "mesh") {
             let text = format!("no server of its Gateways has the host {host:?}, so it is not served");
             let advice = "add the host to a server of the Gateway, for this namespace";
@@ -133,7 +141,7 @@ fn claims((object, vs): Item<'_, VirtualService>, report: &mut Report) {
 
 fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>, report: &mut Report) {
     let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
-    if !world.registry.services().any(|s| is_subset(&s.host, &host)) {
+    if !world.registry.has_within(&host) {
         let text = format!("there is no service {host}, so this rule has no effect");
         report.warning(object, "spec.host", "unknown-host", text, "create the service, or correct the host");
     }

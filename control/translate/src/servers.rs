@@ -28,13 +28,6 @@ pub(crate) struct Server<'a> {
     pub(crate) table: TableName,
 }
 
-impl Server<'_> {
-    /// The Gateway as `namespace/name`.
-    pub(crate) fn gateway(&self) -> String {
-        format!("{}/{}", self.object.reference.namespace, self.object.reference.name)
-    }
-}
-
 /// What shares a port.
 pub(crate) enum Shared<'a> {
     /// Plain HTTP: one route table.

@@ -1,6 +1,6 @@
 use crate::Env;
 use crate::export::reach;
-use crate::hosts::service_host;
+use crate::hosts::{canonical, is_subset, service_host};
 use crate::protocol::Protocol;
 use crate::world::{Item, by_age, port, selects};
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ impl<'a> Registry<'a> {
         });
         let ports: Vec<Port> = ports.collect();
         for host in &entry.hosts {
-            let host: Arc<str> = host.to_ascii_lowercase().into();
+            let host: Arc<str> = canonical(host).into();
             let service = self.services.entry(host.clone()).or_insert_with(|| Service {
                 host: host.clone(),
                 name: host.clone(),
@@ -169,6 +169,12 @@ impl<'a> Registry<'a> {
     /// The service with exactly that host.
     pub(crate) fn get(&self, host: &str) -> Option<&Service<'a>> {
         self.services.get(host)
+    }
+
+    /// Whether there is a service whose every name is one of `host`.
+    pub(crate) fn has_within(&self, host: &str) -> bool {
+        self.services.contains_key(host)
+            || (host.starts_with('*') && self.services.keys().any(|s| is_subset(s, host)))
     }
 
     /// All services by host.

@@ -11,7 +11,6 @@ use tidegate_model::{Action, PathMatch, Route, RouteMatch, RuleRef};
 /// The routes of one VirtualService's rules at `place`, up to the first that takes every request.
 pub(crate) fn routes(
     rules: &[Rule<'_>],
-    own: &str,
     place: &Place<'_>,
     domain: &str,
     clusters: &mut Clusters<'_, '_>,
@@ -26,7 +25,7 @@ pub(crate) fn routes(
             return routes;
         }
         for (index, block) in &rule.blocks {
-            if !applies(block, own, place) || asks_for_claims(block) {
+            if !applies(block, place) || asks_for_claims(block) {
                 continue;
             }
             let matches = conditions(block);
@@ -43,6 +42,12 @@ pub(crate) fn routes(
         }
     }
     routes
+}
+
+/// Whether a rule counts at `place` but for its asking for claims, so that its requests must not go elsewhere.
+pub(crate) fn waits_for_claims(rules: &[Rule<'_>], place: &Place<'_>) -> bool {
+    let mut blocks = rules.iter().flat_map(|rule| &rule.blocks);
+    blocks.any(|(_, block)| asks_for_claims(block) && applies(block, place))
 }
 
 /// The actions of a rule, each made once.

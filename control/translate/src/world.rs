@@ -1,8 +1,10 @@
 use crate::Env;
 use crate::destination_rule::DestinationRules;
 use crate::export::{Reach, reach};
+use crate::hosts::resolve;
 use crate::mesh_config::Mesh;
 use crate::service_registry::Registry;
+use std::collections::BTreeMap;
 use tidegate_api::istio::{Gateway, VirtualService};
 use tidegate_api::{Object, Objects};
 
@@ -18,6 +20,10 @@ pub(crate) struct World<'a> {
     pub(crate) gateways: Vec<Item<'a, Gateway>>,
     /// All VirtualServices by age.
     pub(crate) virtual_services: Vec<Item<'a, VirtualService>>,
+    /// The hosts of each VirtualService in full.
+    pub(crate) hosts: Vec<Vec<String>>,
+    /// The VirtualServices by namespace and name.
+    by_name: BTreeMap<(&'a str, &'a str), usize>,
     pub(crate) registry: Registry<'a>,
     pub(crate) rules: DestinationRules<'a>,
 }
@@ -29,7 +35,19 @@ impl<'a> World<'a> {
         let rules = DestinationRules::new(by_age(objects.destination_rules()), env, mesh.rule_export_to());
         let gateways = by_age(objects.gateways());
         let virtual_services = by_age(objects.virtual_services());
-        World { env, objects, mesh, gateways, virtual_services, registry, rules }
+        let hosts = virtual_services.iter().map(|(object, vs)| {
+            let own = &object.reference.namespace;
+            vs.hosts.iter().map(|h| resolve(h, own, &env.domain)).collect()
+        });
+        let hosts = hosts.collect();
+        let names = virtual_services.iter().map(|(object, _)| &object.reference).enumerate();
+        let by_name = names.map(|(i, r)| ((&*r.namespace, &*r.name), i)).collect();
+        World { env, objects, mesh, gateways, virtual_services, hosts, by_name, registry, rules }
+    }
+
+    /// The VirtualService of that namespace and name.
+    pub(crate) fn virtual_service(&self, namespace: &str, name: &str) -> Option<Item<'a, VirtualService>> {
+        self.by_name.get(&(namespace, name)).map(|i| self.virtual_services[*i])
     }
 
     /// How a VirtualService is visible to `viewer`, if it is.

@@ -1,6 +1,7 @@
 //! One downstream connection, from accept to its HTTP codec.
 
 use crate::listener::{Accepted, Http, Rewound, canonical, sniff};
+use crate::snapshot::LastSnapshot;
 use crate::tls::{self, HandshakeError};
 use crate::worker::Worker;
 use crate::{h1, h2};
@@ -24,6 +25,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// TLS facts, when it is TLS.
     pub(crate) tls: Option<TlsFacts>,
+    /// What its requests go by once the listener is gone.
+    pub(crate) last: LastSnapshot,
 }
 
 /// What the handshake said.
@@ -59,11 +62,11 @@ enum OpenError {
 
 /// Serves an accepted connection until it ends.
 pub(crate) async fn serve(accepted: Accepted<TcpStream>, worker: Rc<Worker>) {
-    let Accepted { stream, peer, listener, shutdown, slot } = accepted;
+    let Accepted { stream, peer, listener, shutdown, last, slot } = accepted;
     // Boxed, so that what handshakes need is freed before the connection lives on idle.
     let opened = Box::pin(async {
         let local = canonical(stream.local_addr()?);
-        open(stream.into(), &listener, &worker, &shutdown).await.map(|opened| (opened, local))
+        open(stream.into(), &listener, &last, &worker, &shutdown).await.map(|opened| (opened, local))
     });
     let (Opened { stream, http, tls }, local) = match opened.await {
         Ok(opened) => opened,
@@ -76,7 +79,7 @@ pub(crate) async fn serve(accepted: Accepted<TcpStream>, worker: Rc<Worker>) {
             return;
         }
     };
-    let connection = Rc::new(Connection { listener, local, peer, tls });
+    let connection = Rc::new(Connection { listener, local, peer, tls, last });
     match http {
         Http::One => h1::serve(stream, connection, worker, shutdown).await,
         // Boxed, since HTTP/1 connections should not be as large as HTTP/2 ones.
@@ -88,10 +91,11 @@ pub(crate) async fn serve(accepted: Accepted<TcpStream>, worker: Rc<Worker>) {
 async fn open(
     mut stream: L4Stream,
     listener: &ListenerKey,
+    last: &LastSnapshot,
     worker: &Worker,
     shutdown: &ShutdownWatch,
 ) -> Result<Opened, OpenError> {
-    let is_tls = match worker.pin().table.listener_routes(listener) {
+    let is_tls = match worker.pin(last).table.listener_routes(listener) {
         ListenerRoute::Http(_) => false,
         ListenerRoute::Tls => true,
         ListenerRoute::None => return Err(OpenError::ListenerGone),
@@ -102,7 +106,7 @@ async fn open(
         stream.rewind(&read);
         return Ok(Opened { stream: Box::new(stream), http, tls: None });
     }
-    let (mut stream, facts) = tls::handshake(stream, listener, worker).await?;
+    let (mut stream, facts) = tls::handshake(stream, listener, last, worker).await?;
     let (stream, http): (Stream, Http) = match stream.selected_alpn_proto() {
         Some(ALPN::H2) => (Box::new(stream), Http::Two),
         Some(_) => (Box::new(stream), Http::One),

@@ -135,6 +135,8 @@ pub(crate) struct State {
     pub(crate) spread: Arc<Spread>,
     pub(crate) explain: Explainer,
     pub(crate) shown: Mutex<Shown>,
+    /// Taken by the one who renders the metrics.
+    pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
 }
@@ -203,6 +205,7 @@ impl Proxy {
             spread: Spread::new(options.concurrency.max(1), options.limits.connections),
             explain: options.explain.clone(),
             shown: Mutex::default(),
+            scrape: Arc::default(),
             ready: AtomicBool::new(false),
             draining: Arc::default(),
         });
@@ -239,7 +242,7 @@ impl Proxy {
         let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
 
-        let opened = control.change_listeners(&model);
+        let opened = control.change_listeners(&model, &old);
         diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
@@ -300,7 +303,8 @@ impl Proxy {
     pub fn drain(self) -> usize {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
-        lock(&self.control).listeners.close_gone(&Model::default()).wait(deadline);
+        let live = self.state.live.load();
+        lock(&self.control).listeners.close_gone(&Model::default(), &live).wait(deadline);
         while self.state.spread.active() > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
@@ -320,9 +324,9 @@ impl Proxy {
 }
 
 impl Control {
-    fn change_listeners(&mut self, model: &Model) -> Opened {
+    fn change_listeners(&mut self, model: &Model, live: &Arc<Snapshot>) -> Opened {
         let mut opened = self.listeners.open(model);
-        let closing: Closing = self.listeners.close_gone(model);
+        let closing: Closing = self.listeners.close_gone(model, live);
         closing.wait(Instant::now() + CLOSING);
         if !closing.is_empty() && !opened.failed.is_empty() {
             // The address may have been that of a listener that just went.

@@ -2,8 +2,8 @@ use crate::connection::Connection;
 use crate::tls::ServerConfigs;
 use crate::upstream::Clusters;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tidegate_engine::{ListenerRoute, RouteTableView, Table};
 use tidegate_model::MeshSettings;
 
@@ -36,6 +36,25 @@ impl Snapshot {
             let server = self.tls.choose(&connection.listener, tls.sni.as_deref())?;
             self.table.route_table(&server.table)
         })
+    }
+}
+
+/// The last snapshot in which a listener was, known from the moment that the listener goes. It
+/// is what the requests of the listener's connections go by from then on: one that is read while
+/// a config without the listener is made live still finds its routes.
+#[derive(Clone, Default)]
+pub(crate) struct LastSnapshot(Arc<OnceLock<Arc<Snapshot>>>);
+
+impl LastSnapshot {
+    /// The listener goes. To be called before that is told to the connections.
+    pub(crate) fn set(&self, snapshot: Arc<Snapshot>) {
+        // A listener goes once; a second time would change nothing.
+        let _ = self.0.set(snapshot);
+    }
+
+    /// `None` while the listener is there.
+    pub(crate) fn get(&self) -> Option<&Arc<Snapshot>> {
+        self.0.get()
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
-use crate::snapshot::{Live, Snapshot};
+use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
 use std::cell::RefCell;
@@ -29,9 +29,12 @@ pub(crate) struct Worker {
 pub(crate) type Pin = Rc<Arc<Snapshot>>;
 
 impl Worker {
-    /// The snapshot that is live now, from a per-worker cache checked against one atomic.
-    pub(crate) fn pin(&self) -> Pin {
-        self.cache.pin()
+    /// The snapshot that a connection's requests go by now: the last that had its listener once
+    /// that is gone, else the live one, from a per-worker cache checked against one atomic.
+    pub(crate) fn pin(&self, last: &LastSnapshot) -> Pin {
+        // The order counts: who sees the config without the listener then sees the last one with it.
+        let live = self.cache.pin();
+        last.get().map_or(live, |last| Rc::new(last.clone()))
     }
 }
 
@@ -83,7 +86,7 @@ pub(crate) async fn run(
                 Some(Command::Listen(listening)) => {
                     tokio::task::spawn_local(acceptor.clone().run(listening));
                 }
-                Some(Command::Refresh) => drop(acceptor.worker.pin()),
+                Some(Command::Refresh) => drop(acceptor.worker.cache.pin()),
                 Some(Command::Stop) | None => return,
             },
             Some(accepted) = handed_on.recv() => acceptor.serve(accepted),

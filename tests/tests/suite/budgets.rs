@@ -4,7 +4,7 @@
 //! hosts with nine prefixes, header operations, request ids, a JSON access log and metrics.
 
 use crate::say;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -87,7 +87,8 @@ async fn send(gateway: &Gateway, shape: Shape, requests: u64) -> Result<()> {
     Ok(())
 }
 
-/// Instructions and allocations of each shape, by callgrind.
+/// What a request of each shape costs, by callgrind: so slow that load and origin are always done before it, however
+/// busy the machine is.
 async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
     const FEW: u64 = 300;
     const MANY: u64 = 1500;
@@ -97,6 +98,7 @@ async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
         "--tool=callgrind".to_owned(),
         "--compress-strings=no".to_owned(),
         "--compress-pos=no".to_owned(),
+        "--collect-systime=yes".to_owned(),
         format!("--callgrind-out-file={}", out.display()),
         format!("--log-file={}", bench.file("valgrind.log").display()),
     ];
@@ -109,66 +111,16 @@ async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
         Profile::parse(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?)
     };
     let mut counted = Vec::new();
-    dump()?;
     for shape in measured() {
+        // what is kept for reuse is as it is left by a load like the next ones
+        send(&gateway, shape, FEW).await?;
+        dump()?;
         send(&gateway, shape, FEW).await?;
         let fewer = dump()?;
         send(&gateway, shape, MANY).await?;
         counted.push((shape, dump()?.since(&fewer, MANY - FEW)));
     }
     Ok(counted)
-}
-
-/// System calls a request of this shape by their names, by strace.
-async fn system_calls(bench: &Bench, gateway: &Gateway, shape: Shape) -> Result<BTreeMap<String, f64>> {
-    const FEW: u64 = 500;
-    const MANY: u64 = 5500;
-    let mut each = BTreeMap::new();
-    for (requests, share) in [(FEW, -1.0), (MANY, 1.0)] {
-        let out = bench.file("strace");
-        let mut strace = Command::new("strace")
-            .args(["-f", "-c", "-U", "name,calls", "-p", &gateway.id().to_string(), "-o"])
-            .arg(&out)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        attached(gateway.id()).await?;
-        let sent = send(gateway, shape, requests).await;
-        run("kill", &["-INT", &strace.id().to_string()])?;
-        strace.wait()?;
-        sent?;
-        for (name, calls) in strace_table(&std::fs::read_to_string(&out)?)? {
-            *each.entry(name).or_default() += calls * share / (MANY - FEW) as f64;
-        }
-    }
-    Ok(each)
-}
-
-/// Waits until every thread of a process is traced.
-async fn attached(process: u32) -> Result<()> {
-    for _ in 0..500 {
-        let mut threads = std::fs::read_dir(format!("/proc/{process}/task"))?;
-        let all = threads.all(|t| {
-            let status = t.and_then(|t| std::fs::read_to_string(t.path().join("status"))).unwrap_or_default();
-            !status.contains("TracerPid:\t0\n")
-        });
-        if all {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    bail!("strace cannot attach to the gateway; is ptrace allowed here?")
-}
-
-/// Names and calls of the table that `strace -c -U name,calls` prints.
-fn strace_table(table: &str) -> Result<Vec<(String, f64)>> {
-    let rows = table.lines().filter_map(|line| {
-        let (name, calls) = line.trim().split_once(' ')?;
-        Some((name.to_owned(), calls.trim().parse().ok()?))
-    });
-    let rows: Vec<_> = rows.filter(|(name, _)| name != "total").collect();
-    ensure!(!rows.is_empty(), "strace counted nothing: {table}");
-    Ok(rows)
 }
 
 /// Bytes of memory that one more idle connection takes.
@@ -196,10 +148,10 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
 }
 
 fn tools() -> Result<()> {
-    for tool in ["valgrind", "vgdb", "strace"] {
+    for tool in ["valgrind", "vgdb"] {
         let found = std::env::var_os("PATH")
             .is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(tool).exists()));
-        ensure!(found, "{tool} is missing; run: sudo apt-get install -y valgrind strace");
+        ensure!(found, "{tool} is missing; run: sudo apt-get install -y valgrind");
     }
     Ok(())
 }
@@ -213,8 +165,8 @@ struct Verdict {
 
 impl Verdict {
     fn hold(&mut self, what: &str, count: f64, budget: f64) {
-        // small counts vary by what happens once in a while
-        let bound = budget * (1.0 + self.tolerance) + 0.05;
+        // small counts vary by what happens once in a while, and grow by whole ones
+        let bound = budget * (1.0 + self.tolerance) + 0.25;
         let _ = writeln!(self.table, "  {what:32} {count:>10.2} of {budget:>10.2}");
         if count > bound {
             self.exceeded.push(format!("{what}: {count:.2}, budget {budget:.2}"));
@@ -233,20 +185,15 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
     let budgets = budgets(&path)?;
     let bench = Bench::new().await?;
     let counts = counts(&bench).await?;
-    let gateway = bench.start(&[]).await?;
     let mut verdict =
         Verdict { tolerance: budgets.tolerance, table: "budgets:\n".into(), exceeded: Vec::new() };
-    let mut calls = Vec::new();
     for (shape, counts) in &counts {
         let name = shape.name();
         let budget = budgets.requests.get(name).with_context(|| format!("{name} has no budget"))?;
         verdict.hold(&format!("{name} instructions"), counts.instructions, budget.instructions);
         verdict.hold(&format!("{name} allocations"), counts.allocations, budget.allocations);
-        let by_name = system_calls(&bench, &gateway, *shape).await?;
-        verdict.hold(&format!("{name} system calls"), by_name.values().sum(), budget.system_calls);
-        calls.push(by_name);
+        verdict.hold(&format!("{name} system calls"), counts.working_calls(), budget.system_calls);
     }
-    drop(gateway);
     for shape in [Shape::Get, Shape::TlsGet] {
         let budget =
             budgets.idle.get(shape.name()).with_context(|| format!("{shape:?} has no idle budget"))?;
@@ -256,7 +203,7 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
     }
     say(&verdict.table);
     if !verdict.exceeded.is_empty() || std::env::var_os("TIDEGATE_BUDGETS_DETAIL").is_some() {
-        say(&detail(&counts, &calls));
+        say(&detail(&counts));
     }
     ensure!(
         verdict.exceeded.is_empty(),
@@ -268,9 +215,9 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
 }
 
 /// Where the instructions, allocations and system calls are.
-fn detail(counts: &[(Shape, Counts)], calls: &[BTreeMap<String, f64>]) -> String {
+fn detail(counts: &[(Shape, Counts)]) -> String {
     let mut text = String::new();
-    for ((shape, counts), calls) in counts.iter().zip(calls) {
+    for (shape, counts) in counts {
         let _ = writeln!(text, "{}: instructions a request, by function", shape.name());
         for (function, n) in counts.functions.iter().take(40) {
             let _ = writeln!(text, "  {n:>9.1} {function}");
@@ -278,7 +225,7 @@ fn detail(counts: &[(Shape, Counts)], calls: &[BTreeMap<String, f64>]) -> String
         for (function, n) in counts.allocating.iter().filter(|(_, n)| *n > 0.01) {
             let _ = writeln!(text, "  {n:>9.2} allocations by {function}");
         }
-        for (name, n) in calls.iter().filter(|(_, n)| n.abs() > 0.005) {
+        for (name, n) in counts.system_calls.iter().filter(|(_, n)| *n > 0.005) {
             let _ = writeln!(text, "  {n:>9.2} calls of {name}");
         }
     }

@@ -81,9 +81,30 @@ fn not_exported_and_alone_are_said() {
         root(&format!("{{{DELEGATE}}}")),
         leaf("exportTo: [.], http: [{route: [{destination: {host: a}}]}]")
     ));
-    assert!(host(&t, "http.80", "x.com").unwrap().routes.is_empty());
+    assert!(host(&t, "http.80", "x.com").is_none());
     assert!(said(&t).iter().any(|s| s == "warning spec.http[0].delegate unknown-delegate"));
     let t = usual(&leaf("http: [{route: [{destination: {host: a}}]}]"));
     assert!(t.model.virtual_hosts.is_empty());
     assert!(said(&t).iter().any(|s| s == "warning  unused-delegate"));
+}
+
+#[test]
+fn gateways_are_named_from_the_namespace_of_their_own_object() {
+    let lines = |own: &str, of_root: &str| {
+        let gateway = GATEWAY.replace("default/gateway", "istio-system/gateway");
+        let root = format!(
+            "VirtualService istio-system/root: {{hosts: [x.com], gateways: [gateway], http: [{{match: [{{gateways: [{of_root}]}}], {DELEGATE}}}]}}"
+        );
+        let own =
+            format!("http: [{{match: [{{gateways: [{own}]}}], route: [{{destination: {{host: a}}}}]}}]");
+        format!("{gateway}\n{A}\n{root}\n{}", leaf(&own))
+    };
+    for (own, of_root, served) in [
+        ("istio-system/gateway", "gateway", true),
+        ("istio-system/gateway", "istio-system/gateway", true),
+        ("gateway", "gateway", false),
+    ] {
+        let t = translate(&objects(&lines(own, of_root)), &env());
+        assert_eq!(host(&t, "http.80", "x.com").is_some(), served, "{own} {of_root}: {:?}", said(&t));
+    }
 }

@@ -130,6 +130,81 @@ fn https_redirect_is_of_the_merged_host_and_needs_no_routes() {
     }
 }
 
+#[test]
+fn https_redirect_does_not_reach_hosts_of_other_gateways() {
+    let redirect = http(80, "http", "'*'").replace("hosts", "tls: {httpsRedirect: true}, hosts");
+    let lines = [
+        gateway("default/all", &redirect),
+        gateway("default/acme", &http(80, "http", "acme.example.com")),
+        vs("default/acme", "hosts: [acme.example.com], gateways: [acme]"),
+        vs("default/wide", "hosts: [shop.example.com], gateways: [all]"),
+    ];
+    let t = translate(&objects(&format!("{A}\n{}", lines.join("\n"))), &env());
+    for (domain, redirects) in [("acme.example.com", false), ("shop.example.com", true), ("*", true)] {
+        assert_eq!(host(&t, "http.80", domain).unwrap().https_redirect, redirects, "{domain}");
+    }
+}
+
+#[test]
+fn each_gateway_of_a_host_adds_its_routes() {
+    let rule = |gateway: &str, to: &str| {
+        format!(
+            "{{match: [{{gateways: [{gateway}], uri: {{prefix: /{to}}}}}], route: [{{destination: {{host: {to}}}}}]}}"
+        )
+    };
+    let lines = [
+        gateway("default/gw1", &http(80, "http", "x.com")),
+        gateway("default/gw2", &http(80, "http", "x.com")),
+        format!(
+            "VirtualService default/v: {{hosts: [x.com], gateways: [gw1, gw2], http: [{}, {}]}}",
+            rule("gw2", "a"),
+            rule("gw1", "b")
+        ),
+        vs("default/plain", "hosts: [x.com], gateways: [gw1, gw2]"),
+    ];
+    let t = translate(&objects(&format!("{A}\n{B}\n{}", lines.join("\n"))), &env());
+    let routes = shown(host(&t, "http.80", "x.com").unwrap());
+    let mut paths: Vec<_> = routes.iter().filter_map(|r| r.split(' ').next()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["*", "/a", "/b"]);
+}
+
+#[test]
+fn without_a_route_here_a_host_does_not_shadow_a_wider_one() {
+    let with = |block: &str| {
+        let lines = [
+            vs("default/any", "hosts: ['*'], gateways: [gateway]"),
+            format!(
+                "VirtualService default/narrow: {{hosts: [x.com], gateways: [gateway], http: [{{match: [{{{block}}}], route: [{{destination: {{host: b}}}}]}}]}}"
+            ),
+        ];
+        domains(&usual(&lines.join("\n")), "http.80")
+    };
+    assert_eq!(with("port: 8443"), ["*"]);
+    // Its requests have no token that was read; they must not go where nobody asks for one.
+    assert_eq!(with("headers: {'@request.auth.claims.sub': {exact: me}}"), ["x.com", "*"]);
+}
+
+#[test]
+fn cost_grows_with_hosts_and_not_with_their_square() {
+    let of = |count: usize| {
+        let hosts: Vec<_> = (0..count).map(|i| format!("h{i}.example.com")).collect();
+        let mut lines = vec![A.to_owned(), gateway("default/g", &http(80, "http", &hosts.join(", ")))];
+        lines.extend(
+            hosts.iter().map(|h| vs(&format!("default/{h}"), &format!("hosts: [{h}], gateways: [g]"))),
+        );
+        let all = objects(&lines.join("\n"));
+        let start = std::time::Instant::now();
+        let t = translate(&all, &env());
+        assert_eq!(t.model.virtual_hosts.len(), count);
+        start.elapsed()
+    };
+    let best = |count| (0..3).map(|_| of(count)).min().unwrap();
+    let (few, many) = (best(300), best(3000));
+    // A tenfold input would cost a hundredfold if every host were held against every other.
+    assert!(many < few * 40, "{few:?} for 300, {many:?} for 3000");
+}
+
 fn https(name: &str, hosts: &str, tls: &str) -> String {
     format!("{{port: {{number: 443, name: {name}, protocol: HTTPS}}, hosts: [{hosts}], tls: {{{tls}}}}}")
 }

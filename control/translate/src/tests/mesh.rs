@@ -45,3 +45,14 @@ fn services_route_to_themselves_on_each_port() {
     }
     assert!(host(&t, "9080", "web").is_none());
 }
+
+#[test]
+fn without_a_route_on_a_port_the_service_itself_is_routed_to() {
+    let lines = "Service shop/web: {ports: [{name: http, port: 80}, {name: admin, port: 9090}]}\n\
+        VirtualService shop/v: {hosts: [web], http: [{match: [{port: 80}], route: [{destination: {host: web, port: {number: 9090}}}]}]}";
+    let t = translate_mesh(&objects(lines), &client());
+    for port in ["80", "9090"] {
+        let host = host(&t, port, "web.shop").unwrap();
+        assert_eq!(shown(host), ["* -> outbound|9090||web.shop.svc.cluster.local"], "{port}");
+    }
+}

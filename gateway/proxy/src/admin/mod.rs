@@ -16,12 +16,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use socket2::Socket;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 /// Connections to one of these servers at a time.
 const CONNECTIONS: usize = 256;
@@ -51,16 +53,16 @@ pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
             return;
         }
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut places = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let state = state.clone();
-                tokio::spawn(async move {
-                    serve_connection(stream, server, state).await;
-                    drop(place);
-                });
+                if !make_room(&mut places) {
+                    continue;
+                }
+                let busy = Arc::new(AtomicBool::new(false));
+                let task = tokio::spawn(serve_connection(stream, server, state.clone(), busy.clone()));
+                places.push_back(Place { busy, task: task.abort_handle() });
             }
             Err(e) => {
                 tracing::warn!(?server, "cannot accept, trying again: {e}");
@@ -70,11 +72,37 @@ pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>) {
+/// An open connection.
+struct Place {
+    /// Whether a request is being answered.
+    busy: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+/// Whether there is a place for one more. When all are taken, the oldest connection that waits
+/// for a request has to go: silent ones must not keep probes out.
+fn make_room(places: &mut VecDeque<Place>) -> bool {
+    if places.len() >= CONNECTIONS {
+        places.retain(|p| !p.task.is_finished());
+    }
+    if places.len() < CONNECTIONS {
+        return true;
+    }
+    let idle = places.iter().position(|p| !p.busy.load(Ordering::Relaxed));
+    let oldest = idle.and_then(|i| places.remove(i));
+    oldest.inspect(|p| p.task.abort()).is_some()
+}
+
+async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>, busy: Arc<AtomicBool>) {
     let Ok(local) = stream.local_addr().map(canonical) else { return };
     let service = service_fn(|request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(answer(&request, server, local, state).await) }
+        let (state, busy) = (state.clone(), busy.clone());
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let answer = answer(&request, server, local, state).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -97,14 +125,18 @@ async fn answer(request: &Request<Incoming>, server: Server, local: SocketAddr, 
     }
     let path = request.uri().path();
     match (server, path) {
-        (_, "/stats/prometheus") => text("text/plain; version=0.0.4", metrics::prometheus(&state)),
+        (_, "/stats/prometheus") => scrape(state).await,
         (Server::Status, "/healthz/ready") => readiness(&state),
         (Server::Status, _) => error(StatusCode::NOT_FOUND, "try /healthz/ready or /stats/prometheus"),
         (Server::Admin, "/") => text("text/html; charset=utf-8", page::page(&state)),
         (Server::Admin, "/style.css") => text("text/css", page::STYLE.into()),
         (Server::Admin, "/generation") => json_answer(StatusCode::OK, &views::generation(&state)),
-        (Server::Admin, "/config") => aside(move || views::config(&state)).await,
-        (Server::Admin, "/config/table") => aside(move || views::table(&state)).await,
+        (Server::Admin, "/config") => {
+            aside(move || json_answer(StatusCode::OK, &views::config(&state))).await
+        }
+        (Server::Admin, "/config/table") => {
+            aside(move || json_answer(StatusCode::OK, &views::table(&state))).await
+        }
         (Server::Admin, "/explain") => explain(request.uri().query().unwrap_or_default(), state).await,
         (Server::Admin, _) => error(StatusCode::NOT_FOUND, "no such page; / lists them"),
     }
@@ -155,11 +187,23 @@ fn explain_query(query: &str) -> Result<ExplainQuery, String> {
 }
 
 /// Makes a large answer on another thread: names are resolved on this one.
-async fn aside(make: impl FnOnce() -> Value + Send + 'static) -> Answer {
-    match tokio::task::spawn_blocking(move || json_answer(StatusCode::OK, &make())).await {
+async fn aside(make: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    match tokio::task::spawn_blocking(make).await {
         Ok(answer) => answer,
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the gateway; see its log"),
     }
+}
+
+/// The metrics, for one client after the other: with many series they are large.
+async fn scrape(state: Arc<State>) -> Answer {
+    // Held by the work and not by the client, who may leave before it is done.
+    let turn = state.scrape.clone().lock_owned().await;
+    aside(move || {
+        let answer = text("text/plain; version=0.0.4", metrics::prometheus(&state));
+        drop(turn);
+        answer
+    })
+    .await
 }
 
 fn error(status: StatusCode, text: &str) -> Answer {

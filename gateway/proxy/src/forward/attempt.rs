@@ -154,12 +154,14 @@ async fn head<D: Downstream>(
         })
         .await
         .map_err(NoHead::Error)?;
-        let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else { return Err(NoHead::Silent) };
+        let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else {
+            return Err(if interim == 0 { NoHead::Silent } else { NoHead::Error(Kind::UpstreamClosed) });
+        };
         if n == 0 {
             return Err(NoHead::Error(Kind::UpstreamClosed));
         }
         down.deadline().touch();
-        if interim_responses(down, w, &mut bulk, &mut interim).await.map_err(NoHead::Error)? {
+        if interim_responses(down, w, &mut bulk, &mut interim, sender).await.map_err(NoHead::Error)? {
             return Ok(bulk);
         }
         got = Some(bulk);
@@ -172,13 +174,15 @@ async fn interim_responses<D: Downstream>(
     w: &mut Work,
     bulk: &mut Bulk,
     count: &mut usize,
+    sender: &Sender,
 ) -> Result<bool, Kind> {
     loop {
         if !w.response.parse_response(bulk.bytes()).map_err(|_| Kind::UpstreamMalformed)? {
             return Ok(false);
         }
         match w.response.status {
-            101 if w.request.upgrade && w.response.upgrade => return Ok(true),
+            // before the end of the request its rest would be read as what follows the upgrade
+            101 if w.request.upgrade && w.response.upgrade && sender.complete() => return Ok(true),
             101 => return Err(Kind::UpstreamMalformed),
             100..200 => {}
             _ => return Ok(true),

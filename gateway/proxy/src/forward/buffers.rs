@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// First size of a head buffer.
 const HEAD: usize = 16 << 10;
+/// How much of a head buffer may be used up before what follows moves to the front.
+const CONSUMED: usize = HEAD / 2;
 /// Size of a body buffer.
 const BULK: usize = 64 << 10;
 /// How many of each a thread keeps for reuse.
@@ -120,6 +122,23 @@ impl Work {
         }
     }
 
+    /// Drops what comes before `next`, where the next request begins, so that the buffer stays
+    /// within a few reads however requests follow each other.
+    pub(crate) fn consume(&mut self, next: usize) {
+        self.pos = next;
+        if next < CONSUMED {
+            return;
+        }
+        self.buf.copy_within(next..self.end, 0);
+        self.end -= next;
+        self.pos = 0;
+        let fits = HEAD.max(self.end);
+        if self.buf.len() > fits {
+            self.buf.truncate(fits);
+            self.buf.shrink_to_fit();
+        }
+    }
+
     /// Keeps bytes that were read too far: they belong to the next request.
     pub(crate) fn push_back(&mut self, bytes: &[u8]) {
         let end = self.end + bytes.len();
@@ -186,13 +205,17 @@ impl Bulk {
         self.end += n;
     }
 
-    /// Reads at most `limit` bytes more. A full buffer is an error of the peer's.
+    /// Reads at most `limit` bytes more. A buffer full of unread bytes is an error of the peer's.
     pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         from: &mut R,
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<usize>> {
+        if self.room() == 0 && self.pos > 0 {
+            self.data.copy_within(self.pos..self.end, 0);
+            (self.pos, self.end) = (0, self.end - self.pos);
+        }
         let to = self.data.len().min(self.end.saturating_add(limit));
         if self.end >= to {
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
@@ -240,5 +263,37 @@ impl Drop for Bulk {
                 b.push(data);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipelined_requests_do_not_make_the_buffer_grow() {
+        let mut w = Work::take();
+        for _ in 0..100 {
+            // all that is there belongs to a body, and a full read brings more than its end
+            let next = w.end;
+            w.push_back(&[b'x'; BULK]);
+            w.consume(next);
+            assert_eq!((w.pos, w.end, w.buf.len()), (0, BULK, BULK));
+        }
+        w.consume(BULK - 3);
+        assert_eq!((&w.buf[w.pos..w.end], w.buf.len(), w.buf.capacity()), (&b"xxx"[..], HEAD, HEAD));
+        w.consume(w.end);
+        assert_eq!(w.pos, w.end);
+    }
+
+    #[test]
+    fn a_head_behind_others_may_cross_the_end_of_a_read_buffer() {
+        let mut bulk = Bulk::take();
+        bulk.push(&[b'x'; BULK]);
+        bulk.advance(BULK - 3);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let read = bulk.poll_fill(&mut &b"abc"[..], &mut cx, usize::MAX);
+        assert!(matches!(read, Poll::Ready(Ok(3))), "{read:?}");
+        assert!(bulk.bytes().starts_with(b"x") && bulk.bytes().ends_with(b"abc"));
     }
 }

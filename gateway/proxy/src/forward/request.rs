@@ -10,6 +10,7 @@ use super::head::{RequestChanges, write_request};
 use super::plan::{Plan, plan};
 use super::record::{Life, Lookup, Reply, Site};
 use super::relay;
+use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
 use std::borrow::Cow;
@@ -22,7 +23,7 @@ use tidegate_model::{FormatString, PathNormalization};
 /// head -> canonical path -> identity -> route -> (pick, connect, send, await) -> response -> log.
 pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) {
     let now = Instant::now();
-    let pin = site.worker.pin();
+    let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
     let mut life = Life::begin(now);
     down.deadline().start(now, site.worker.limits.request_idle, None);
@@ -44,8 +45,10 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
 /// Answers what was not understood as a request.
 pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, kind: Kind) {
     let now = Instant::now();
-    let pin = site.worker.pin();
+    let pin = site.worker.pin(&site.connection.last);
     let mut life = Life::begin(now);
+    // the buffers were another request's: nothing of that is to be logged with this one
+    w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle, None);
     answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
     life.finish(w, site);

@@ -3,7 +3,7 @@
 use crate::connection::Connection;
 use crate::limits::Limits;
 use crate::server::Identity;
-use crate::snapshot::{Live, Snapshot};
+use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::ServerConfigs;
 use crate::upstream::{Connector, Pool, Registry};
@@ -119,5 +119,11 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
 /// A connection on the listener.
 pub(crate) fn connection() -> Rc<Connection> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    Rc::new(Connection { listener: KEY, local: at(80), peer: at(40000), tls: None })
+    Rc::new(Connection {
+        listener: KEY,
+        local: at(80),
+        peer: at(40000),
+        tls: None,
+        last: LastSnapshot::default(),
+    })
 }

@@ -47,7 +47,7 @@ pub(crate) async fn serve(
                 close(&mut client).await
             };
         }
-        w.pos = client.next;
+        w.consume(client.next);
         w.clear();
         if w.pos == w.end {
             w.give_back();

@@ -10,7 +10,7 @@ use std::ops::Range;
 const FIELDS: usize = 128;
 /// Longest method.
 const METHOD: usize = 32;
-/// The most names in `Connection`.
+/// The most names in all `Connection` fields of a head.
 const NOMINATIONS: usize = 16;
 
 /// A range of the buffer.
@@ -126,6 +126,7 @@ pub(crate) struct Head {
     upgrade_websocket: bool,
     upgrades: u8,
     nominates: bool,
+    connection_options: usize,
     content_length: Option<u64>,
     chunked: bool,
 }
@@ -331,8 +332,9 @@ impl Head {
     }
 
     fn take_connection(&mut self, text: &[u8]) -> Result<(), Refused> {
-        for (i, token) in text.split(|b| *b == b',').map(<[u8]>::trim_ascii).enumerate() {
-            if i >= NOMINATIONS || (!token.is_empty() && !is_token(token)) {
+        for token in text.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            self.connection_options += 1;
+            if self.connection_options > NOMINATIONS || (!token.is_empty() && !is_token(token)) {
                 return Err(bad("connection_options"));
             }
             match token.len() {

@@ -123,6 +123,16 @@ fn refused_request_lines_and_hosts() {
 }
 
 #[test]
+fn connection_options_are_limited_over_all_lines() {
+    let line = |n: usize| format!("Connection: {}\r\n", vec!["a"; n].join(","));
+    for (lines, fine) in [(vec![16], true), (vec![17], false), (vec![8, 8], true), (vec![8, 9], false)] {
+        let fields: String = lines.iter().map(|n| line(*n)).collect();
+        let head = request(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+        assert_eq!(head.is_ok(), fine, "{lines:?}");
+    }
+}
+
+#[test]
 fn an_absolute_target_outranks_host() {
     for (target, ignored) in [
         ("http://a.example/", false),

@@ -13,6 +13,8 @@ use tokio::io::AsyncWrite;
 /// One direction.
 #[derive(Default)]
 struct Way {
+    /// What was read before the tunnel and does not fit into the first piece.
+    rest: Vec<u8>,
     piece: Option<Bulk>,
     bytes: u64,
     /// The source has ended.
@@ -29,6 +31,13 @@ impl Way {
         Way { piece: Some(piece), bytes, ..Way::default() }
     }
 
+    fn with_all(bytes: &[u8]) -> Self {
+        let mut piece = Bulk::take();
+        let (first, rest) = bytes.split_at(bytes.len().min(piece.room()));
+        piece.push(first);
+        Way { bytes: bytes.len() as u64, rest: rest.to_vec(), ..Way::with(piece) }
+    }
+
     /// Copies as much as goes now; ready when the source has ended and the sink was told.
     fn poll(&mut self, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.closed {
@@ -37,6 +46,12 @@ impl Way {
                 self.piece = None;
                 self.dirty = true;
                 self.moved = true;
+            } else if !self.rest.is_empty() {
+                let mut piece = Bulk::take();
+                let n = self.rest.len().min(piece.room());
+                piece.push(&self.rest[..n]);
+                self.rest.drain(..n);
+                self.piece = Some(piece);
             } else if self.ended {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 self.closed = true;
@@ -76,9 +91,8 @@ pub(super) async fn join(
     {
         return (0, 0);
     }
-    nothing.push(&w.buf[client.next..w.end]);
+    let (mut down, mut up) = (Way::with(early), Way::with_all(&w.buf[client.next..w.end]));
     w.end = client.next;
-    let (mut down, mut up) = (Way::with(early), Way::with(nothing));
     down.dirty = true;
     poll_fn(|cx| {
         let to_client = down.poll(upstream, &mut client.stream, cx);
@@ -94,4 +108,25 @@ pub(super) async fn join(
     })
     .await;
     (up.bytes, down.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn what_came_early_arrives_whole_and_in_order() {
+        let early: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[1]).collect();
+        let mut way = Way::with_all(&early);
+        let mut from: Stream = Box::new(tokio::io::duplex(16).0);
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        let mut to: Stream = Box::new(near);
+        let mut got = Vec::new();
+        let copy = poll_fn(|cx| way.poll(&mut from, &mut to, cx));
+        let (copied, read) = tokio::join!(copy, far.read_to_end(&mut got));
+        copied.unwrap();
+        read.unwrap();
+        assert_eq!((got == early, way.bytes), (true, early.len() as u64));
+    }
 }

@@ -5,12 +5,14 @@
 
 use super::frames::Frames;
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 /// How much is held back before it is written without a flush.
 const HOLD: usize = 16 << 10;
@@ -81,6 +83,33 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Flusher<S> {
+    /// Writes out what is left, ends our side, and reads what the client still sends until it
+    /// ends its own: a socket that closes with unread bytes is reset, and then the client loses
+    /// what it has not read. Gives up when the client is silent for `silence`, or after `most`.
+    pub(super) async fn end(&self, silence: Duration, most: Duration) {
+        let ending = async {
+            let written = poll_fn(|cx| self.poll_flush(cx));
+            let ended = async {
+                written.await?;
+                poll_fn(|cx| Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(cx)).await
+            };
+            if !matches!(timeout(silence, ended).await, Ok(Ok(()))) {
+                return;
+            }
+            let mut scratch = [0; 512];
+            let read = async |scratch: &mut [u8]| {
+                let mut into = ReadBuf::new(scratch);
+                poll_fn(|cx| Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, &mut into)).await?;
+                Ok::<_, io::Error>(into.filled().len())
+            };
+            while let Ok(Ok(1..)) = timeout(silence, read(&mut scratch)).await {}
+        };
+        // Whoever keeps sending is cut all the same.
+        let _ = timeout(most, ending).await;
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Coalesce<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut held = self.0.borrow_mut();
@@ -128,7 +157,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
@@ -144,6 +172,40 @@ mod tests {
         poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
         assert_eq!(far.read(&mut buf).await.unwrap(), 7);
         assert_eq!(&buf[..7], b"one two");
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_the_client_to_have_read() {
+        let long = Duration::from_secs(5);
+        let (near, mut far) = tokio::io::duplex(4);
+        let (mut io, flusher) = coalesce(near);
+        io.write_all(b"the last bytes").await.unwrap();
+        let client = async {
+            let mut read = Vec::new();
+            far.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, b"the last bytes");
+            // as WINDOW_UPDATE for what was read
+            far.write_all(&[0; 1300]).await.expect("the other side still reads");
+            far.shutdown().await.unwrap();
+        };
+        let began = Instant::now();
+        tokio::join!(flusher.end(long, long), client);
+        assert!(began.elapsed() < long);
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_nobody_for_long() {
+        let (silence, most) = (Duration::from_millis(20), Duration::from_millis(200));
+        let (near, _far) = tokio::io::duplex(64);
+        coalesce(near).1.end(silence, Duration::from_secs(60)).await;
+        let (near, far) = tokio::io::duplex(64);
+        let (_, mut far) = tokio::io::split(far);
+        let flood = async { while far.write_all(&[0; 64]).await.is_ok() {} };
+        let (_io, flusher) = coalesce(near);
+        tokio::select! {
+            () = flusher.end(Duration::from_secs(60), most) => {}
+            () = flood => panic!("ended by itself"),
+        }
     }
 
     #[tokio::test]

@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const SEND_BUFFER: usize = 64 << 10;
 /// How long the last bytes may take to leave, and a client to let go.
 const LAST: Duration = Duration::from_secs(5);
+/// How long a client may take to read the last bytes while it shows that it does.
+const LAST_READ: Duration = Duration::from_secs(30);
 
 type ServerConnection = h2::server::Connection<Coalesce<Stream>, Bytes>;
 type NextStream = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
@@ -70,7 +72,8 @@ pub(crate) async fn serve(
             drop(open);
         });
     }
-    let _ = tokio::time::timeout(LAST, poll_fn(|cx| flusher.poll_flush(cx))).await;
+    drop(streams);
+    flusher.end(LAST, LAST_READ).await;
 }
 
 async fn handshake(

@@ -3,6 +3,7 @@
 use crate::connection;
 use crate::listener::socket::canonical;
 use crate::listener::spread::{Slot, Spread};
+use crate::snapshot::LastSnapshot;
 use crate::worker::Worker;
 use pingora::server::ShutdownWatch;
 use socket2::Socket;
@@ -29,6 +30,14 @@ pub(crate) struct Listening {
     pub(crate) socket: Socket,
     /// Turns true when the listener goes: accepting ends, connections end.
     pub(crate) shutdown: ShutdownWatch,
+    /// Set before `shutdown` turns true.
+    pub(crate) last: LastSnapshot,
+}
+
+impl Listening {
+    fn register(&self) -> io::Result<TcpListener> {
+        TcpListener::from_std(self.socket.try_clone()?.into())
+    }
 }
 
 /// An accepted connection.
@@ -37,6 +46,7 @@ pub(crate) struct Accepted<S> {
     pub(crate) peer: SocketAddr,
     pub(crate) listener: ListenerKey,
     pub(crate) shutdown: ShutdownWatch,
+    pub(crate) last: LastSnapshot,
     pub(crate) slot: Slot,
 }
 
@@ -45,8 +55,8 @@ pub(crate) type HandedOn = Accepted<std::net::TcpStream>;
 
 impl<S> Accepted<S> {
     fn with<T>(self, convert: impl FnOnce(S) -> io::Result<T>) -> io::Result<Accepted<T>> {
-        let Accepted { stream, peer, listener, shutdown, slot } = self;
-        convert(stream).map(|stream| Accepted { stream, peer, listener, shutdown, slot })
+        let Accepted { stream, peer, listener, shutdown, last, slot } = self;
+        convert(stream).map(|stream| Accepted { stream, peer, listener, shutdown, last, slot })
     }
 }
 
@@ -66,19 +76,20 @@ impl Acceptor {
     /// Accepts until the listener goes, then empties the queue: whoever got a connection is served.
     pub(crate) async fn run(self: Rc<Self>, listening: Arc<Listening>) {
         let mut shutdown = listening.shutdown.clone();
-        let dup = listening.socket.try_clone().and_then(|s| TcpListener::from_std(s.into()));
-        let listener = match dup {
-            Ok(listener) => listener,
-            Err(e) => {
-                tracing::error!(listener = %listening.key, "worker {} cannot accept: {e}", self.index);
-                return;
-            }
-        };
+        // Of our own, since a runtime takes no other's; kept once the system grants it.
+        let mut listener = None;
         loop {
+            let accepted = async {
+                let listener = match &mut listener {
+                    Some(listener) => listener,
+                    none => none.insert(listening.register()?),
+                };
+                listener.accept().await
+            };
             let accepted = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|gone| *gone) => break,
-                accepted = listener.accept() => accepted,
+                accepted = accepted => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => self.take(&listening, stream, peer),
@@ -114,8 +125,9 @@ impl Acceptor {
         let Some(slot) = self.spread.admit(self.index) else {
             return self.complain("the limit is reached, new ones are closed at once");
         };
-        let (listener, shutdown) = (listening.key, listening.shutdown.clone());
-        let accepted = Accepted { stream, peer: canonical(peer), listener, shutdown, slot };
+        let Listening { key: listener, ref shutdown, ref last, .. } = *listening;
+        let (shutdown, last) = (shutdown.clone(), last.clone());
+        let accepted = Accepted { stream, peer: canonical(peer), listener, shutdown, last, slot };
         if accepted.slot.worker() == self.index {
             return self.spawn(accepted);
         }

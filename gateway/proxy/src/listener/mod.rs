@@ -12,6 +12,7 @@ pub(crate) use sniff::{Http, sniff};
 pub(crate) use socket::{canonical, open};
 pub(crate) use spread::Spread;
 
+use crate::snapshot::{LastSnapshot, Snapshot};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -32,6 +33,7 @@ struct Open {
     listening: Weak<Listening>,
     /// True ends accepting and the connections.
     shutdown: watch::Sender<bool>,
+    last: LastSnapshot,
 }
 
 /// Listeners that are going. A socket closes when the last worker has emptied its queue.
@@ -92,18 +94,20 @@ impl Listeners {
         let socket = socket::open(wanted)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
         let (shutdown, watch) = watch::channel(false);
-        let listening = Arc::new(Listening { key, socket, shutdown: watch });
-        self.open.insert(key, Open { address, listening: Arc::downgrade(&listening), shutdown });
+        let last = LastSnapshot::default();
+        let listening = Arc::new(Listening { key, socket, shutdown: watch, last: last.clone() });
+        self.open.insert(key, Open { address, listening: Arc::downgrade(&listening), shutdown, last });
         Ok(listening)
     }
 
     /// Ends the listeners that a model does not want: accepting once the queue is empty, and
-    /// established connections after what is in flight.
-    pub(crate) fn close_gone(&mut self, model: &Model) -> Closing {
+    /// established connections after what is in flight, by the snapshot that is live until now.
+    pub(crate) fn close_gone(&mut self, model: &Model, live: &Arc<Snapshot>) -> Closing {
         let mut gone = Vec::new();
         self.open.retain(|key, open| {
             let keep = model.listeners.contains_key(key);
             if !keep {
+                open.last.set(live.clone());
                 open.shutdown.send_replace(true);
                 gone.push(open.listening.clone());
             }

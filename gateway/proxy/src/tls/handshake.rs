@@ -1,4 +1,5 @@
 use crate::connection::TlsFacts;
+use crate::snapshot::LastSnapshot;
 use crate::tls::servers::Server;
 use crate::worker::Worker;
 use pingora::listeners::tls::Acceptor;
@@ -41,28 +42,31 @@ pub(crate) enum HandshakeError {
     Io(#[from] io::Error),
 }
 
-/// Terminates TLS by the server that SNI chooses from the live snapshot, within the deadline.
+/// Terminates TLS by the server that SNI chooses from the live snapshot (or the last
+/// that had the listener), within the deadline.
 ///
 /// # Errors
 /// When the client does not speak TLS, asks for a name that is not served, or fails the handshake.
 pub(crate) async fn handshake(
     stream: L4Stream,
     listener: &ListenerKey,
+    last: &LastSnapshot,
     worker: &Worker,
 ) -> Result<(TlsStream<L4Stream>, TlsFacts), HandshakeError> {
     let time = worker.limits.handshake_time;
-    timeout(time, negotiate(stream, listener, worker)).await.unwrap_or(Err(HandshakeError::Timeout))
+    timeout(time, negotiate(stream, listener, last, worker)).await.unwrap_or(Err(HandshakeError::Timeout))
 }
 
 async fn negotiate(
     mut stream: L4Stream,
     listener: &ListenerKey,
+    last: &LastSnapshot,
     worker: &Worker,
 ) -> Result<(TlsStream<L4Stream>, TlsFacts), HandshakeError> {
     let (accepted, read) = client_hello(&mut stream).await?;
     let sni: Option<Arc<str>> = accepted.client_hello().server_name().map(|n| n.to_ascii_lowercase().into());
     drop(accepted);
-    let server: Option<Arc<Server>> = worker.pin().tls.choose(listener, sni.as_deref()).cloned();
+    let server: Option<Arc<Server>> = worker.pin(last).tls.choose(listener, sni.as_deref()).cloned();
     let Some(server) = server else {
         refuse(&mut stream, AlertDescription::UnrecognisedName).await?;
         return Err(HandshakeError::UnknownName(sni));

@@ -29,7 +29,7 @@ pub(crate) enum ConnectError {
     #[error("connect timeout")]
     Timeout,
     /// Anything else the network said.
-    #[error("connect failed: {0}")]
+    #[error("connect failed: {}", cause(.0))]
     Other(Box<pingora::Error>),
 }
 
@@ -74,6 +74,14 @@ impl Connector {
     }
 }
 
+/// What the system said, without the layers through which it came: they print the whole peer.
+fn cause(error: &pingora::Error) -> String {
+    match error.root_cause().downcast_ref::<std::io::Error>() {
+        Some(said) => said.to_string(),
+        None => error.root_etype().as_str().to_string(),
+    }
+}
+
 impl From<Box<pingora::Error>> for ConnectError {
     fn from(error: Box<pingora::Error>) -> Self {
         match error.etype() {
@@ -111,6 +119,18 @@ mod tests {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = connect(address, Duration::from_secs(5)).unwrap_err();
         assert!(matches!(error, ConnectError::Refused), "{error}");
+    }
+
+    #[test]
+    fn a_failure_says_what_the_system_said_and_no_more() {
+        // Broadcast needs an option that TCP does not have.
+        let address = "255.255.255.255:80".parse().unwrap();
+        let error = connect(address, Duration::from_secs(5)).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, ConnectError::Other(_)), "{said}");
+        assert!(said.starts_with("connect failed: ") && said.ends_with(')'), "{said}");
+        assert!(said.contains("os error") && !said.contains("255"), "{said}");
+        assert!(said.len() < 80, "{said}");
     }
 
     #[test]

@@ -105,6 +105,28 @@ async fn strangers_and_writers_are_refused() {
 }
 
 #[tokio::test]
+async fn silent_connections_do_not_keep_probes_out() {
+    let proxy = start();
+    let status = proxy.status_address();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(status).await.unwrap());
+    }
+    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready\n".into()));
+    assert_eq!(get(status, "/stats/prometheus").await.0, 200);
+    // It was the first that had to go, and others stay.
+    assert_eq!(read_to_end(&mut silent[0]).await, "");
+    let last = silent.last_mut().unwrap();
+    tokio::io::AsyncWriteExt::write_all(
+        last,
+        b"GET /healthz/ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    )
+    .await
+    .unwrap();
+    assert!(read_to_end(last).await.starts_with("HTTP/1.1 503"));
+}
+
+#[tokio::test]
 async fn a_taken_admin_address_names_its_flag() {
     let proxy = start();
     let Err(e) = Proxy::start(Options { admin: proxy.admin_address(), ..options() }) else {

@@ -24,15 +24,22 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        Client::try_over(stream, version).await.unwrap()
+    }
+
+    async fn try_over<S>(stream: S, version: Version) -> Result<Client, hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let io = TokioIo::new(stream);
         if version == Version::HTTP_2 {
-            let (send, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            let (send, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(connection);
-            Client::Two(send)
+            Ok(Client::Two(send))
         } else {
-            let (send, connection) = http1::handshake(io).await.unwrap();
+            let (send, connection) = http1::handshake(io).await?;
             tokio::spawn(connection);
-            Client::One(send)
+            Ok(Client::One(send))
         }
     }
 
@@ -176,6 +183,7 @@ async fn no_config_change_costs_a_request() {
             served
         }));
     }
+    let mut passing = Vec::new();
     let table = "http.127.0.0.1:0".into();
     for n in 0..100 {
         let mut next = model.clone();
@@ -183,16 +191,41 @@ async fn no_config_change_costs_a_request() {
         let route = forward(&mut next, if n % 2 == 0 { "service" } else { "other" }, &[instance]);
         host(&mut next, &table, "a.b", vec![route]);
         if n % 3 == 0 {
-            plain(&mut next, key(3));
+            let going = plain(&mut next, key(3));
+            let route = forward(&mut next, "going", &[instance]);
+            host(&mut next, &going, "a.b", vec![route]);
         }
         assert_eq!(proxy.apply(next).generation, n + 2);
+        if n % 3 == 0 {
+            let at = address(&proxy, key(3));
+            passing.extend(VERSIONS.map(|version| tokio::spawn(until_it_ends(at, version))));
+        }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    proxy.apply(model);
     done.store(true, Ordering::Relaxed);
     for load in loads {
         let served = load.await.unwrap();
         assert!(served > 10, "only {served} requests during the changes");
     }
+    let mut served = 0;
+    for passed in passing {
+        served += passed.await.unwrap();
+    }
+    assert!(served > 10, "only {served} requests to the listener that comes and goes");
+}
+
+/// Asks until the connection to a listener that goes has ended: whatever is answered is served.
+async fn until_it_ends(address: SocketAddr, version: Version) -> u32 {
+    let mut served = 0;
+    let Ok(stream) = TcpStream::connect(address).await else { return 0 };
+    stream.set_nodelay(true).unwrap();
+    let Ok(mut client) = Client::try_over(stream, version).await else { return 0 };
+    while let Ok((status, text)) = client.post("http", "/", "x").await {
+        assert_eq!(status, 200, "{version:?}: {text}");
+        served += 1;
+    }
+    served
 }
 
 #[tokio::test]
