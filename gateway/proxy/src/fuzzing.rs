@@ -143,7 +143,8 @@ pub fn path(bytes: &[u8]) {
 }
 
 /// Seeds for each target, made from one raw request: the target's name, and its input.
-pub fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 4] {
+#[cfg(test)]
+fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 4] {
     let after = |part: &[u8]| {
         let at = request.windows(part.len()).position(|w| w == part);
         at.map_or(request, |at| &request[at + part.len()..])
@@ -158,7 +159,8 @@ pub fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 4] {
 }
 
 /// Runs a target by its name.
-pub fn run(target: &str, bytes: &[u8]) {
+#[cfg(test)]
+fn run(target: &str, bytes: &[u8]) {
     match target {
         "request_head" => request_head(bytes),
         "response_head" => response_head(bytes),
@@ -172,20 +174,45 @@ pub fn run(target: &str, bytes: &[u8]) {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
+    use std::path::Path;
+
+    /// The longest seed for the fuzzer: longer ones only slow it down.
+    const LONGEST: usize = 8 << 10;
+
+    /// Name and bytes of every request in the corpus of the black-box tests.
+    fn hostile() -> Vec<(String, Vec<u8>)> {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/hostile/http1.jsonl");
+        let corpus = std::fs::read_to_string(corpus).unwrap();
+        let case = |line: &str| {
+            let case: serde_json::Value = serde_json::from_str(line).unwrap();
+            let request = STANDARD.decode(case["bytes_b64"].as_str().unwrap()).unwrap();
+            (case["name"].as_str().unwrap().to_string(), request)
+        };
+        corpus.lines().map(case).collect()
+    }
 
     #[test]
     fn the_hostile_corpus_breaks_no_promise_however_it_is_split() {
-        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/hostile/http1.jsonl");
-        let corpus = std::fs::read_to_string(corpus).unwrap();
-        let mut count = 0;
-        for line in corpus.lines() {
-            let case: serde_json::Value = serde_json::from_str(line).unwrap();
-            let request = STANDARD.decode(case["bytes_b64"].as_str().unwrap()).unwrap();
+        let hostile = hostile();
+        assert!(hostile.len() >= 256, "only {} cases", hostile.len());
+        for (_, request) in hostile {
             for (target, seed) in super::seeds(&request) {
-                super::run(target, &seed[..seed.len().min(16 << 10)]);
-                count += 1;
+                super::run(target, &seed[..seed.len().min(2 * LONGEST)]);
             }
         }
-        assert!(count >= 4 * 256, "only {count} seeds");
+    }
+
+    #[test]
+    #[ignore = "writes the corpus of the fuzz targets"]
+    fn seed_corpus() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        for (name, request) in hostile() {
+            for (target, seed) in super::seeds(&request) {
+                if seed.len() <= LONGEST {
+                    std::fs::create_dir_all(corpus.join(target)).unwrap();
+                    std::fs::write(corpus.join(target).join(&name), seed).unwrap();
+                }
+            }
+        }
     }
 }
