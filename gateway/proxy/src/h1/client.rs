@@ -6,9 +6,10 @@ use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -138,8 +139,16 @@ impl Downstream for Client {
         if !self.http11 {
             return Ok(());
         }
-        self.stream.write_all(&w.reply).await?;
-        self.stream.flush().await
+        let Client { stream, deadline, .. } = self;
+        let mut send = pin!(async {
+            stream.write_all(&w.reply).await?;
+            stream.flush().await
+        });
+        poll_fn(|cx| match send.as_mut().poll(cx) {
+            Poll::Pending => deadline.poll(cx).map(|_| Err(io::ErrorKind::TimedOut.into())),
+            ready => ready,
+        })
+        .await
     }
 
     fn begin_response(&mut self, _w: &mut Work, _end: bool) -> io::Result<()> {
@@ -183,6 +192,7 @@ impl Downstream for Client {
 
     async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64) {
         self.closing = true;
+        self.deadline.end_whole();
         super::tunnel::join(self, w, upstream, early).await
     }
 
