@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::forward::buffers::Work;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 
 #[test]
 fn a_refused_request_is_nobody_elses() {
@@ -128,4 +129,43 @@ fn an_authority_made_of_a_header_must_be_one() {
         s.send("GET / HTTP/1.1\r\nHost: a.b\r\nX-To: c.d:81\r\n\r\n").await;
         assert!(s.accept().await.1.contains("\r\nhost: c.d:81\r\n"));
     });
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_behind_requests_that_wait() {
+    one(|mut s| async move {
+        s.send(GET).await;
+        let (mut up, _) = s.accept().await;
+        s.send(&GET.repeat(1000)).await;
+        drop(s.client);
+        let noticed = tokio::time::timeout(Duration::from_millis(300), up.read(&mut [0])).await;
+        assert_eq!(noticed.expect("not before the idle limit").unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_response_without_length_that_is_cut_off_does_not_look_whole() {
+    for cut in [true, false] {
+        one(|s| async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let served = L4Stream::from(listener.accept().await.unwrap().0);
+            let (_shutdown, watch) = watch::channel(false);
+            let worker = worker(&model(s.upstream.local_addr().unwrap()), limits());
+            let serve = h1::serve(Box::new(served), connection(), worker, watch);
+            let act = async {
+                client.write_all(GET.as_bytes()).await.unwrap();
+                let (mut up, _) = s.accept().await;
+                up.write_all(b"HTTP/1.1 200 OK\r\n\r\nsome").await.unwrap();
+                read_until(&mut client, "some").await;
+                if cut {
+                    socket2::SockRef::from(&up).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+                drop(up);
+                client.read(&mut [0]).await.map_err(|e| e.kind())
+            };
+            let expected = if cut { Err(std::io::ErrorKind::ConnectionReset) } else { Ok(0) };
+            assert_eq!(tokio::join!(serve, act).1, expected);
+        });
+    }
 }
