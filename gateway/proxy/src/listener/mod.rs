@@ -9,7 +9,7 @@ mod spread;
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, sniff};
-pub(crate) use socket::{canonical, open};
+pub(crate) use socket::{canonical, open, reset_on_close};
 pub(crate) use spread::Spread;
 
 use crate::snapshot::{LastSnapshot, Snapshot};
