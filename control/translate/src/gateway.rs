@@ -47,7 +47,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     }
     let Tables { clusters, mut report, .. } = tables;
     clusters.report(&mut report);
-    clusters.finish(&mut out.model);
+    out.absent = clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut report));
     out.diagnostics = report.finish();
     out

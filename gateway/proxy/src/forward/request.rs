@@ -117,7 +117,8 @@ fn serialise(
         Decision::Forward(decision).write_target(&super::view::View::of(w), &mut target);
     }
     let climbs = snapshot.mesh.path_normalization != PathNormalization::None && has_dot_segment(&target);
-    if !climbs {
+    let bad = climbs || is_relative(&target);
+    if !bad {
         let changes = RequestChanges {
             target: Some(target.as_slice()).filter(|t| !t.is_empty()),
             authority: Some(w.authority.as_slice()).filter(|_| own_host),
@@ -128,8 +129,8 @@ fn serialise(
     }
     w.out = out;
     w.target = target;
-    // a rewrite must not bring back what normalisation took away
-    if climbs { Err(Kind::BadPath) } else { Ok(()) }
+    // a rewrite must not bring back what normalisation took away, nor make what is no path
+    if bad { Err(Kind::BadPath) } else { Ok(()) }
 }
 
 fn replace_authority(
@@ -159,6 +160,11 @@ fn replace_authority(
     }
     w.authority = authority;
     Ok(true)
+}
+
+/// Whether a rewritten target is none that a server takes: neither a path nor `*` (RFC 9112 3.2).
+fn is_relative(target: &[u8]) -> bool {
+    !target.is_empty() && target != b"*" && !target.starts_with(b"/")
 }
 
 fn has_dot_segment(target: &[u8]) -> bool {
