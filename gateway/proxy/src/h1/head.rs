@@ -2,7 +2,7 @@
 //! (RFC 9112, strictly) and the codec. Nothing is allocated per message.
 
 use super::authority;
-use super::field::{Known, is_token, known};
+use super::field::{Known, is_token, is_token_char, known};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -494,15 +494,19 @@ fn skip_empty_line(buf: &[u8]) -> Result<Option<usize>, Refused> {
     }
 }
 
-/// Limits of method and target, on as much of the line as is there.
+/// Limits of method and target, on as much of the line as is there. What breaks the line before a
+/// limit is reached comes first, so that the verdict is the same however the bytes arrive.
 fn check_request_line(line: &[u8], target: usize) -> Result<(), Refused> {
     let head = &line[..line.len().min(METHOD + 1)];
-    let Some(method) = head.iter().position(|c| *c == b' ') else {
+    let Some(method) = head.iter().position(|c| !is_token_char(*c)) else {
         return if head.len() > METHOD { Err(bad("method")) } else { Ok(()) };
     };
+    if head[method] != b' ' {
+        return Err(bad("request_line"));
+    }
     let rest = &line[method + 1..];
     let rest = &rest[..rest.len().min(target + 1)];
-    match rest.iter().position(|c| matches!(c, b' ' | b'\r' | b'\n')) {
+    match rest.iter().position(|c| *c <= b' ' || *c == 0x7f) {
         None if rest.len() > target => Err(Refused { status: 414, reason: "target_too_long" }),
         _ => Ok(()),
     }

@@ -167,6 +167,22 @@ fn limits() {
 }
 
 #[test]
+fn the_first_thing_wrong_decides() {
+    for (status, line) in [
+        (400, format!("GET\x0b{}", "a".repeat(40))),
+        (400, format!("GET /\x7f{}", "a".repeat(9 << 10))),
+        (414, format!("GET /{}\x7f", "a".repeat(9 << 10))),
+        (400, format!("{}(", "G".repeat(40))),
+    ] {
+        for cut in [0, 4, 5, 6, 33, 34, 41, line.len()] {
+            let said = split(line.as_bytes(), cut.min(line.len()));
+            assert_eq!(said, split(line.as_bytes(), 0), "{} cut at {cut}", &line[..6]);
+            assert_eq!(said.unwrap_err().status, status, "{}", &line[..6]);
+        }
+    }
+}
+
+#[test]
 fn what_a_head_says() {
     let text = b"POST http://a.example:80?q=1 HTTP/1.1\r\nHost: A.example:80\r\nContent-Length: 7\r\n\
         Connection: Upgrade, X-Secret\r\nx-secret: 1\r\nUpgrade: websocket\r\nTE: trailers\r\n\r\n";
