@@ -99,7 +99,14 @@ fn literal(c: char, out: &mut String) {
 
 /// After a `{`: whether `n}`, `n,}` or `n,m}` follows; any other brace is literal.
 fn is_repetition(mut rest: Peekable<Chars<'_>>) -> Result<bool, NotRe2> {
-    let inside: String = rest.by_ref().take_while(|c| *c != '}').take(64).collect();
+    let mut inside = String::new();
+    loop {
+        match rest.next() {
+            Some('}') => break,
+            Some(c) if inside.len() < 64 => inside.push(c),
+            _ => return Ok(false),
+        }
+    }
     let (low, high) = inside.split_once(',').unwrap_or((&inside, "0"));
     let number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if !number(low) || !(high.is_empty() || number(high)) {
@@ -226,6 +233,8 @@ mod tests {
             (r"a{b}", "a{b}", "ab"),
             (r"a{,2}", "a{,2}", "aa"),
             (r"a{2}", "aa", "a"),
+            (r"a{2", "a{2", "aa"),
+            (r"/a{2,", "/a{2,", "/aa"),
             (r"a{1,}", "aa", ""),
             (r"\<a\>", "<a>", "a"),
             (r"\Qa.b\E.", "a.bc", "axbc"),
