@@ -229,6 +229,13 @@ fn rules_are_looked_up_by_namespace_and_host() {
         (vec![rule("istio-system/two", full, "ROUND_ROBIN")], LoadBalancer::RoundRobin),
         (
             vec![
+                rule("default/one", "a", "RANDOM"),
+                rule("istio-system/two", full, "ROUND_ROBIN").replace("{host", "{exportTo: [.], host"),
+            ],
+            LoadBalancer::RoundRobin,
+        ),
+        (
+            vec![
                 rule("default/one", "*.cluster.local", "RANDOM"),
                 rule("default/two", "*.default.svc.cluster.local", "ROUND_ROBIN"),
             ],
