@@ -176,7 +176,7 @@ fn namespaced(name: &str, created: Option<&str>) -> String {
 }
 
 #[test]
-fn order_is_that_of_creation_then_of_loading() {
+fn order_is_that_of_creation_then_of_names() {
     let text = [
         namespaced("z", None),
         namespaced("a", None),
@@ -190,7 +190,7 @@ fn order_is_that_of_creation_then_of_loading() {
     assert_eq!(reading.diagnostics, []);
     let objects: Objects = reading.objects.into_iter().collect();
     let names: Vec<_> = objects.gateways().iter().map(|(o, _)| o.reference.name.to_string()).collect();
-    assert_eq!(names, ["same-a", "same-b", "later", "z", "a"]);
+    assert_eq!(names, ["same-a", "same-b", "later", "a", "z"]);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn redirected(route: &HttpRoute, redirect: &istio::HttpRedirect) -> Result<Actio
         (None, Some(istio::RedirectPort::FromRequestPort)) => RedirectPort::FromRequestPort,
         (None, None | Some(istio::RedirectPort::FromProtocolDefault)) => RedirectPort::Keep,
     };
-    let path = match (text(&redirect.uri), text(&redirect.prefix_rewrite)) {
+    let path = match (absolute(redirect.uri.as_deref()), absolute(redirect.prefix_rewrite.as_deref())) {
         (Some(uri), _) => Some(RedirectPath::Full(uri)),
         (None, prefix) => prefix.map(RedirectPath::Prefix),
     };
@@ -131,6 +131,12 @@ fn forwarded(
     Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout }))
 }
 
+/// A path as it is written, with a slash before one that has none: it would run into the host.
+fn absolute(path: Option<&str>) -> Option<Arc<str>> {
+    let path = path.filter(|p| !p.is_empty())?;
+    Some(if path.starts_with('/') { path.into() } else { format!("/{path}").into() })
+}
+
 fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
     let rewrite = route.rewrite.as_ref()?;
     if let Some(regex) = &rewrite.uri_regex_rewrite {
@@ -139,7 +145,7 @@ fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
             substitution: regex.rewrite.as_deref().unwrap_or_default().into(),
         });
     }
-    let uri: Arc<str> = rewrite.uri.as_deref().filter(|u| !u.is_empty())?.into();
+    let uri = absolute(rewrite.uri.as_deref())?;
     Some(match kind {
         PathKind::Prefix => PathRewrite::Prefix(uri),
         PathKind::Whole => PathRewrite::Full(uri),

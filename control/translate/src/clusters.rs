@@ -162,7 +162,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             for source in &service.sources {
                 let (object, at) = match source {
                     Source::Kubernetes((object, kube)) => {
-                        (*object, kube.ports.iter().position(|p| p.port == u32::from(cluster.port)))
+                        (*object, kube.declared(cluster.port).map(|(at, _)| at))
                     }
                     Source::Entry((object, entry)) => {
                         (*object, entry.ports.iter().position(|p| p.number == u32::from(cluster.port)))
