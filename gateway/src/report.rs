@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::io::{self, Write};
 use tidegate_api::{Object, Objects, Spec};
-use tidegate_model::{Diagnostic, Severity};
+use tidegate_model::{Diagnostic, HIDDEN, Severity, is_secret};
 
 /// Prints one diagnostic as one line, without control characters.
 pub(crate) fn print(diagnostic: &Diagnostic, output: Output, to: &mut impl Write) -> io::Result<()> {
@@ -96,16 +96,9 @@ fn hide(value: Value) -> Value {
     match value {
         Value::Object(fields) => Value::Object(fields.into_iter().map(|(k, v)| (k, hide(v))).collect()),
         Value::Array(items) => Value::Array(items.into_iter().map(hide).collect()),
-        Value::String(_) => Value::String("(hidden)".to_owned()),
+        Value::String(_) => Value::String(HIDDEN.to_owned()),
         other => other,
     }
-}
-
-fn is_secret(key: &str) -> bool {
-    let key: String = key.to_ascii_lowercase().replace(['-', '_'], "");
-    ["authorization", "apikey", "password", "privatekey", "secret", "token"]
-        .iter()
-        .any(|word| key.contains(word))
 }
 
 #[cfg(test)]
@@ -171,11 +164,15 @@ mod tests {
     fn credentials_are_hidden() {
         let spec = json!({
             "headers": {"request": {"set": {"Authorization": "Bearer abc", "x-api-key": "k", "x-a": "b"}}},
+            "match": [{"headers": {"cookie": {"regex": ".*user=jason.*"}}}],
+            "loadBalancer": {"consistentHash": {"httpCookie": {"name": "user"}}},
             "tokens": [{"value": "abc", "ttl": 5}],
             "host": "a",
         });
         let expected = json!({
             "headers": {"request": {"set": {"Authorization": "(hidden)", "x-api-key": "(hidden)", "x-a": "b"}}},
+            "match": [{"headers": {"cookie": {"regex": "(hidden)"}}}],
+            "loadBalancer": {"consistentHash": {"httpCookie": {"name": "user"}}},
             "tokens": [{"value": "(hidden)", "ttl": 5}],
             "host": "a",
         });

@@ -19,6 +19,8 @@ const MAX_PROBLEMS: usize = 50;
 pub(crate) struct Interpreted {
     /// Which it is, when it says so.
     pub(crate) reference: Option<ObjectRef>,
+    /// Its API group, as far as it says that.
+    pub(crate) group: Arc<str>,
     /// The object, unless there was an error.
     pub(crate) object: Option<Object>,
     pub(crate) problems: Vec<Problem>,
@@ -28,9 +30,12 @@ pub(crate) struct Interpreted {
 pub(crate) fn interpret(mut value: Value, file: &Arc<str>, lines: &Lines<'_>) -> Interpreted {
     let (api_version, kind) = match identity(&value) {
         Ok(found) => found,
-        Err(problem) => return Interpreted { reference: None, object: None, problems: vec![problem] },
+        Err(problem) => {
+            return Interpreted { reference: None, group: "".into(), object: None, problems: vec![problem] };
+        }
     };
     let reference = metadata::reference(&kind, &value);
+    let group = Arc::from(api_version.split_once('/').map_or("", |(group, _)| group));
     let mut problems = Vec::new();
     let read_as = match kinds::find(&api_version, &kind) {
         Ok(kind) => kind,
@@ -82,7 +87,7 @@ pub(crate) fn interpret(mut value: Value, file: &Arc<str>, lines: &Lines<'_>) ->
         }),
         _ => None,
     };
-    Interpreted { reference, object, problems }
+    Interpreted { reference, group, object, problems }
 }
 
 /// `apiVersion` and `kind`.

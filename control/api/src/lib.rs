@@ -25,5 +25,5 @@ pub use crate::base64::Base64;
 pub use duration::{InvalidDuration, parse as parse_duration};
 pub use object::{Object, Owner, Spec};
 pub use objects::Objects;
-pub use read::{MAX_FILE_SIZE, Reading, read};
+pub use read::{MAX_FILE_SIZE, Reading, Refused, read};
 pub use value::{Data, Entry, Position, Value};

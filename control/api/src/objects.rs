@@ -8,15 +8,7 @@ use tidegate_model::ObjectRef;
 /// Objects by kind, namespace, name and API group, each of them once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
-    by_key: BTreeMap<(ObjectRef, Arc<str>), Held>,
-    next: u64,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Held {
-    /// When it was first inserted, as a server would count creation.
-    order: u64,
-    object: Arc<Object>,
+    by_key: BTreeMap<(ObjectRef, Arc<str>), Arc<Object>>,
 }
 
 impl Objects {
@@ -28,29 +20,24 @@ impl Objects {
     /// Applies `object`: it takes the place of one with the same kind, namespace, name and group, which is returned.
     pub fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         let key = (object.reference.clone(), object.group().into());
-        if let Some(held) = self.by_key.get_mut(&key) {
-            return Some(std::mem::replace(&mut held.object, object));
-        }
-        self.by_key.insert(key, Held { order: self.next, object });
-        self.next += 1;
-        None
+        self.by_key.insert(key, object)
     }
 
     /// The object of that kind, namespace and name (of two API groups, the first by name).
     pub fn get(&self, reference: &ObjectRef) -> Option<&Arc<Object>> {
         let from = (reference.clone(), Arc::from(""));
-        let (key, held) = self.by_key.range(from..).next()?;
-        (key.0 == *reference).then_some(&held.object)
+        let (key, object) = self.by_key.range(from..).next()?;
+        (key.0 == *reference).then_some(object)
     }
 
     /// The object in the place of `object`: of its kind, namespace, name and group.
     pub fn current(&self, object: &Object) -> Option<&Arc<Object>> {
-        self.by_key.get(&(object.reference.clone(), object.group().into())).map(|held| &held.object)
+        self.by_key.get(&(object.reference.clone(), object.group().into()))
     }
 
     /// All objects, by kind, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.by_key.values().map(|held| &held.object)
+        self.by_key.values()
     }
 
     /// How many there are.
@@ -63,8 +50,8 @@ impl Objects {
         self.by_key.is_empty()
     }
 
-    /// Objects in Istio's order: by creation timestamp, then name, then namespace. Objects without a timestamp come
-    /// after those, in the order in which they were inserted, as if they were applied in it.
+    /// Objects in Istio's order: by creation timestamp, then name, then namespace, those without a timestamp last. In
+    /// what order they were inserted makes no difference.
     fn sorted<'a, T>(
         &'a self,
         kind: &str,
@@ -73,19 +60,12 @@ impl Objects {
         let from = (ObjectRef::new(kind, "", ""), Arc::from(""));
         let of_kind = self.by_key.range(from..).take_while(|(key, _)| &*key.0.kind == kind);
         let mut found: Vec<_> =
-            of_kind.filter_map(|(_, held)| Some((held, typed(&held.object.spec)?))).collect();
-        found.sort_by_key(|(held, _)| {
-            let object = &held.object;
-            let applied = if object.created.is_some() { 0 } else { held.order };
-            (
-                object.created.is_none(),
-                object.created,
-                applied,
-                &object.reference.name,
-                &object.reference.namespace,
-            )
+            of_kind.filter_map(|(_, object)| Some((&**object, typed(&object.spec)?))).collect();
+        found.sort_by_key(|(object, _)| {
+            let r = &object.reference;
+            (object.created.is_none(), object.created, &r.name, &r.namespace)
         });
-        found.into_iter().map(|(held, spec)| (&*held.object, spec)).collect()
+        found
     }
 }
 

@@ -22,9 +22,25 @@ pub struct Reading {
     /// What is wrong with the others, and what is surely not meant.
     pub diagnostics: Vec<Diagnostic>,
     /// Objects that are there but were refused for an error.
-    pub refused: Vec<ObjectRef>,
+    pub refused: Vec<Refused>,
     /// Whether some part of the text is no object, so that objects may be missing without a name.
     pub unreadable: bool,
+}
+
+/// An object that is there but was refused for an error.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Refused {
+    /// Which object.
+    pub reference: ObjectRef,
+    /// Its API group: `security.istio.io`; empty for the core group.
+    pub group: Arc<str>,
+}
+
+impl Refused {
+    /// Whether `object` is another version of it.
+    pub fn is(&self, object: &Object) -> bool {
+        self.reference == object.reference && *self.group == *object.group()
+    }
 }
 
 /// Reads YAML (any number of documents) or JSON, up to [`MAX_FILE_SIZE`]. `file` is how diagnostics name it.
@@ -108,7 +124,9 @@ impl Reader<'_> {
         }
         self.reading.objects.extend(interpreted.object);
         match interpreted.reference {
-            Some(reference) if refused => self.reading.refused.push(reference),
+            Some(reference) if refused => {
+                self.reading.refused.push(Refused { reference, group: interpreted.group });
+            }
             None => self.reading.unreadable = true,
             Some(_) => {}
         }

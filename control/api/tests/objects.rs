@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use tidegate_api::istio::{ServerTlsMode, StringMatch};
 use tidegate_api::kubernetes::NumberOrName;
-use tidegate_api::{Data, Objects, Spec, Value, field, read};
+use tidegate_api::{Data, Objects, Refused, Spec, Value, field, read};
 use tidegate_model::ObjectRef;
 
 const SAMPLE: &str = r#"# A comment before
@@ -176,7 +176,7 @@ fn namespaced(name: &str, created: Option<&str>) -> String {
 }
 
 #[test]
-fn order_is_that_of_creation_then_of_loading() {
+fn order_is_that_of_creation_then_of_names() {
     let text = [
         namespaced("z", None),
         namespaced("a", None),
@@ -190,7 +190,7 @@ fn order_is_that_of_creation_then_of_loading() {
     assert_eq!(reading.diagnostics, []);
     let objects: Objects = reading.objects.into_iter().collect();
     let names: Vec<_> = objects.gateways().iter().map(|(o, _)| o.reference.name.to_string()).collect();
-    assert_eq!(names, ["same-a", "same-b", "later", "z", "a"]);
+    assert_eq!(names, ["same-a", "same-b", "later", "a", "z"]);
 }
 
 #[test]
@@ -204,12 +204,16 @@ fn groups_do_not_collide() {
     assert!(matches!(found.spec, Spec::Other), "the first by group");
 }
 
+fn refused(reference: ObjectRef) -> Refused {
+    Refused { reference, group: "networking.istio.io".into() }
+}
+
 #[test]
 fn lists_of_one_kind_give_their_kind_to_items() {
     let text = "apiVersion: networking.istio.io/v1\nkind: GatewayList\nitems:\n- metadata: {name: a}\n  spec: {}\n- metadata: {name: b}\n  spec: {servrs: []}\n";
     let reading = read("a.yaml", text);
     assert_eq!(reading.objects.len(), 1);
-    assert_eq!(reading.refused, [ObjectRef::new("Gateway", "default", "b")]);
+    assert_eq!(reading.refused, [refused(ObjectRef::new("Gateway", "default", "b"))]);
     assert_eq!(
         reading.diagnostics[0].to_string(),
         "error a.yaml:7:10 Gateway/default/b spec.servrs: there is no such field; did you mean servers?"
@@ -221,7 +225,7 @@ fn one_broken_object_leaves_the_others() {
     let text = SAMPLE.replace("mode: SIMPLE", "mode: SIMPEL").replace("prefix: /a}", "prefix: /a");
     let reading = read("a.yaml", &text);
     assert!(reading.unreadable);
-    assert_eq!(reading.refused, [ObjectRef::new("Gateway", "istio-system", "edge")]);
+    assert_eq!(reading.refused, [refused(ObjectRef::new("Gateway", "istio-system", "edge"))]);
     let kinds: Vec<_> = reading.objects.iter().map(|o| &*o.reference.kind).collect();
     assert_eq!(kinds, ["Service", "Secret", "ConfigMap", "PeerAuthentication"]);
 }

@@ -1,5 +1,6 @@
 use crate::FormatString;
-use serde::Serialize;
+use serde::ser::SerializeTupleVariant;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,9 +28,21 @@ impl fmt::Display for HeaderName {
     }
 }
 
-/// One header operation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+/// What stands for a credential wherever one would be shown.
+pub const HIDDEN: &str = "(hidden)";
+
+/// Whether what has this name - a header, a query parameter, a field - may hold a credential, which no page, log or
+/// explanation shows.
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace(['-', '_'], "");
+    matches!(&*name, "cookie" | "setcookie")
+        || ["authorization", "apikey", "password", "privatekey", "secret", "token"]
+            .iter()
+            .any(|word| name.contains(word))
+}
+
+/// One header operation. Serialized, it does not show a value that may be a credential.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HeaderOp {
     /// Remove every value of the header.
     Remove(HeaderName),
@@ -37,4 +50,37 @@ pub enum HeaderOp {
     Set(HeaderName, FormatString),
     /// Add one more value.
     Append(HeaderName, FormatString),
+}
+
+impl Serialize for HeaderOp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (index, variant, name, value) = match self {
+            HeaderOp::Remove(name) => {
+                return serializer.serialize_newtype_variant("HeaderOp", 0, "remove", name);
+            }
+            HeaderOp::Set(name, value) => (1, "set", name, value),
+            HeaderOp::Append(name, value) => (2, "append", name, value),
+        };
+        let shown = if is_secret(name.as_str()) { HIDDEN } else { value.as_str() };
+        let mut both = serializer.serialize_tuple_variant("HeaderOp", index, variant, 2)?;
+        both.serialize_field(name)?;
+        both.serialize_field(shown)?;
+        both.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_credentials() {
+        for name in ["Authorization", "proxy-authorization", "Cookie", "set-cookie", "X-Api-Key", "id_token"]
+        {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["accept", "x-user", "httpCookie", "cookie-consent", ":authority", "end-user"] {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
 }

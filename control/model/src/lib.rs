@@ -23,7 +23,7 @@ pub use cluster::{
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
-pub use header::{HeaderName, HeaderOp};
+pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
 pub use listener::{
     Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsMode, TlsServer, TlsVersion,
 };

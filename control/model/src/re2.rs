@@ -97,9 +97,23 @@ fn literal(c: char, out: &mut String) {
     out.push(c);
 }
 
+/// Longest text between braces that is looked at: far more than the numbers that are allowed.
+const MAX_REPETITION: usize = 64;
+
 /// After a `{`: whether `n}`, `n,}` or `n,m}` follows; any other brace is literal.
 fn is_repetition(mut rest: Peekable<Chars<'_>>) -> Result<bool, NotRe2> {
-    let inside: String = rest.by_ref().take_while(|c| *c != '}').take(64).collect();
+    let mut closed = false;
+    let inside: String = rest
+        .by_ref()
+        .take(MAX_REPETITION)
+        .take_while(|c| {
+            closed = *c == '}';
+            !closed
+        })
+        .collect();
+    if !closed && inside.len() < MAX_REPETITION {
+        return Ok(false);
+    }
     let (low, high) = inside.split_once(',').unwrap_or((&inside, "0"));
     let number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if !number(low) || !(high.is_empty() || number(high)) {
@@ -226,6 +240,10 @@ mod tests {
             (r"a{b}", "a{b}", "ab"),
             (r"a{,2}", "a{,2}", "aa"),
             (r"a{2}", "aa", "a"),
+            (r"a{2", "a{2", "aa"),
+            (r"a{2,", "a{2,", "aa"),
+            (r"a{2,3", "a{2,3", "aa"),
+            (r"[a-z]+{2/", "x{2/", "xx/"),
             (r"a{1,}", "aa", ""),
             (r"\<a\>", "<a>", "a"),
             (r"\Qa.b\E.", "a.bc", "axbc"),

@@ -1,5 +1,9 @@
-use crate::{ClusterName, FormatString, HeaderName, HeaderOp, ObjectRef, Origin, TableName};
-use serde::Serialize;
+use crate::{
+    ClusterName, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin, TableName, is_secret,
+};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,8 +156,31 @@ pub enum ValueMatch {
     Value(StringMatch),
 }
 
+impl StringMatch {
+    /// The same kind of match without its text.
+    pub fn hidden(&self) -> StringMatch {
+        match self {
+            StringMatch::Exact(_) => StringMatch::Exact(HIDDEN.into()),
+            StringMatch::Prefix(_) => StringMatch::Prefix(HIDDEN.into()),
+            StringMatch::Regex(_) => StringMatch::Regex(HIDDEN.into()),
+        }
+    }
+}
+
+impl ValueMatch {
+    /// As it may be shown for a header or query parameter of this name: without what may be a credential.
+    pub fn shown(&self, name: &str) -> Cow<'_, ValueMatch> {
+        match self {
+            ValueMatch::Value(value) if is_secret(name) => Cow::Owned(ValueMatch::Value(value.hidden())),
+            _ => Cow::Borrowed(self),
+        }
+    }
+}
+
 /// A condition on a header. Repeated lines are joined with `,` before they are compared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// Serialized, it does not show a value that may be a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
     /// The header's name, or one of `:method`, `:path`, `:authority`, `:scheme`.
     pub name: HeaderName,
@@ -164,13 +191,34 @@ pub struct HeaderMatch {
     pub invert: bool,
 }
 
+impl Serialize for HeaderMatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("HeaderMatch", 3)?;
+        fields.serialize_field("name", &self.name)?;
+        fields.serialize_field("value", &*self.value.shown(self.name.as_str()))?;
+        fields.serialize_field("invert", &self.invert)?;
+        fields.end()
+    }
+}
+
 /// A condition on a query parameter: the first value of a repeated key, not percent-decoded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// Serialized, it does not show a value that may be a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryMatch {
     /// The key, compared as it stands in the query.
     pub name: Arc<str>,
     /// What its value must look like.
     pub value: ValueMatch,
+}
+
+impl Serialize for QueryMatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("QueryMatch", 2)?;
+        fields.serialize_field("name", &self.name)?;
+        fields.serialize_field("value", &*self.value.shown(&self.name))?;
+        fields.end()
+    }
 }
 
 /// What happens to a request.
@@ -284,6 +332,6 @@ pub struct DirectResponse {
     pub details: Arc<str>,
 }
 
-fn as_length<S: serde::Serializer>(b: &Arc<[u8]>, s: S) -> Result<S::Ok, S::Error> {
+fn as_length<S: Serializer>(b: &Arc<[u8]>, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_u64(b.len() as u64)
 }

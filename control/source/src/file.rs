@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use tidegate_api::{MAX_FILE_SIZE, Object, Reading, read};
+use tidegate_api::{MAX_FILE_SIZE, Object, Reading, Refused, read};
 use tidegate_model::{Diagnostic, ObjectRef, Origin, Severity};
 
 /// A file as it was last read.
@@ -18,7 +18,7 @@ pub(crate) struct FileState {
     /// Its objects, with the last good version of those that are broken now, in the order they were written.
     pub(crate) objects: Vec<Arc<Object>>,
     pub(crate) diagnostics: Vec<Diagnostic>,
-    pub(crate) refused: Vec<ObjectRef>,
+    pub(crate) refused: Vec<Refused>,
 }
 
 impl FileState {
@@ -135,7 +135,7 @@ impl Kept {
         let present: HashSet<_> = now.objects.iter().map(identity).collect();
         let stays = |object: &Object| {
             let missing = !present.contains(&identity(object));
-            missing && (now.unreadable || now.refused.contains(&object.reference))
+            missing && (now.unreadable || now.refused.iter().any(|refused| refused.is(object)))
         };
         let mut previous = None;
         let mut after = Vec::new();

@@ -5,8 +5,8 @@ use crate::watch::Watch;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tidegate_api::{Object, Objects};
-use tidegate_model::{Diagnostic, ObjectRef, Severity};
+use tidegate_api::{Object, Objects, Refused};
+use tidegate_model::{Diagnostic, Severity};
 
 /// How often a load starts anew because files changed meanwhile.
 const MAX_ROUNDS: usize = 3;
@@ -19,7 +19,7 @@ pub struct Loaded {
     /// All that is wrong with the files as they are now, also with those that were not read again.
     pub diagnostics: Vec<Diagnostic>,
     /// Objects that are written but refused for an error; the last good version of one may be among the objects.
-    pub refused: Vec<ObjectRef>,
+    pub refused: Vec<Refused>,
 }
 
 /// Files and folders of objects, which may change at any time.
@@ -182,10 +182,13 @@ impl Folder {
 
     /// An object that was good in one file and is refused in another stays too.
     fn keep_moved(&self, loaded: &mut Loaded) {
-        for reference in loaded.refused.clone() {
-            let Some(before) = self.objects.get(&reference) else { continue };
-            if loaded.objects.get(&reference).is_none() {
-                let error = loaded.diagnostics.iter().find(|d| d.object.as_ref() == Some(&reference));
+        for refused in &loaded.refused {
+            let reference = &refused.reference;
+            let Some(before) = self.objects.get(reference).filter(|before| refused.is(before)) else {
+                continue;
+            };
+            if loaded.objects.current(before).is_none() {
+                let error = loaded.diagnostics.iter().find(|d| d.object.as_ref() == Some(reference));
                 let origin = error.map_or_else(|| before.origin(), |d| d.origin.clone());
                 loaded.diagnostics.push(kept_diagnostic(before, origin));
                 loaded.objects.insert(before.clone());

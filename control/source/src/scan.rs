@@ -109,7 +109,8 @@ impl Scan {
                 Ok(_) => {}
                 // Gone since, or a symlink to nowhere.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {}
-                Err(error) if is_config(&path) => self.fail(&path, &error.to_string()),
+                // What a symlink leads to may be a folder of configs.
+                Err(error) if is_config(&path) || path.is_symlink() => self.fail(&path, &error.to_string()),
                 Err(_) => {}
             }
         }

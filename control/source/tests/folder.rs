@@ -291,3 +291,18 @@ async fn a_folder_may_go_and_come_back() {
     write(&dir, "config/a.yaml", &gateway("a", 3));
     assert_eq!(shown(&next(&mut folder).await), ["a:3"], "and is watched again");
 }
+
+#[tokio::test]
+async fn a_symlink_to_a_folder_that_is_gone_is_said_and_keeps_its_objects() {
+    let (dir, real) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let team = real.path().join("team");
+    fs::create_dir(&team).unwrap();
+    fs::write(team.join("a.yaml"), gateway("a", 1)).unwrap();
+    symlink(&team, dir.path().join("team")).unwrap();
+    let mut folder = folder(&dir);
+    assert_eq!(shown(&folder.load()), ["a:1"]);
+    fs::rename(&team, real.path().join("gone")).unwrap();
+    let loaded = folder.load();
+    assert_eq!(codes(&loaded), ["unreadable"]);
+    assert_eq!(shown(&loaded), ["a:1"]);
+}

@@ -58,7 +58,7 @@ fn redirected(route: &HttpRoute, redirect: &istio::HttpRedirect) -> Result<Actio
         (None, Some(istio::RedirectPort::FromRequestPort)) => RedirectPort::FromRequestPort,
         (None, None | Some(istio::RedirectPort::FromProtocolDefault)) => RedirectPort::Keep,
     };
-    let path = match (text(&redirect.uri), text(&redirect.prefix_rewrite)) {
+    let path = match (absolute(redirect.uri.as_deref()), absolute(redirect.prefix_rewrite.as_deref())) {
         (Some(uri), _) => Some(RedirectPath::Full(uri)),
         (None, prefix) => prefix.map(RedirectPath::Prefix),
     };
@@ -131,6 +131,12 @@ fn forwarded(
     Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout }))
 }
 
+/// A path as it is written, with a slash before one that has none: it would run into the host.
+fn absolute(path: Option<&str>) -> Option<Arc<str>> {
+    let path = path.filter(|p| !p.is_empty())?;
+    Some(if path.starts_with('/') { path.into() } else { format!("/{path}").into() })
+}
+
 fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
     let rewrite = route.rewrite.as_ref()?;
     if let Some(regex) = &rewrite.uri_regex_rewrite {
@@ -139,7 +145,7 @@ fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
             substitution: regex.rewrite.as_deref().unwrap_or_default().into(),
         });
     }
-    let uri: Arc<str> = rewrite.uri.as_deref().filter(|u| !u.is_empty())?.into();
+    let uri = absolute(rewrite.uri.as_deref())?;
     Some(match kind {
         PathKind::Prefix => PathRewrite::Prefix(uri),
         PathKind::Whole => PathRewrite::Full(uri),
@@ -147,17 +153,15 @@ fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
 }
 
 fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Absent, report: &mut Report) {
-    const ANSWER: &str = "requests are answered with 503 (NC)";
     let object = rule.object;
+    let text = format!("{}; requests are answered with 503 (NC)", absent.text(host, subset));
     match absent {
         Absent::Host => {
-            let text = format!("there is no service {host}; {ANSWER}");
             let advice = "create the Service or ServiceEntry, export it to this gateway, or correct the host";
             report.warning(object, &format!("{field}.host"), "unknown-host", text, advice);
         }
         Absent::Port(known) => {
             let at = if object.field(&format!("{field}.port")).is_some() { "port" } else { "host" };
-            let text = format!("{host} has no such port; {ANSWER}");
             let advice = match known.len() {
                 0 => "add the port to the service".to_owned(),
                 _ => format!(
@@ -168,7 +172,6 @@ fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Abs
             report.warning(object, &format!("{field}.{at}"), "unknown-port", text, advice);
         }
         Absent::Subset(known) => {
-            let text = format!("no DestinationRule for {host} has the subset {subset:?}; {ANSWER}");
             let advice = match known.len() {
                 0 => "create a DestinationRule with that subset".to_owned(),
                 _ => format!("use one of {}", list(known)),
@@ -176,19 +179,17 @@ fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Abs
             report.warning(object, &format!("{field}.subset"), "unknown-subset", text, advice);
         }
         Absent::Tls(mode) => {
-            let mode = mode.as_str();
             let text = format!(
-                "the DestinationRule of {host} asks for TLS ({mode}) to the upstream, which is not spoken yet; \
-                 requests are answered with 503 and never sent in plain text"
+                "{}; requests are answered with 503 and never sent in plain text",
+                absent.text(host, subset)
             );
-            let advice = match mode {
+            let advice = match mode.as_str() {
                 "ISTIO_MUTUAL" => "remove the tls setting, or run with --allow-unenforced for plain text",
                 _ => "remove the tls setting if the upstream speaks plain text",
             };
             report.warning(object, &format!("{field}.host"), "upstream-tls", text, advice);
         }
         Absent::NoAddress => {
-            let text = format!("{host} is a ServiceEntry without addresses of its own; {ANSWER}");
             let advice = "set its resolution to STATIC with endpoints, or to DNS";
             report.warning(object, &format!("{field}.host"), "no-address", text, advice);
         }

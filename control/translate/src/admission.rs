@@ -11,7 +11,7 @@ use tidegate_model::{Diagnostic, ObjectRef, Severity};
 /// Decides which version of each object counts. It remembers the versions that it admitted:
 ///
 /// 1. An object that is not valid keeps its last good version; without one it is left out.
-/// 2. A VirtualService that now names a host or subset that does not exist, while its last version names none such,
+/// 2. A VirtualService that now names a host, port or subset that does not exist, while its last version names none such,
 ///    is held at that version until what it waits for is there (make before break).
 #[derive(Debug, Default)]
 pub struct Admission {
@@ -115,7 +115,7 @@ fn refused(object: &Object, has_last: bool) -> Diagnostic {
     object.diagnostic(Severity::Error, "", text, "correct the errors", "refused")
 }
 
-/// The first destination whose host or subset does not exist, and what is missing.
+/// The first destination whose host, port or subset does not exist, and what is missing.
 fn dangling(
     object: &Object,
     vs: &VirtualService,
@@ -134,6 +134,9 @@ fn dangling(
             let field = format!("spec.http[{r}].route[{d}].destination");
             match clusters.resolve(&host, subset, number, 80).1 {
                 Err(Absent::Host) => return Some((format!("{field}.host"), format!("service {host}"))),
+                Err(Absent::Port(_)) if let Some(number) = number => {
+                    return Some((format!("{field}.port"), format!("port {number} of {host}")));
+                }
                 Err(Absent::Subset(_)) => {
                     return Some((format!("{field}.subset"), format!("subset {subset} of {host}")));
                 }

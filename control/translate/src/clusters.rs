@@ -13,6 +13,8 @@ pub(crate) struct Clusters<'w, 'a> {
     world: &'w World<'a>,
     made: BTreeMap<ClusterName, (Arc<Cluster>, Arc<EndpointSet>)>,
     known: BTreeMap<ClusterName, Result<(), Absent>>,
+    /// What is said of those that are absent.
+    absent: BTreeMap<ClusterName, String>,
 }
 
 /// Why a destination has no cluster, so that its requests are answered with 503.
@@ -30,15 +32,47 @@ pub(crate) enum Absent {
     NoAddress,
 }
 
+impl Absent {
+    /// What is missing, for a destination with this host and subset.
+    pub(crate) fn text(&self, host: &str, subset: &str) -> String {
+        match self {
+            Absent::Host => format!("there is no service {host}"),
+            Absent::Port(_) => format!("{host} has no such port"),
+            Absent::Subset(_) => format!("no DestinationRule for {host} has the subset {subset:?}"),
+            Absent::Tls(mode) => format!(
+                "the DestinationRule of {host} asks for TLS ({}) to the upstream, which is not spoken yet",
+                mode.as_str()
+            ),
+            Absent::NoAddress => format!("{host} is a ServiceEntry without addresses of its own"),
+        }
+    }
+}
+
 impl<'w, 'a> Clusters<'w, 'a> {
     pub(crate) fn new(world: &'w World<'a>) -> Self {
-        Clusters { world, made: BTreeMap::new(), known: BTreeMap::new() }
+        Clusters { world, made: BTreeMap::new(), known: BTreeMap::new(), absent: BTreeMap::new() }
     }
 
     /// The cluster for a destination: its port, else the service's only one, else that of the listener.
     ///
     /// One that does not exist has a name too, which the access log shows.
     pub(crate) fn resolve(
+        &mut self,
+        host: &str,
+        subset: &str,
+        number: Option<u32>,
+        listener: u16,
+    ) -> (ClusterName, Result<(), Absent>) {
+        let (name, found) = self.find(host, subset, number, listener);
+        if let Err(absent) = &found
+            && !self.absent.contains_key(&name)
+        {
+            self.absent.insert(name.clone(), absent.text(host, subset));
+        }
+        (name, found)
+    }
+
+    fn find(
         &mut self,
         host: &str,
         subset: &str,
@@ -128,7 +162,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             for source in &service.sources {
                 let (object, at) = match source {
                     Source::Kubernetes((object, kube)) => {
-                        (*object, kube.ports.iter().position(|p| p.port == u32::from(cluster.port)))
+                        (*object, kube.declared(cluster.port).map(|(at, _)| at))
                     }
                     Source::Entry((object, entry)) => {
                         (*object, entry.ports.iter().position(|p| p.number == u32::from(cluster.port)))
@@ -143,11 +177,12 @@ impl<'w, 'a> Clusters<'w, 'a> {
         }
     }
 
-    /// Puts the clusters and their endpoints into `model`.
-    pub(crate) fn finish(self, model: &mut Model) {
+    /// Puts the clusters and their endpoints into `model`. Returns why others are not in it.
+    pub(crate) fn finish(self, model: &mut Model) -> BTreeMap<ClusterName, String> {
         for (name, (cluster, endpoints)) in self.made {
             model.clusters.insert(name.clone(), cluster);
             model.endpoints.insert(name, endpoints);
         }
+        self.absent
     }
 }

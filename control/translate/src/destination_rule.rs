@@ -1,5 +1,5 @@
 use crate::Env;
-use crate::export::reach;
+use crate::export::{Reach, reach};
 use crate::hosts::{is_subset, resolve};
 use crate::world::{Item, selects};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ struct Rule<'a> {
     host: String,
     /// Whether clients in other namespaces than its own see it.
     exported: bool,
+    /// Whether its own namespace alone sees it.
+    private: bool,
     /// It has a workload selector, and that selects this client.
     preferred: bool,
 }
@@ -51,8 +53,9 @@ impl<'a> DestinationRules<'a> {
             if selector.is_some_and(|s| own != all.client || !selects(&s.match_labels, &env.labels)) {
                 continue;
             }
-            let exported =
-                selector.is_none() && reach(&rule.export_to, default, own, &env.namespace).is_some();
+            let reach = reach(&rule.export_to, default, own, &env.namespace);
+            let exported = selector.is_none() && reach.is_some();
+            let private = selector.is_some() || reach == Some(Reach::Private);
             let host = resolve(&rule.host, own, &env.domain);
             let at = all.rules.len();
             if host.starts_with('*') {
@@ -60,7 +63,7 @@ impl<'a> DestinationRules<'a> {
             } else {
                 all.exact.entry((own, host.clone())).or_default().push(at);
             }
-            all.rules.push(Rule { item, host, exported, preferred: selector.is_some() });
+            all.rules.push(Rule { item, host, exported, private, preferred: selector.is_some() });
         }
         all
     }
@@ -68,10 +71,10 @@ impl<'a> DestinationRules<'a> {
     /// The rules for `host`, a service of `namespace`: those of the client's namespace, else of the service's, else
     /// of the root namespace. There, the most specific host. Several are merged: the first has the policy.
     pub(crate) fn lookup(&self, host: &str, namespace: &str) -> Vec<Item<'a, DestinationRule>> {
-        let client = (self.client != self.root).then_some(self.client);
-        let order = [client, Some(namespace), Some(self.root)];
-        for place in order.into_iter().flatten() {
-            let found = self.in_namespace(place, host);
+        // Of the root namespace, only what is its own comes before what the service's namespace says.
+        let private = self.client == self.root;
+        for (place, private) in [(self.client, private), (namespace, false), (self.root, false)] {
+            let found = self.in_namespace(place, host, private);
             if !found.is_empty() {
                 return found;
             }
@@ -79,8 +82,11 @@ impl<'a> DestinationRules<'a> {
         Vec::new()
     }
 
-    fn in_namespace(&self, namespace: &str, host: &str) -> Vec<Item<'a, DestinationRule>> {
-        let visible = |i: &&usize| self.rules[**i].exported || namespace == self.client;
+    fn in_namespace(&self, namespace: &str, host: &str, private: bool) -> Vec<Item<'a, DestinationRule>> {
+        let visible = |i: &&usize| {
+            let rule = &self.rules[**i];
+            (rule.private || !private) && (rule.exported || namespace == self.client)
+        };
         let exact: Vec<usize> = self
             .exact
             .range((namespace, host.to_owned())..)

@@ -46,7 +46,7 @@ impl<'a> Registry<'a> {
             out.push(bare(Address::Dns(name.as_str().into(), at.number)));
             return;
         }
-        let Some(declared) = kube.ports.iter().find(|p| port(p.port) == Some(at.number)) else { return };
+        let Some((_, declared)) = kube.declared(at.number) else { return };
         let key = (&*object.reference.namespace, &*object.reference.name);
         let unready_too = kube.publish_not_ready_addresses == Some(true);
         if self.slices.contains_key(&key) {
@@ -60,10 +60,7 @@ impl<'a> Registry<'a> {
             }
         }
         if !kube.selector.is_empty() {
-            let target = match &declared.target_port {
-                Some(NumberOrName::Number(n)) => port(*n),
-                _ => None,
-            };
+            let target = declared.target_port.as_ref();
             self.of_workload_entries(key.0, &kube.selector, at, target, out);
         }
     }
@@ -128,10 +125,11 @@ impl<'a> Registry<'a> {
     ) {
         let Some(declared) = entry.ports.iter().find(|p| port(p.number) == Some(at.number)) else { return };
         let target = declared.target_port.and_then(port);
+        let named = target.map(|n| NumberOrName::Number(n.into()));
         let resolution = entry.resolution.unwrap_or(Resolution::None);
         if let Some(selector) = &entry.workload_selector {
             let namespace = &*object.reference.namespace;
-            self.of_workload_entries(namespace, &selector.labels, at, target, out);
+            self.of_workload_entries(namespace, &selector.labels, at, named.as_ref(), out);
             let pods = self.pods.get(namespace).map_or(&[][..], Vec::as_slice);
             for (pod, spec) in pods.iter().filter(|(o, _)| selects(&selector.labels, &o.labels)) {
                 if let (Some(ip), true) = (spec.status.pod_ip.as_deref(), is_ready(spec)) {
@@ -147,7 +145,7 @@ impl<'a> Registry<'a> {
                 out.push(bare(Address::Dns(service.host.clone(), target.unwrap_or(at.number))));
             }
             Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
-                out.extend(entry.endpoints.iter().filter_map(|e| of_workload(e, None, at, target)));
+                out.extend(entry.endpoints.iter().filter_map(|e| of_workload(e, None, at, named.as_ref())));
             }
         }
     }
@@ -157,7 +155,7 @@ impl<'a> Registry<'a> {
         namespace: &str,
         selector: &BTreeMap<String, String>,
         at: &Port,
-        target: Option<u16>,
+        target: Option<&NumberOrName>,
         out: &mut Vec<Endpoint>,
     ) {
         for (object, entry) in self.workload_entries.get(namespace).into_iter().flatten() {
@@ -204,10 +202,16 @@ fn of_workload(
     entry: &WorkloadEntry,
     object: Option<&Object>,
     at: &Port,
-    target: Option<u16>,
+    target: Option<&NumberOrName>,
 ) -> Option<Endpoint> {
     let address = entry.address.as_deref().filter(|a| !a.starts_with("unix://"))?;
-    let named = entry.ports.get(&at.name).copied().and_then(port);
+    let by_name = |name: &str| entry.ports.get(name).copied().and_then(port);
+    let number = match target {
+        // Only the workload can say what number the name stands for.
+        Some(NumberOrName::Name(name)) => by_name(name)?,
+        Some(NumberOrName::Number(n)) => by_name(&at.name).or(port(*n)).unwrap_or(at.number),
+        None => by_name(&at.name).unwrap_or(at.number),
+    };
     let labels = match object {
         Some(object) if entry.labels.is_empty() => &object.labels,
         _ => &entry.labels,
@@ -215,7 +219,7 @@ fn of_workload(
     let mut parts = entry.locality.as_deref().unwrap_or_default().splitn(3, '/').map(Arc::from);
     let mut part = || parts.next().unwrap_or_default();
     Some(Endpoint {
-        address: address_of(address, named.or(target).unwrap_or(at.number)),
+        address: address_of(address, number),
         weight: entry.weight.unwrap_or(1).max(1),
         workload: object.map(|o| o.reference.name.clone()).unwrap_or_default(),
         labels: Arc::new(labels.clone()),

@@ -47,7 +47,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     }
     let Tables { clusters, mut report, .. } = tables;
     clusters.report(&mut report);
-    clusters.finish(&mut out.model);
+    out.absent = clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut report));
     out.diagnostics = report.finish();
     out
@@ -144,9 +144,15 @@ impl Tables<'_, '_> {
             ("maxProtocolVersion", tls.and_then(|t| t.max_protocol_version)),
         ] {
             if matches!(version, Some(TlsProtocol::Tls10 | TlsProtocol::Tls11)) {
-                let text = "TLS below 1.2 is not spoken";
                 let advice = "use TLSV1_2 or TLSV1_3";
-                self.report.note(server.object, &format!("{field}.{name}"), "not-enforced", text, advice);
+                let field = format!("{field}.{name}");
+                if name == "maxProtocolVersion" {
+                    let text = "TLS below 1.2 is not spoken: TLS 1.2 and 1.3 are served instead";
+                    self.report.warning(server.object, &field, "not-enforced", text, advice);
+                } else {
+                    let text = "TLS below 1.2 is not spoken: handshakes begin at 1.2";
+                    self.report.note(server.object, &field, "not-enforced", text, advice);
+                }
             }
         }
         let version = |v: Option<TlsProtocol>| match v {

@@ -41,7 +41,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tidegate_api::Objects;
-use tidegate_model::{Diagnostic, ListenerKey, Model, TableName};
+use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, TableName};
 
 /// Who a gateway is to its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct Translation {
     pub ready: bool,
     /// The Gateways that select this gateway, as `namespace/name` (or `mesh`), with what they opened.
     pub bindings: BTreeMap<Arc<str>, Binding>,
+    /// Why there is no cluster, for each that a route names and that the model does not have.
+    pub absent: BTreeMap<ClusterName, String>,
 }
 
 /// What a Gateway opened.

@@ -43,7 +43,6 @@ pub(crate) fn gateway_name(written: &str, own: &str) -> String {
         return written.to_owned();
     }
     match written.split_once('/') {
-        Some((".", name)) => format!("{own}/{name}"),
         Some(_) => written.to_owned(),
         None => match written.split_once('.') {
             // The legacy form: name.namespace.svc.cluster.local.
@@ -84,7 +83,6 @@ fn header(name: &str, written: &Written, invert: bool) -> HeaderMatch {
 
 fn value(written: &Written) -> ValueMatch {
     match string(written) {
-        Some(StringMatch::Regex(r)) if &*r == "*" => ValueMatch::Present,
         Some(m) => ValueMatch::Value(m),
         None => ValueMatch::Present,
     }
@@ -123,7 +121,6 @@ mod tests {
         for (written, expected) in [
             ("mesh", "mesh"),
             ("gw", "own/gw"),
-            ("./gw", "own/gw"),
             ("ns/gw", "ns/gw"),
             ("gw.ns", "ns/gw"),
             ("gw.ns.svc.cluster.local", "ns/gw"),

@@ -48,7 +48,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
         out.model.virtual_hosts.insert(key, Arc::new(host));
     }
     out.bindings.insert("mesh".into(), binding);
-    clusters.finish(&mut out.model);
+    out.absent = clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut Report::default()));
     out.diagnostics = report.finish();
     out

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tidegate_api::Object;
 use tidegate_api::istio::{Gateway, Server as Written, ServerTlsMode};
-use tidegate_api::kubernetes::NumberOrName;
+use tidegate_api::kubernetes::{NumberOrName, Service};
 use tidegate_model::{Bind, ListenerKey, TableName};
 
 /// A server of a Gateway.
@@ -42,11 +42,14 @@ pub(crate) enum Shared<'a> {
 pub(crate) fn merge<'a>(world: &World<'a>, report: &mut Report) -> BTreeMap<ListenerKey, Shared<'a>> {
     let mut ports = BTreeMap::new();
     let mut names = BTreeSet::new();
+    let services: Vec<_> = world.registry.selecting(&world.env.namespace, &world.env.labels).collect();
     let selected = world.gateways.iter().filter(|(_, g)| selects(&g.selector, &world.env.labels));
     for (object, gateway) in selected {
         for (index, written) in gateway.servers.iter().enumerate() {
             let field = format!("spec.servers[{index}]");
-            let Some((key, number)) = place(world, object, written, &field, report) else { continue };
+            let Some((key, number)) = place(world, &services, object, written, &field, report) else {
+                continue;
+            };
             let hosts: Vec<_> =
                 written.hosts.iter().map(|h| ServerHost::parse(h, &object.reference.namespace)).collect();
             let kind = Kind::of(written);
@@ -191,6 +194,7 @@ fn unserved(server: &Server<'_>, kind: Kind, field: &str, report: &mut Report) {
 /// Where a server listens, and its port as it is named.
 fn place(
     world: &World<'_>,
+    services: &[Item<'_, Service>],
     object: &Object,
     written: &Written,
     field: &str,
@@ -209,19 +213,17 @@ fn place(
             }
         },
     };
-    Some((ListenerKey { bind, port: local_port(world, number) }, number))
+    Some((ListenerKey { bind, port: local_port(world, services, number) }, number))
 }
 
 /// `--port`, else the target port of a Service that selects this gateway, else the port as it is.
-fn local_port(world: &World<'_>, number: u16) -> u16 {
+fn local_port(world: &World<'_>, services: &[Item<'_, Service>], number: u16) -> u16 {
     let env = world.env;
     if let Some(local) = env.ports.get(&number) {
         return *local;
     }
-    let mut services = world.registry.selecting(&env.namespace, &env.labels);
-    let target = services.find_map(|(_, service)| {
-        service.ports.iter().find(|p| port(p.port) == Some(number)).map(|p| p.target_port.clone())
-    });
+    let target =
+        services.iter().find_map(|(_, service)| service.declared(number).map(|(_, p)| p.target_port.clone()));
     match target.flatten() {
         Some(NumberOrName::Number(n)) => port(n).unwrap_or(number),
         Some(NumberOrName::Name(name)) => {

@@ -2,7 +2,7 @@ use crate::Env;
 use crate::export::reach;
 use crate::hosts::{canonical, is_subset, service_host};
 use crate::protocol::Protocol;
-use crate::world::{Item, by_age, port, selects};
+use crate::world::{Item, port, selects};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_api::Objects;
@@ -69,7 +69,7 @@ impl<'a> Registry<'a> {
             pods_by_ip: BTreeMap::new(),
             workload_entries: BTreeMap::new(),
         };
-        for (object, service) in by_age(objects.services()) {
+        for (object, service) in objects.services() {
             let export_to: Vec<String> = object
                 .annotations
                 .get(EXPORT_TO)
@@ -79,7 +79,7 @@ impl<'a> Registry<'a> {
                 registry.add_service((object, service), &env.domain);
             }
         }
-        for item in by_age(objects.service_entries()) {
+        for item in objects.service_entries() {
             let (object, entry) = item;
             if reach(&entry.export_to, default_export_to, &object.reference.namespace, &env.namespace)
                 .is_some()
@@ -144,15 +144,15 @@ impl<'a> Registry<'a> {
     }
 
     fn index_workloads(&mut self, objects: &'a Objects) {
-        for (object, slice) in by_age(objects.endpoint_slices()) {
+        for (object, slice) in objects.endpoint_slices() {
             if let Some(service) = object.labels.get(SERVICE_NAME) {
                 self.slices.entry((&object.reference.namespace, service)).or_default().push((object, slice));
             }
         }
-        for item in by_age(objects.endpoints()) {
+        for item in objects.endpoints() {
             self.endpoints.insert((&item.0.reference.namespace, &item.0.reference.name), item);
         }
-        for item in by_age(objects.pods()) {
+        for item in objects.pods() {
             let (reference, status) = (&item.0.reference, &item.1.status);
             self.pods.entry(&reference.namespace).or_default().push(item);
             self.pods_by_name.insert((&reference.namespace, &reference.name), item);
@@ -161,7 +161,7 @@ impl<'a> Registry<'a> {
                 self.pods_by_ip.entry(ip).or_insert(item);
             }
         }
-        for item in by_age(objects.workload_entries()) {
+        for item in objects.workload_entries() {
             self.workload_entries.entry(&item.0.reference.namespace).or_default().push(item);
         }
     }

@@ -32,9 +32,9 @@ impl<'a> World<'a> {
     pub(crate) fn new(objects: &'a Objects, env: &'a Env) -> Self {
         let mesh = Mesh::new(objects, env);
         let registry = Registry::new(objects, env, mesh.service_export_to());
-        let rules = DestinationRules::new(by_age(objects.destination_rules()), env, mesh.rule_export_to());
-        let gateways = by_age(objects.gateways());
-        let virtual_services = by_age(objects.virtual_services());
+        let rules = DestinationRules::new(objects.destination_rules(), env, mesh.rule_export_to());
+        let gateways = objects.gateways();
+        let virtual_services = objects.virtual_services();
         let hosts = virtual_services.iter().map(|(object, vs)| {
             let own = &object.reference.namespace;
             vs.hosts.iter().map(|h| resolve(h, own, &env.domain)).collect()
@@ -64,16 +64,6 @@ impl<'a> World<'a> {
         visible.sort_by_key(reaches);
         visible
     }
-}
-
-/// By creation timestamp, then name, then namespace; those without a timestamp last. What order files were read in
-/// makes no difference.
-pub(crate) fn by_age<T>(mut items: Vec<Item<'_, T>>) -> Vec<Item<'_, T>> {
-    items.sort_by_key(|(object, _)| {
-        let r = &object.reference;
-        (object.created.is_none(), object.created, &r.name, &r.namespace)
-    });
-    items
 }
 
 /// Whether `labels` have all of `selector`.

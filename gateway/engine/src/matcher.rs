@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use tidegate_model::{
-    Anchoring, HeaderName, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch, ValueMatch,
+    Anchoring, HIDDEN, HeaderName, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch, ValueMatch,
+    is_secret,
 };
 
 /// Hears why a rule does not match. [`Silent`] makes it free for requests that are only decided.
@@ -163,12 +164,27 @@ impl Condition {
         holds != self.invert
     }
 
+    /// The test in words, without what may be a credential.
+    fn wanted(&self) -> String {
+        let name = match &self.subject {
+            Subject::Header(name) => name.as_str(),
+            Subject::Query(name) => name,
+            _ => "",
+        };
+        match &self.test {
+            Test::Exact(_) if is_secret(name) => format!("exact {HIDDEN}"),
+            Test::Prefix(_) if is_secret(name) => format!("prefix {HIDDEN}"),
+            Test::Regex(..) if is_secret(name) => format!("regex {HIDDEN}"),
+            test => test.to_string(),
+        }
+    }
+
     fn reason<R: RequestView + ?Sized>(&self, request: &R) -> String {
-        let Condition { test, invert, .. } = self;
+        let (test, invert) = (self.wanted(), &self.invert);
         match self.subject.value(request) {
             None if *invert => format!("{self}: absent counts as \"\", which {test} matches"),
             None => format!("{self}: absent, wants {test}"),
-            Some(_) if *invert && matches!(test, Test::Present) => format!("{self}: present"),
+            Some(_) if *invert && matches!(self.test, Test::Present) => format!("{self}: present"),
             Some(v) if *invert => format!("{self}: {test} matches {}", quoted(&v)),
             Some(v) => format!("{self}: {test} does not match {}", quoted(&v)),
         }

@@ -15,6 +15,7 @@ mod h1;
 mod h2;
 mod limits;
 mod listener;
+mod lock;
 mod server;
 mod snapshot;
 mod telemetry;

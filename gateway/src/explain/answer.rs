@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::fmt;
 use tidegate_engine::Considered;
-use tidegate_model::{ObjectRef, Origin, Route, RuleRef, VirtualHost};
+use tidegate_model::{ObjectRef, Origin, Route, RuleRef};
 
 /// What happens to a request, and why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -106,11 +106,9 @@ impl Rule {
 }
 
 impl Lost {
-    /// A rule of `host`, which knows where it was written.
-    pub(super) fn new(considered: Considered, host: Option<&VirtualHost>) -> Lost {
-        let mut routes = host.into_iter().flat_map(|host| &host.routes);
-        let origin = routes.find(|route| route.rule == considered.rule).map(|route| route.origin.clone());
-        Lost { rule: Rule::new(&considered.rule, &origin.unwrap_or_default()), lost_by: considered.lost_by }
+    /// The rule of `route`, which knows where it was written.
+    pub(super) fn new(considered: Considered, route: &Route) -> Lost {
+        Lost { rule: Rule::new(&considered.rule, &route.origin), lost_by: considered.lost_by }
     }
 }
 

@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 use tidegate_api::Objects;
 use tidegate_engine::{Decision, ForwardDecision, NoRoute, RouteTableView, Table};
-use tidegate_model::{HostPattern, Model, Severity, VirtualHostKey};
+use tidegate_model::{ClusterName, HostPattern, Model, Severity, VirtualHostKey};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
 
@@ -58,12 +58,13 @@ pub(crate) struct World {
 /// A model with its table.
 struct View {
     model: Model,
+    absent: BTreeMap<ClusterName, String>,
     table: OnceLock<Table>,
 }
 
 impl View {
-    fn new(model: Model) -> View {
-        View { model, table: OnceLock::new() }
+    fn new(model: Model, absent: BTreeMap<ClusterName, String>) -> View {
+        View { model, absent, table: OnceLock::new() }
     }
 
     fn table(&self) -> &Table {
@@ -76,7 +77,7 @@ impl World {
     pub(crate) fn new(generation: u64, translation: Translation, objects: Objects, mesh_env: Env) -> World {
         World {
             generation,
-            gateway: View::new(translation.model),
+            gateway: View::new(translation.model, translation.absent),
             bindings: translation.bindings,
             objects,
             mesh_env,
@@ -131,7 +132,10 @@ impl World {
     }
 
     fn explain_mesh(&self, request: &Request) -> Result<Answer, String> {
-        let view = self.mesh.get_or_init(|| View::new(translate_mesh(&self.objects, &self.mesh_env).model));
+        let view = self.mesh.get_or_init(|| {
+            let translation = translate_mesh(&self.objects, &self.mesh_env);
+            View::new(translation.model, translation.absent)
+        });
         let table = view.table().route_table(&Arc::from(request.port.to_string()));
         let table = table.ok_or_else(|| {
             let ports: Vec<_> = view.model.route_tables.keys().map(|name| &**name).collect();
@@ -161,7 +165,9 @@ impl View {
             .as_deref()
             .map(|domain| VirtualHostKey { table: table.name().clone(), domain: HostPattern::parse(domain) });
         let host = key.and_then(|key| self.model.virtual_hosts.get(&key));
-        let lost = explanation.considered.into_iter().map(|c| Lost::new(c, host.map(|h| &**h)));
+        // the rules of the virtual host in rank order, as those that were considered are
+        let routes = host.into_iter().flat_map(|host| &host.routes);
+        let lost = explanation.considered.into_iter().zip(routes).map(|(c, route)| Lost::new(c, route));
         let mut answer = Answer {
             rule: explanation.decision.route().map(Rule::of),
             route_table: Some(table.name().to_string()),
@@ -222,8 +228,8 @@ impl View {
         answer.endpoints = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         answer.endpoint = answer.endpoints.first().cloned();
         if !self.model.clusters.contains_key(name) {
-            answer.reason =
-                Some(format!("503: there is no cluster {name}, as no service has that host and port"));
+            let why = self.absent.get(name).map(|why| format!(": {why}")).unwrap_or_default();
+            answer.reason = Some(format!("503: there is no cluster {name}{why}"));
         } else if endpoints.is_empty() {
             answer.reason = Some(format!("503: cluster {name} has no ready endpoint"));
         }

@@ -41,6 +41,14 @@ spec:
     route:
     - {destination: {host: cart, port: {number: 80}}, weight: 75}
     - {destination: {host: cart, subset: v2, port: {number: 80}}, weight: 25}
+  - match: [{uri: {prefix: /ghost}}]
+    route: [{destination: {host: ghost}}]
+  - match: [{uri: {prefix: /subset}}]
+    route: [{destination: {host: cart, subset: v9}}]
+  - match: [{uri: {prefix: /port}}]
+    route: [{destination: {host: cart, port: {number: 81}}}]
+  - match: [{uri: {prefix: /token}, headers: {authorization: {exact: Bearer c3Bh}, x-user: {exact: jason}}}]
+    route: [{destination: {host: cart}}]
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -82,11 +90,18 @@ fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
     }
 }
 
-fn world() -> World {
-    let env_of_gateway = env("istio-system", &[("istio", "ingressgateway")]);
+fn gateway_env() -> Env {
+    env("istio-system", &[("istio", "ingressgateway")])
+}
+
+fn admitted() -> Objects {
     let loaded = read("c.yaml", CONFIG).objects.into_iter().collect();
-    let objects = Admission::new().admit(loaded, &env_of_gateway).objects;
-    let translation = translate(&objects, &env_of_gateway);
+    Admission::new().admit(loaded, &gateway_env()).objects
+}
+
+fn world() -> World {
+    let objects = admitted();
+    let translation = translate(&objects, &gateway_env());
     World::new(7, translation, objects, env("default", &[]))
 }
 
@@ -198,4 +213,32 @@ fn the_mesh_is_what_a_sidecar_does() {
     assert_eq!(jason["cluster"], "outbound|80|v2|cart.default.svc.cluster.local");
     // no endpoint has the label
     assert!(jason["reason"].as_str().unwrap().contains("503: cluster outbound|80|v2|cart"), "{jason}");
+}
+
+#[test]
+fn an_absent_cluster_is_said_as_the_check_says_it() {
+    for (path, code, said) in [
+        ("/ghost", "unknown-host", "there is no service ghost.default.svc.cluster.local"),
+        (
+            "/subset",
+            "unknown-subset",
+            "no DestinationRule for cart.default.svc.cluster.local has the subset \"v9\"",
+        ),
+        ("/port", "unknown-port", "cart.default.svc.cluster.local has no such port"),
+    ] {
+        let answer = json_of(&format!("http://shop.example.com{path}"), &[], None);
+        let expected = format!("503: there is no cluster {}: {said}", answer["cluster"].as_str().unwrap());
+        assert_eq!(answer["reason"], expected, "{path}");
+        let checked = translate(&admitted(), &gateway_env()).diagnostics;
+        let warning = checked.iter().find(|d| d.code == code).unwrap();
+        assert!(warning.text.starts_with(&format!("{said};")), "{path}: {}", warning.text);
+    }
+}
+
+#[test]
+fn credentials_that_rules_ask_for_are_not_shown() {
+    let answer = json_of("http://shop.example.com/token", &[("authorization", "Bearer mine")], None);
+    let text = answer.to_string();
+    assert!(!text.contains("c3Bh"), "{text}");
+    assert!(text.contains("headers[authorization]: exact (hidden) does not match"), "{text}");
 }

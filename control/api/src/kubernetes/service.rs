@@ -42,6 +42,14 @@ fields! {
     }
 }
 
+impl Service {
+    /// The port with that number that TCP is spoken on, and its index. The same number may be UDP's as well.
+    pub fn declared(&self, number: u16) -> Option<(usize, &ServicePort)> {
+        let tcp = |p: &ServicePort| !p.protocol.as_deref().is_some_and(|p| p.eq_ignore_ascii_case("UDP"));
+        self.ports.iter().enumerate().find(|(_, p)| p.port == u32::from(number) && tcp(p))
+    }
+}
+
 names! {
     /// What a Service is.
     pub enum ServiceType {

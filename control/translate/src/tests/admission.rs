@@ -47,6 +47,10 @@ fn a_change_waits_for_what_it_names() {
         admit(&mut admission, &format!("{A}\n{}", vs("host: a, subset: v1"))),
         (Some("a -".into()), vec!["held"])
     );
+    assert_eq!(
+        admit(&mut admission, &format!("{A}\n{}", vs("host: a, port: {number: 99}"))),
+        (Some("a -".into()), vec!["held"])
+    );
     let rule = "DestinationRule default/a: {host: a, subsets: [{name: v1, labels: {}}]}";
     let with_rule = format!("{A}\n{rule}\n{}", vs("host: a, subset: v1"));
     assert_eq!(admit(&mut admission, &with_rule), (Some("a v1".into()), vec![]));

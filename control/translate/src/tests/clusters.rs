@@ -56,6 +56,15 @@ fn ports_and_what_is_missing() {
 }
 
 #[test]
+fn a_number_that_udp_has_too_is_tcps() {
+    let lines = "Service default/dual: {selector: {app: dual}, ports: [{name: quic, port: 443, protocol: UDP, targetPort: 9443}, {name: web, port: 443, targetPort: web}]}\n\
+        WorkloadEntry default/vm: {address: 10.0.0.1, labels: {app: dual}, ports: {web: 9090}}\n\
+        WorkloadEntry default/other: {address: 10.0.0.2, labels: {app: dual}}";
+    let (_, _, endpoints, _) = routed("host: dual, port: {number: 443}", lines);
+    assert_eq!(addresses(&endpoints), ["10.0.0.1:9090"]);
+}
+
+#[test]
 fn external_names() {
     let lines = "Service default/ext: {type: ExternalName, externalName: a.default.svc.cluster.local}\nService default/out: {type: ExternalName, externalName: Example.com}";
     let (name, cluster, _, _) = routed("host: ext, port: {number: 80}", lines);
@@ -218,6 +227,13 @@ fn rules_are_looked_up_by_namespace_and_host() {
             LoadBalancer::Random,
         ),
         (vec![rule("istio-system/two", full, "ROUND_ROBIN")], LoadBalancer::RoundRobin),
+        (
+            vec![
+                rule("default/one", "a", "RANDOM"),
+                rule("istio-system/two", full, "ROUND_ROBIN").replace("{host", "{exportTo: [.], host"),
+            ],
+            LoadBalancer::RoundRobin,
+        ),
         (
             vec![
                 rule("default/one", "*.cluster.local", "RANDOM"),

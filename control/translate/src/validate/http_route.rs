@@ -90,6 +90,13 @@ fn match_block(check: &mut Check<'_>, field: &str, m: &HttpMatchRequest, context
             check.string_match(&format!("{field}.{name}"), written);
         }
     }
+    if let Some(StringMatch::Exact(path) | StringMatch::Prefix(path)) = &m.uri
+        && !path.is_empty()
+        && !path.starts_with(['/', '*'])
+    {
+        let text = format!("matches no request: no path starts like {path:?}");
+        check.warning(&format!("{field}.uri"), "never-matches", text, "begin it with a slash");
+    }
     if let Some(port) = m.port.filter(|p| *p != 0) {
         check.port(&format!("{field}.port"), port);
     }
@@ -155,6 +162,16 @@ fn redirected(check: &mut Check<'_>, field: &str, redirect: &HttpRedirect, match
     ] {
         plain(check, &format!("{field}.{name}"), text.as_deref());
     }
+    absolute(check, &format!("{field}.uri"), redirect.uri.as_deref());
+    absolute(check, &format!("{field}.prefixRewrite"), redirect.prefix_rewrite.as_deref());
+}
+
+/// A path that is written instead of the request's begins with a slash, else it would run into the host.
+fn absolute(check: &mut Check<'_>, field: &str, path: Option<&str>) {
+    if let Some(path) = path.filter(|p| !p.is_empty() && !p.starts_with('/')) {
+        let text = format!("{path:?} does not begin with a slash; it is taken as \"/{path}\"");
+        check.warning(field, "invalid-path", text, "begin it with a slash");
+    }
 }
 
 /// Text that becomes part of a head must not end a line of it.
@@ -196,6 +213,7 @@ fn rewritten(check: &mut Check<'_>, field: &str, rewrite: &HttpRewrite) {
         check.error(&format!("{field}.uriRegexRewrite"), "one-of", text, "keep one of them");
     }
     plain(check, &format!("{field}.uri"), rewrite.uri.as_deref());
+    absolute(check, &format!("{field}.uri"), rewrite.uri.as_deref());
     plain(check, &format!("{field}.authority"), rewrite.authority.as_deref());
     if let Some(regex) = regex {
         regex_rewrite(check, &format!("{field}.uriRegexRewrite"), regex);

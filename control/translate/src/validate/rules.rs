@@ -10,6 +10,17 @@ use tidegate_model::{Anchoring, FormatString, Pattern};
 
 /// The longest regex, in bytes.
 const LONGEST_REGEX: usize = 1024;
+/// Headers of one connection or of a message's framing, which the proxy writes by itself.
+const FRAMING: &[&str] = &[
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
 /// The longest name of a host.
 const LONGEST_HOST: usize = 255;
 
@@ -119,6 +130,10 @@ impl Check<'_> {
         if !is_token(plain) && !name.starts_with(CLAIMS) {
             self.error(field, "invalid-header", format!("{name:?} is not a header name"), HEADER_ADVICE);
         }
+        if name.starts_with(':') && !matches!(name, ":authority" | ":method" | ":path" | ":scheme") {
+            let text = format!("no request has a pseudo header {name:?}");
+            self.warning(field, "never-matches", text, "use :authority, :method, :path or :scheme");
+        }
         if matches!(m, StringMatch::Prefix(p) if p.is_empty()) {
             let advice = "write {} for a header that is there, whatever its value";
             self.error(&format!("{field}.prefix"), "invalid-match", "a prefix must not be empty", advice);
@@ -139,6 +154,10 @@ impl Check<'_> {
                 _ => format!("{name:?} is not a header name"),
             };
             self.error(field, "invalid-header", text, HEADER_ADVICE);
+        } else if FRAMING.iter().any(|n| n.eq_ignore_ascii_case(name)) {
+            let text =
+                format!("{name} says how a message is delimited and connected, so it is never changed");
+            self.warning(field, "not-enforced", text, "remove it");
         }
     }
 

@@ -130,9 +130,15 @@ fn endpoints(check: &mut Check<'_>, entry: &ServiceEntry, resolution: Resolution
 pub(super) fn workload(check: &mut Check<'_>, field: &str, entry: &WorkloadEntry, names: bool) {
     let at = format!("{field}.address");
     match entry.address.as_deref().filter(|a| !a.is_empty()) {
-        None if entry.network.is_some() => {}
+        None if entry.network.is_some() => {
+            let text =
+                "has no address, so it cannot be dialled: endpoints of other networks need a gateway there";
+            check.warning(&at, "not-enforced", text, "write the address of the workload");
+        }
         None => check.error(&at, "missing-field", "is missing", "write the address of the workload"),
         Some(path) if path.starts_with("unix://") => {
+            let text = "unix domain sockets are not dialled yet; this endpoint gets no requests";
+            check.warning(&at, "not-enforced", text, "write an IP address");
             if !entry.ports.is_empty() {
                 let text = "a unix domain socket has no ports";
                 check.error(&format!("{field}.ports"), "invalid-port", text, "remove them");

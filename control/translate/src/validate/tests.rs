@@ -74,7 +74,8 @@ fn redirects_rewrites_and_answers() {
         &[
             (Accepted, "redirect: {uri: /lerp, authority: foo.biz}"),
             (Accepted, "redirect: {authority: t}"),
-            (Accepted, "redirect: {uri: t, authority: t, redirectCode: 308}"),
+            (Warned, "redirect: {uri: t, authority: t, redirectCode: 308}"),
+            (Warned, "redirect: {prefixRewrite: t}"),
             (Refused, "redirect: {uri: ''}"),
             (Refused, "redirect: {uri: t, redirectCode: 299}"),
             (Refused, "redirect: {uri: t, redirectCode: 304}"),
@@ -97,6 +98,7 @@ fn redirects_rewrites_and_answers() {
             (Refused, "redirect: {uri: /lerp, authority: foo.biz}"),
             (Accepted, "rewrite: {uri: /path/to/resource, authority: foobar.org}"),
             (Accepted, "rewrite: {authority: foobar.org}"),
+            (Warned, "rewrite: {uri: v2}"),
             (Refused, "rewrite: {}"),
             (Refused, "rewrite: {uri: /a, uriRegexRewrite: {match: a, rewrite: b}}"),
             (Accepted, "rewrite: {uriRegexRewrite: {match: '/(a)', rewrite: '/\\1'}}"),
@@ -119,6 +121,12 @@ fn matches_and_headers() {
         with_route,
         &[
             (Accepted, "match: [{headers: {x: {}, ':method': {exact: GET}}}]"),
+            (Warned, "match: [{headers: {':foo': {}}}]"),
+            (Warned, "match: [{uri: {exact: nolead}}]"),
+            (Warned, "match: [{uri: {prefix: nolead}}]"),
+            (Accepted, "match: [{uri: {prefix: ''}}]"),
+            (Warned, "headers: {request: {set: {Connection: close}}}"),
+            (Warned, "headers: {response: {remove: [Content-Length]}}"),
             (Refused, "match: [{headers: {emptyprefix: {prefix: ''}}}]"),
             (Refused, "match: [{headers: {x: {regex: '*'}}}]"),
             (Refused, "match: [{headers: {'a b': {}}}]"),
@@ -324,9 +332,10 @@ fn service_entries_and_workloads() {
         plain,
         &[
             (Accepted, "address: 1.2.3.4"),
-            (Accepted, "network: vm-net"),
+            (Warned, "network: vm-net"),
             (Refused, "labels: {a: b}"),
             (Refused, "address: 'unix:///a', ports: {http: 80}"),
+            (Warned, "address: 'unix:///a'"),
             (Refused, "address: 1.2.3.4, ports: {http: 0}"),
         ],
     );

@@ -112,6 +112,9 @@ pub(crate) fn poll_abandoned<D: Downstream>(down: &mut D, w: &mut Work, cx: &mut
 
 /// Ready when the time is up.
 pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) -> Poll<Kind> {
+    if down.uploaded() {
+        down.deadline().start_whole();
+    }
     down.deadline().poll(cx).map(|e| match e {
         Expired::Whole => Kind::Timeout,
         Expired::Idle if down.uploaded() => Kind::Stalled,

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// First size of a head buffer.
 const HEAD: usize = 16 << 10;
+/// How much of what follows a request is read while it is served.
+const AHEAD: usize = 64 << 10;
 /// How much of a head buffer may be used up before what follows moves to the front.
 const CONSUMED: usize = HEAD / 2;
 /// Size of a body buffer.
@@ -120,6 +122,14 @@ impl Work {
         } else {
             self.buf.resize(self.buf.len() * 2, 0);
         }
+    }
+
+    /// Makes room for requests that come early; false when that many may wait in the socket.
+    pub(crate) fn room_ahead(&mut self) -> bool {
+        if self.end == self.buf.len() && self.end < AHEAD {
+            self.buf.resize(AHEAD, 0);
+        }
+        self.end < self.buf.len()
     }
 
     /// Drops what comes before `next`, where the next request begins, so that the buffer stays

@@ -24,6 +24,8 @@ pub(crate) struct Deadline {
     idle: Instant,
     idle_for: Duration,
     whole: Option<Instant>,
+    /// The limit for the whole, not started yet.
+    whole_for: Option<Duration>,
 }
 
 impl Deadline {
@@ -31,7 +33,7 @@ impl Deadline {
     pub(crate) fn new(idle: Duration) -> Self {
         let now = Instant::now();
         let sleep = Box::pin(tokio::time::sleep(idle.min(TICK)));
-        Deadline { sleep, idle: now + idle, idle_for: idle, whole: None }
+        Deadline { sleep, idle: now + idle, idle_for: idle, whole: None, whole_for: None }
     }
 
     /// Starts anew at `now`, with both limits.
@@ -39,11 +41,36 @@ impl Deadline {
         self.idle_for = idle;
         self.idle = now + idle;
         self.whole = whole.map(|w| now + w);
+        self.whole_for = None;
         if idle < TICK || whole.is_some_and(|w| w < TICK) {
-            let until = tokio::time::Instant::from_std(self.next());
-            if until < self.sleep.deadline() {
-                self.sleep.as_mut().reset(until);
-            }
+            self.wake();
+        }
+    }
+
+    /// Starts anew at `now`; the limit for the whole waits for [`Deadline::start_whole`].
+    pub(crate) fn start_idle(&mut self, now: Instant, idle: Duration, whole: Option<Duration>) {
+        self.start(now, idle, None);
+        self.whole_for = whole;
+    }
+
+    /// Starts the limit for the whole, where one waits for it.
+    pub(crate) fn start_whole(&mut self) {
+        if let Some(whole) = self.whole_for.take() {
+            self.whole = Some(Instant::now() + whole);
+            self.wake();
+        }
+    }
+
+    /// From now on only idleness is limited.
+    pub(crate) fn end_whole(&mut self) {
+        (self.whole, self.whole_for) = (None, None);
+    }
+
+    /// Has the timer wake in time for what is next.
+    fn wake(&mut self) {
+        let until = tokio::time::Instant::from_std(self.next());
+        if until < self.sleep.deadline() {
+            self.sleep.as_mut().reset(until);
         }
     }
 

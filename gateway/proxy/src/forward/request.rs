@@ -10,6 +10,7 @@ use super::head::{RequestChanges, write_request};
 use super::plan::{Plan, plan};
 use super::record::{Life, Lookup, Reply, Site};
 use super::relay;
+use crate::h1::authority;
 use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
@@ -63,7 +64,13 @@ async fn forward<'t, D: Downstream>(
     decision: ForwardDecision<'t>,
     first: Range<usize>,
 ) -> Result<(), Kind> {
-    down.deadline().start(life.began, site.worker.limits.request_idle, decision.forward.timeout);
+    // the time that the upload takes is the client's
+    let (idle, timeout) = (site.worker.limits.request_idle, decision.forward.timeout);
+    if down.uploaded() {
+        down.deadline().start(life.began, idle, timeout);
+    } else {
+        down.deadline().start_idle(life.began, idle, timeout);
+    }
     let destination = decision.destination;
     life.cluster_name = destination.cluster.as_str();
     let cluster = snapshot.clusters.get(&destination.cluster).ok_or(Kind::NoCluster)?;
@@ -93,7 +100,7 @@ fn serialise(
     let destination = decision.destination;
     render(life, w, site, &destination.request_headers, Reply::Sent);
     let replaced = match &destination.authority {
-        Some(format) => replace_authority(life, w, site, format),
+        Some(format) => replace_authority(life, w, site, format)?,
         None => false,
     };
     if !w.request.has_host() && w.authority.is_empty() {
@@ -110,7 +117,8 @@ fn serialise(
         Decision::Forward(decision).write_target(&super::view::View::of(w), &mut target);
     }
     let climbs = snapshot.mesh.path_normalization != PathNormalization::None && has_dot_segment(&target);
-    if !climbs {
+    let bad = climbs || is_relative(&target);
+    if !bad {
         let changes = RequestChanges {
             target: Some(target.as_slice()).filter(|t| !t.is_empty()),
             authority: Some(w.authority.as_slice()).filter(|_| own_host),
@@ -121,17 +129,22 @@ fn serialise(
     }
     w.out = out;
     w.target = target;
-    // a rewrite must not bring back what normalisation took away
-    if climbs { Err(Kind::BadPath) } else { Ok(()) }
+    // a rewrite must not bring back what normalisation took away, nor make what is no path
+    if bad { Err(Kind::BadPath) } else { Ok(()) }
 }
 
-fn replace_authority(life: &Life<'_>, w: &mut Work, site: Site<'_>, format: &FormatString) -> bool {
+fn replace_authority(
+    life: &Life<'_>,
+    w: &mut Work,
+    site: Site<'_>,
+    format: &FormatString,
+) -> Result<bool, Kind> {
     let mut authority = Vec::new();
     match format.literal() {
         Some(text) => {
             w.authority.clear();
             w.authority.extend_from_slice(text.as_bytes());
-            return !w.authority.is_empty();
+            return Ok(!w.authority.is_empty());
         }
         None => {
             let headers = Lookup { w, response: Reply::Sent };
@@ -139,10 +152,19 @@ fn replace_authority(life: &Life<'_>, w: &mut Work, site: Site<'_>, format: &For
         }
     }
     if authority.is_empty() {
-        return false;
+        return Ok(false);
+    }
+    // what it is made of may be the client's
+    if !authority::is_valid(&authority) {
+        return Err(Kind::BadRequest(400, "invalid_upstream_authority"));
     }
     w.authority = authority;
-    true
+    Ok(true)
+}
+
+/// Whether a rewritten target is none that a server takes: neither a path nor `*` (RFC 9112 3.2).
+fn is_relative(target: &[u8]) -> bool {
+    !target.is_empty() && target != b"*" && !target.starts_with(b"/")
 }
 
 fn has_dot_segment(target: &[u8]) -> bool {

@@ -4,11 +4,13 @@ use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
+use crate::listener::reset_on_close;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -29,6 +31,8 @@ pub(super) struct Client {
     http11: bool,
     /// The connection ends after this response.
     pub(super) closing: bool,
+    /// The end of the connection is the end of the response.
+    until_close: bool,
     /// The response was cut off.
     pub(super) aborted: bool,
     /// Bytes of `w.reply` sent.
@@ -45,6 +49,7 @@ impl Client {
             next: 0,
             http11: true,
             closing: false,
+            until_close: false,
             aborted: false,
             replied: 0,
         }
@@ -112,8 +117,9 @@ impl Downstream for Client {
     }
 
     fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
-        // what comes now belongs to the next request; more of it than fits may wait
-        while w.end < w.buf.len() {
+        // what comes now belongs to the next request; only the end of all of it tells of a client
+        // that left, so a good deal is taken in before the rest waits
+        while w.room_ahead() {
             match ready!(w.poll_read(&mut self.stream, cx)) {
                 Ok(n) if n > 0 => {}
                 _ => return Poll::Ready(()),
@@ -128,6 +134,7 @@ impl Downstream for Client {
 
     fn connection_lines(&mut self, last: bool) -> &'static [u8] {
         // The listener may have gone while the request was in flight.
+        self.until_close = last;
         self.closing |= last || !self.uploaded() || self.shutdown.has_changed().unwrap_or(true);
         match (self.closing, self.http11) {
             (true, _) => b"connection: close\r\n",
@@ -140,8 +147,16 @@ impl Downstream for Client {
         if !self.http11 {
             return Ok(());
         }
-        self.stream.write_all(&w.reply).await?;
-        self.stream.flush().await
+        let Client { stream, deadline, .. } = self;
+        let mut send = pin!(async {
+            stream.write_all(&w.reply).await?;
+            stream.flush().await
+        });
+        poll_fn(|cx| match send.as_mut().poll(cx) {
+            Poll::Pending => deadline.poll(cx).map(|_| Err(io::ErrorKind::TimedOut.into())),
+            ready => ready,
+        })
+        .await
     }
 
     fn begin_response(&mut self, _w: &mut Work, _end: bool) -> io::Result<()> {
@@ -185,10 +200,15 @@ impl Downstream for Client {
 
     async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64) {
         self.closing = true;
+        self.deadline.end_whole();
         super::tunnel::join(self, w, upstream, early).await
     }
 
     fn abort(&mut self) {
         self.aborted = true;
+        // the end of a plain connection would make the response look whole; TLS ends otherwise
+        if let Some(stream) = (*self.stream).as_any().downcast_ref().filter(|_| self.until_close) {
+            let _ = reset_on_close(stream);
+        }
     }
 }

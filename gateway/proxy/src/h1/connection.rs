@@ -155,10 +155,10 @@ async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kin
 /// Ends the connection so that the client gets to read the answer: what it still sends is read
 /// for a while, because unread bytes would make the system reset the connection.
 async fn close(client: &mut Client) {
-    if client.stream.shutdown().await.is_err() {
-        return;
-    }
     let drain = async {
+        if client.stream.shutdown().await.is_err() {
+            return;
+        }
         let mut scratch = [0u8; 512];
         let mut left = LINGER_BYTES;
         while left > 0 {

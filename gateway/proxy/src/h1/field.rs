@@ -73,7 +73,30 @@ pub(crate) fn known(name: &[u8]) -> Known {
         23 if is(b"x-forwarded-client-cert") => Known::Internal,
         29 if is(b"x-envoy-upstream-service-time") => Known::ServiceTime,
         n if n > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Known::Internal,
+        _ if name.contains(&b'_') => alias(name),
         _ => Known::Other,
+    }
+}
+
+/// The longest known name, and with it all that is looked at of an alias.
+const LONGEST: usize = 29;
+
+/// A name with `_`, which upstreams of the CGI kind do not tell from `-`: where that would make
+/// it a name that the gateway acts on, it is taken off.
+fn alias(name: &[u8]) -> Known {
+    let mut folded = [0; LONGEST + 1];
+    let n = name.len().min(folded.len());
+    for (to, from) in folded.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+    }
+    match known(&folded[..n]) {
+        Known::Other
+        | Known::UserAgent
+        | Known::ContentType
+        | Known::Date
+        | Known::Server
+        | Known::Expect => Known::Other,
+        _ => Known::HopByHop,
     }
 }
 
@@ -110,4 +133,31 @@ pub(crate) fn is_token(b: &[u8]) -> bool {
 /// A character of a token.
 pub(crate) fn is_token_char(c: u8) -> bool {
     c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn underscores_hide_no_name() {
+        for name in [
+            "X_Real_IP",
+            "x-forwarded_for",
+            "X_Forwarded_Client_Cert",
+            "x_request_id",
+            "X_Envoy_Retry_On",
+            "x_envoy_upstream_rq_per_try_timeout_ms",
+            "Content_Length",
+            "Transfer_Encoding",
+        ] {
+            assert_eq!(known(name.as_bytes()), Known::HopByHop, "{name}");
+            assert!(forbidden_in_trailers(name.as_bytes()), "{name}");
+        }
+        for name in
+            ["x_custom", "_", "x_", "user_agent", "x_real_ip_2", "a_name_that_is_longer_than_any_known_one"]
+        {
+            assert_eq!(known(name.as_bytes()), Known::Other, "{name}");
+        }
+    }
 }

@@ -86,9 +86,13 @@ pub(super) async fn join(
     early: Bulk,
 ) -> (u64, u64) {
     let mut nothing = Bulk::take();
-    if client.begin_response(w, false).is_err()
-        || poll_fn(|cx| client.poll_body(w, &mut nothing, false, cx)).await.is_err()
-    {
+    let head = client.begin_response(w, false).is_ok()
+        && poll_fn(|cx| match client.poll_body(w, &mut nothing, false, cx) {
+            Poll::Pending => client.deadline.poll(cx).map(|_| false),
+            Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+        })
+        .await;
+    if !head {
         return (0, 0);
     }
     let (mut down, mut up) = (Way::with(early), Way::with_all(&w.buf[client.next..w.end]));

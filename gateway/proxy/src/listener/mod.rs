@@ -9,7 +9,7 @@ mod spread;
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, sniff};
-pub(crate) use socket::{canonical, open};
+pub(crate) use socket::{canonical, open, reset_on_close};
 pub(crate) use spread::Spread;
 
 use crate::snapshot::{LastSnapshot, Snapshot};
@@ -144,5 +144,34 @@ pub(crate) fn not_opened(listener: &Listener, address: SocketAddr, e: &io::Error
         text: format!("cannot listen on {address} for {}: {e}", owners.join(", ")),
         advice,
         code: "listen-failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::testing::{KEY, connection, model, worker};
+    use crate::limits::Limits;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn who_hears_that_a_listener_goes_still_finds_its_routes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let mut model = model((Ipv4Addr::LOCALHOST, 1).into());
+        let live = worker(&model, Limits::default()).pin(&LastSnapshot::default());
+        // The system chooses the port; the routes are those of KEY.
+        let listener = model.listeners.remove(&KEY).unwrap();
+        model.listeners.insert(ListenerKey { port: 0, ..KEY }, listener);
+        let mut listeners = Listeners::new(Some(Ipv4Addr::LOCALHOST.into()));
+        let listening = listeners.open(&model).new.remove(0);
+        assert!(listening.last.get().is_none());
+
+        listeners.close_gone(&Model::default(), &live);
+        assert!(*listening.shutdown.borrow());
+        let without = worker(&Model::default(), Limits::default());
+        let has_routes = |last: &LastSnapshot| without.pin(last).routes(&connection()).is_some();
+        assert!(!has_routes(&LastSnapshot::default()));
+        assert!(has_routes(&listening.last));
     }
 }

@@ -1,6 +1,8 @@
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// More than any `net.core.somaxconn`, to which the kernel cuts it.
@@ -39,6 +41,17 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+/// Has the peer see a reset instead of an end when the stream is dropped.
+///
+/// # Errors
+/// What the system says.
+#[expect(unsafe_code, reason = "Pingora's stream says its descriptor only as a number")]
+pub(crate) fn reset_on_close(stream: &L4Stream) -> io::Result<()> {
+    // SAFETY: the stream owns the descriptor and outlives the borrow.
+    let fd = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    SockRef::from(&fd).set_linger(Some(Duration::ZERO))
 }
 
 /// The address with an IPv4 one that came by a dual stack socket written as IPv4.

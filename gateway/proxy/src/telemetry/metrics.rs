@@ -1,13 +1,14 @@
 //! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
 
 use super::{Flags, Record, Workload};
+use crate::lock::lock;
 use crate::server::Identity;
 use ahash::{AHashMap, RandomState};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use tidegate_model::HeaderName;
 
@@ -410,10 +411,6 @@ pub(super) fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
     let mut metric = Metric::from_label(labels);
     metric.set_gauge(gauge);
     metric
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

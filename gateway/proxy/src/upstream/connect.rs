@@ -76,9 +76,10 @@ impl Connector {
 
 /// What the system said, without the layers through which it came: they print the whole peer.
 fn cause(error: &pingora::Error) -> String {
-    match error.root_cause().downcast_ref::<std::io::Error>() {
-        Some(said) => said.to_string(),
-        None => error.root_etype().as_str().to_string(),
+    let root = error.root_cause();
+    match root.downcast_ref::<pingora::Error>() {
+        Some(error) => error.etype().as_str().to_string(),
+        None => root.source().map_or_else(|| root.to_string(), ToString::to_string),
     }
 }
 

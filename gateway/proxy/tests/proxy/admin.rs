@@ -1,5 +1,9 @@
 use crate::support::*;
-use tidegate_model::{Diagnostic, Model, Origin, Severity};
+use std::sync::Arc;
+use tidegate_model::{
+    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Severity,
+    StringMatch, ValueMatch,
+};
 use tidegate_proxy::{Options, Proxy, Report, StartError};
 
 #[tokio::test]
@@ -59,6 +63,44 @@ async fn config_and_table_show_everything_but_keys() {
     }
     let page = get(proxy.admin_address(), "/").await.1;
     assert!(page.contains("spec.&lt;script&gt;") && page.contains("Generation 1"), "{page}");
+}
+
+#[tokio::test]
+async fn credentials_in_rules_are_not_shown() {
+    let proxy = start();
+    let mut model = Model::default();
+    let table = plain(&mut model, key(1));
+    let mut route = respond("hello");
+    let secret = |s: &str| ValueMatch::Value(StringMatch::Exact(s.into()));
+    for (name, value) in [("authorization", "Bearer s3cret"), ("x-user", "jason")] {
+        route.matches.headers.push(HeaderMatch {
+            name: HeaderName::new(name),
+            value: secret(value),
+            invert: false,
+        });
+    }
+    route.matches.query.push(QueryMatch { name: "access_token".into(), value: secret("s3cret") });
+    if let Action::DirectResponse(response) = Arc::make_mut(&mut route.action) {
+        let set = |name, value| HeaderOp::Set(HeaderName::new(name), FormatString::parse(value).unwrap());
+        response.response_headers = vec![set("set-cookie", "s3cret"), set("x-a", "b")];
+    }
+    host(&mut model, &table, "a.b", vec![route]);
+    proxy.apply(model);
+    let (_, body) = get(proxy.admin_address(), "/config/table").await;
+    assert!(!body.contains("s3cret"), "{body}");
+    let shown = get_json(proxy.admin_address(), "/config/table").await;
+    let route = &shown["virtual_hosts"][0]["routes"][0];
+    assert_eq!(
+        route["matches"]["headers"],
+        serde_json::json!([
+            {"name": "authorization", "value": {"value": {"exact": "(hidden)"}}, "invert": false},
+            {"name": "x-user", "value": {"value": {"exact": "jason"}}, "invert": false},
+        ])
+    );
+    assert_eq!(
+        route["action"]["direct_response"]["response_headers"],
+        serde_json::json!([{"set": ["set-cookie", "(hidden)"]}, {"set": ["x-a", "b"]}])
+    );
 }
 
 #[tokio::test]

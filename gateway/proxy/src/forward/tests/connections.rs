@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::forward::buffers::Work;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 
 #[test]
 fn a_refused_request_is_nobody_elses() {
@@ -58,4 +59,113 @@ fn a_101_before_the_end_of_the_request_is_no_upgrade() {
         .unwrap();
         assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 502 "));
     });
+}
+
+#[test]
+fn the_timeout_begins_with_the_end_of_the_request() {
+    let timeout = |m: &mut Model| change(m, "*", |f| f.timeout = Some(Duration::from_millis(100)));
+    let head = "POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 4\r\n\r\n";
+    for answers in [true, false] {
+        play(timeout, false, |mut s| async move {
+            s.send(head).await;
+            let (mut up, _) = s.accept().await;
+            for piece in ["ab", "cd"] {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                s.send(piece).await;
+                assert_eq!(read_until(&mut up, piece).await, piece);
+            }
+            if answers {
+                up.write_all(OK.as_bytes()).await.unwrap();
+                s.read_until("\r\n\r\nok").await;
+            } else {
+                let began = std::time::Instant::now();
+                assert!(s.read_until("request timeout").await.starts_with("HTTP/1.1 504 "));
+                assert!(began.elapsed() < Duration::from_millis(400), "the idle limit ended it");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_tunnel_outlives_the_timeout() {
+    let timeout = |m: &mut Model| change(m, "*", |f| f.timeout = Some(Duration::from_millis(100)));
+    play(timeout, false, |mut s| async move {
+        let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        s.send(&format!("GET / HTTP/1.1\r\nHost: a.b\r\n{upgrade}")).await;
+        let (mut up, _) = s.accept().await;
+        up.write_all(format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}").as_bytes()).await.unwrap();
+        s.read_until("\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        s.send("ping").await;
+        assert_eq!(read_until(&mut up, "ping").await, "ping");
+    });
+}
+
+#[test]
+fn a_client_that_reads_no_interim_response_is_given_up() {
+    one(|mut s| async move {
+        s.send(GET).await;
+        let (mut up, _) = s.accept().await;
+        let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(50 << 10));
+        for _ in 0..16 {
+            let _ = up.write_all(hints.as_bytes()).await;
+        }
+        assert_eq!(up.read(&mut [0]).await.unwrap_or(0), 0);
+    });
+}
+
+#[test]
+fn an_authority_made_of_a_header_must_be_one() {
+    let authority = |m: &mut Model| {
+        change(m, "*", |f| f.destinations[0].authority = Some(FormatString::parse("%REQ(X-To)%").unwrap()));
+    };
+    for bad in ["a/b", "u@a", "a b"] {
+        play(authority, false, |mut s| async move {
+            s.send(&format!("GET / HTTP/1.1\r\nHost: a.b\r\nX-To: {bad}\r\n\r\n")).await;
+            assert!(s.read_to_end().await.starts_with("HTTP/1.1 400 "), "{bad}");
+        });
+    }
+    play(authority, false, |mut s| async move {
+        s.send("GET / HTTP/1.1\r\nHost: a.b\r\nX-To: c.d:81\r\n\r\n").await;
+        assert!(s.accept().await.1.contains("\r\nhost: c.d:81\r\n"));
+    });
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_behind_requests_that_wait() {
+    one(|mut s| async move {
+        s.send(GET).await;
+        let (mut up, _) = s.accept().await;
+        s.send(&GET.repeat(1000)).await;
+        drop(s.client);
+        let noticed = tokio::time::timeout(Duration::from_millis(300), up.read(&mut [0])).await;
+        assert_eq!(noticed.expect("not before the idle limit").unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_response_without_length_that_is_cut_off_does_not_look_whole() {
+    for cut in [true, false] {
+        one(|s| async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let served = L4Stream::from(listener.accept().await.unwrap().0);
+            let (_shutdown, watch) = watch::channel(false);
+            let worker = worker(&model(s.upstream.local_addr().unwrap()), limits());
+            let serve = h1::serve(Box::new(served), connection(), worker, watch);
+            let act = async {
+                client.write_all(GET.as_bytes()).await.unwrap();
+                let (mut up, _) = s.accept().await;
+                up.write_all(b"HTTP/1.1 200 OK\r\n\r\nsome").await.unwrap();
+                read_until(&mut client, "some").await;
+                if cut {
+                    socket2::SockRef::from(&up).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+                drop(up);
+                client.read(&mut [0]).await.map_err(|e| e.kind())
+            };
+            let expected = if cut { Err(std::io::ErrorKind::ConnectionReset) } else { Ok(0) };
+            assert_eq!(tokio::join!(serve, act).1, expected);
+        });
+    }
 }

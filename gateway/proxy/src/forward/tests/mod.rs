@@ -417,6 +417,24 @@ fn upgrades_become_tunnels_and_bytes_before_the_101_wait() {
 }
 
 #[test]
+fn a_rewrite_to_what_is_no_path_is_not_sent() {
+    let edit = |m: &mut Model| {
+        change(m, "*", |f| f.path_rewrite = Some(PathRewrite::Prefix("v2".into())));
+    };
+    play(edit, false, |mut s| async move {
+        s.send("GET /a HTTP/1.1\r\nHost: a.b\r\n\r\n").await;
+        let answer = s.read_until("\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    });
+    // asterisk-form has no path that could be rewritten
+    play(edit, false, |mut s| async move {
+        s.send("OPTIONS * HTTP/1.1\r\nHost: a.b\r\n\r\n").await;
+        let (_up, head) = s.accept().await;
+        assert!(head.starts_with("OPTIONS * HTTP/1.1\r\n"), "{head}");
+    });
+}
+
+#[test]
 fn answers_of_the_gateway_itself() {
     let rules = |m: &mut Model| {
         host(
