@@ -65,7 +65,7 @@ async fn until(folder: &mut Folder, expected: &[&str]) -> Loaded {
 }
 
 #[test]
-fn files_in_order_and_nothing_hidden() {
+fn every_file_and_nothing_hidden() {
     let dir = TempDir::new().unwrap();
     write(&dir, "b.yaml", &gateway("b", 1));
     write(&dir, "a.yml", &gateway("z", 2));
@@ -79,11 +79,11 @@ fn files_in_order_and_nothing_hidden() {
     }
     symlink(dir.path(), dir.path().join("c/circle")).unwrap();
     let loaded = folder(&dir).load();
-    assert_eq!(shown(&loaded), ["z:2", "b:1", "c:3"]);
+    assert_eq!(shown(&loaded), ["b:1", "c:3", "z:2"]);
     assert_eq!(loaded.diagnostics, []);
 
     let (b, a) = (dir.path().join("b.yaml"), dir.path().join("a.yml"));
-    assert_eq!(shown(&Folder::open(vec![b, a]).load()), ["b:1", "z:2"], "arguments in order");
+    assert_eq!(shown(&Folder::open(vec![b, a]).load()), ["b:1", "z:2"], "only what was named");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn the_last_in_path_order_wins() {
     let first = write(&dir, "a.yaml", &format!("{}{}", gateway("x", 1), gateway("other", 1)));
     let last = write(&dir, "b.yaml", &gateway("x", 2));
     let loaded = folder(&dir).load();
-    assert_eq!(shown(&loaded), ["x:2", "other:1"], "as if applied in that order");
+    assert_eq!(shown(&loaded), ["other:1", "x:2"], "as if applied in that order");
     let expected = format!(
         "warning {}:1:1 Gateway/default/x -: is written again at {}:1:1, which wins because it is later in path order; remove one of the two",
         first.display(),
