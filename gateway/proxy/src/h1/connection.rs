@@ -33,7 +33,12 @@ pub(crate) async fn serve(
     loop {
         let mut w = match read_head(&mut client, &mut work, &mut stop, site).await {
             Ok(Some(w)) => w,
-            Ok(None) => return,
+            Ok(None) => {
+                if let Some(w) = work.take() {
+                    w.give_back();
+                }
+                return;
+            }
             Err(kind) => {
                 return refuse(&mut client, work.take().unwrap_or_else(Work::take), site, kind).await;
             }
