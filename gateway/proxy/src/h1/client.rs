@@ -24,6 +24,8 @@ pub(super) struct Client {
     shutdown: ShutdownWatch,
     /// The request's body.
     scan: BodyScan,
+    /// Chunk framing is taken off the body.
+    decode: bool,
     /// Where in `w.buf` the next request begins.
     pub(super) next: usize,
     http11: bool,
@@ -42,6 +44,7 @@ impl Client {
             deadline,
             shutdown,
             scan: BodyScan::new(Framing::None),
+            decode: false,
             next: 0,
             http11: true,
             closing: false,
@@ -71,6 +74,7 @@ impl Downstream for Client {
         self.http11 = w.request.http11;
         self.closing |= !w.request.persistent();
         self.scan = BodyScan::new(w.request.request_framing());
+        self.decode = false;
         let body = w.pos + w.request.len;
         self.next = body;
         match self.scan.scan(&w.buf[body..w.end]) {
@@ -100,13 +104,26 @@ impl Downstream for Client {
         if bulk.is_empty() {
             return Poll::Ready(Err(Kind::ClientGone));
         }
-        let Ok(n) = self.scan.scan(bulk.bytes()) else {
+        let taken = if self.decode {
+            self.scan.decode(bulk.bytes_mut())
+        } else {
+            self.scan.scan(bulk.bytes()).map(|n| (n, n))
+        };
+        let Ok((used, kept)) = taken else {
             self.closing = true;
             return Poll::Ready(Err(Kind::BadBody));
         };
-        w.push_back(&bulk.bytes()[n..]);
-        bulk.truncate(n);
+        w.push_back(&bulk.bytes()[used..]);
+        bulk.truncate(kept);
         Poll::Ready(Ok(bulk))
+    }
+
+    fn upload_content(&mut self) {
+        self.decode = true;
+    }
+
+    fn upload_trailers(&self) -> Option<&[u8]> {
+        self.scan.trailers()
     }
 
     fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
