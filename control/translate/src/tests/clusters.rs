@@ -165,6 +165,27 @@ fn endpoints_of_services() {
 }
 
 #[test]
+fn what_is_spoken_to_a_cluster() {
+    let with = |http: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{connectionPool: {{http: {{{http}}}}}}}}}"
+        )
+    };
+    for (http, expected) in [
+        ("", UpstreamProtocol::Http1),
+        ("h2UpgradePolicy: DO_NOT_UPGRADE", UpstreamProtocol::Http1),
+        ("h2UpgradePolicy: UPGRADE", UpstreamProtocol::Http2),
+        ("useClientProtocol: true", UpstreamProtocol::Client),
+        ("useClientProtocol: true, h2UpgradePolicy: UPGRADE", UpstreamProtocol::Client),
+        ("useClientProtocol: false, h2UpgradePolicy: UPGRADE", UpstreamProtocol::Http2),
+    ] {
+        let (_, cluster, _, said) = routed("host: a", &with(http));
+        assert_eq!(cluster.unwrap().protocol, expected, "{http}");
+        assert!(!said.iter().any(|s| s.ends_with("not-enforced")), "{said:?}");
+    }
+}
+
+#[test]
 fn policies_override_each_other() {
     let rule = |policy: &str, subset: &str| {
         format!(

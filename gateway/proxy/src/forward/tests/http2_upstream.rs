@@ -289,3 +289,45 @@ fn a_slow_reader_holds_back_its_stream_alone() {
         assert_eq!(answer.await.unwrap().status(), 200);
     });
 }
+
+#[test]
+fn the_protocol_of_the_client_is_kept() {
+    fn as_client(model: &mut Model) {
+        for cluster in model.clusters.values_mut() {
+            std::sync::Arc::make_mut(cluster).protocol = UpstreamProtocol::Client;
+        }
+    }
+    play(as_client, false, |mut s| async move {
+        s.send(GET).await;
+        assert!(s.accept().await.1.starts_with("GET / HTTP/1.1\r\n"));
+    });
+    play(as_client, true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let (answer, _) = send.send_request(Request::get("http://a.b/").body(()).unwrap(), true).unwrap();
+        let mut server = Server::accept(&upstream, 100).await;
+        server.next().await.1.send_response(ok(), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn bodies_that_end_with_the_connection_are_put_in_chunks() {
+    one(|mut s| async move {
+        s.send(GET).await;
+        let mut up = s.accept().await.0;
+        up.write_all(b"HTTP/1.0 200 OK\r\n\r\nfirst").await.unwrap();
+        let head = s.read_until("5\r\nfirst\r\n").await;
+        assert_eq!(header(&head, "transfer-encoding"), Some("chunked"));
+        assert_eq!(header(&head, "connection"), None);
+        up.write_all(b"second").await.unwrap();
+        assert_eq!(s.read_until("\r\n").await, "6\r\n");
+        assert_eq!(s.read_until("\r\n").await, "second\r\n");
+        drop(up);
+        assert_eq!(s.read_until("\r\n\r\n").await, "0\r\n\r\n");
+        // the client's connection goes on
+        s.send(GET).await;
+        s.accept().await.0.write_all(OK.as_bytes()).await.unwrap();
+        assert!(s.read_until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    });
+}
