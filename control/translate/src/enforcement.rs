@@ -90,10 +90,14 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].loadBalancer.simple"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.connectTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
+                concat!($at, "portLevelSettings[].connectionPool.http.h2UpgradePolicy"),
+                concat!($at, "portLevelSettings[].connectionPool.http.useClientProtocol"),
                 concat!($at, "portLevelSettings[].tls.mode"),
                 concat!($at, "loadBalancer.simple"),
                 concat!($at, "connectionPool.tcp.connectTimeout"),
                 concat!($at, "connectionPool.http.idleTimeout"),
+                concat!($at, "connectionPool.http.h2UpgradePolicy"),
+                concat!($at, "connectionPool.http.useClientProtocol"),
                 // Reported with the reference to it: it fails closed.
                 concat!($at, "tls.mode"),
             )*

@@ -4,6 +4,7 @@ use super::buffers::{Bulk, Work};
 use super::downstream::Downstream;
 use super::edits::{Edits, line};
 use super::error::{Kind, reason_phrase};
+use super::grpc::{self, is_grpc};
 use super::head::{end_response, write_date};
 use super::record::{Life, Lookup, Reply, Site};
 use crate::telemetry::render_header;
@@ -57,14 +58,19 @@ pub(crate) async fn answer<'t, D: Downstream>(
             (response.status, &response.response_headers, &response.body)
         }
     };
-    life.status = status;
+    let grpc = is_grpc(w);
+    life.status = if grpc { 200 } else { status };
     let location = if let Answer::Redirect(_, _, l) = &answer { Some(l.as_slice()) } else { None };
     // after a request that breaks the rules, the next one is not to be trusted
     let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
-    write_head(w, status, ops, location, body.len(), mesh, connection);
+    if grpc {
+        write_grpc_head(w, status, ops, location, body, mesh, connection);
+    } else {
+        write_head(w, status, ops, location, body.len(), mesh, connection);
+    }
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
-    let body = if to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
+    let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
     if send(down, w, body).await.is_ok() {
         life.sent = body.len() as u64;
@@ -100,6 +106,37 @@ fn write_head(
     if status != 204 && status != 304 {
         line(out, b"content-length", itoa::Buffer::new().format(length).as_bytes());
     }
+    if edits.keeps(b"date") {
+        write_date(out);
+    }
+    end_response(out, edits, mesh, connection);
+}
+
+/// An answer to a request of gRPC: its status and message are headers, and there is no body.
+fn write_grpc_head(
+    w: &mut Work,
+    status: u16,
+    ops: &[HeaderOp],
+    location: Option<&[u8]>,
+    message: &[u8],
+    mesh: &MeshSettings,
+    connection: &[u8],
+) {
+    let Work { reply: out, rendered, .. } = w;
+    let edits = Edits::new(ops, rendered);
+    out.clear();
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    line(out, b"content-type", b"application/grpc");
+    line(out, b"grpc-status", itoa::Buffer::new().format(grpc::status(status)).as_bytes());
+    if !message.is_empty() {
+        out.extend_from_slice(b"grpc-message: ");
+        grpc::encode(message, out);
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(location) = location.filter(|_| edits.keeps(b"location")) {
+        line(out, b"location", location);
+    }
+    line(out, b"content-length", b"0");
     if edits.keeps(b"date") {
         write_date(out);
     }

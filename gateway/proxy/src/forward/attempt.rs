@@ -6,24 +6,27 @@ use super::deadline::Expired;
 use super::downstream::Downstream;
 use super::error::Kind;
 use super::head::write_interim;
-use super::record::{Life, Site};
-use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
-use pingora::protocols::Stream;
+use super::record::{Life, Protocol, Site};
+use super::upstream::{NoHead, Upstream};
+use crate::h2::Exchange;
+use crate::upstream::{Cluster, ConnectError, Pick};
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
-use tokio::io::AsyncWrite;
 
 /// The most interim responses before the real one.
 const INTERIM: usize = 16;
+/// How often a request is sent again that the upstream refused without looking at it.
+const REFUSALS: usize = 3;
+/// How much of a body sent over HTTP/2 is kept so that it can be sent again.
+const REPEATABLE: usize = 64 << 10;
 
 /// A response whose head has come.
 pub(crate) struct Response {
-    pub(crate) upstream: UpstreamConnection,
+    pub(crate) upstream: Upstream,
     /// The head (`w.response`), and what came with it.
     pub(crate) bulk: Bulk,
     /// The rest of the upload.
@@ -39,7 +42,7 @@ pub(crate) async fn response<D: Downstream>(
     cluster: &Arc<Cluster>,
 ) -> Result<Response, Kind> {
     let pick = &*life.pick.insert(cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?);
-    let mut fresh = false;
+    let (mut fresh, mut refusals) = (false, 0);
     loop {
         let connected = connect(down, w, site, cluster, pick, fresh).await;
         let mut upstream = connected.map_err(|e| match e {
@@ -54,18 +57,22 @@ pub(crate) async fn response<D: Downstream>(
                 kind
             }
         })?;
-        life.upstream_local = upstream.local;
+        life.upstream_local = upstream.local();
         life.attempts += 1;
         let sent_at = Instant::now();
         let mut sender = Sender::default();
-        match head(down, w, &mut upstream.stream, &mut sender).await {
+        match head(down, w, &mut upstream, &mut sender).await {
             Ok(bulk) => {
                 let now = Instant::now();
                 life.service_time = Some(now - sent_at);
                 life.request_duration = down.uploaded().then(|| sent_at - life.began);
                 return Ok(Response { upstream, bulk, sender });
             }
-            Err(NoHead::Silent) if upstream.reused && !fresh && may_repeat(down, w, &sender) => fresh = true,
+            Err(NoHead::Refused) if refusals < REFUSALS && !sender.streamed => refusals += 1,
+            Err(NoHead::Refused) => return Err(Kind::UpstreamReset),
+            Err(NoHead::Silent) if upstream.reused() && !fresh && may_repeat(down, w, &sender) => {
+                fresh = true
+            }
             Err(NoHead::Silent) => return Err(Kind::UpstreamClosed),
             Err(NoHead::Error(kind)) => return Err(kind),
         }
@@ -93,8 +100,17 @@ async fn connect<D: Downstream>(
     cluster: &Arc<Cluster>,
     pick: &Pick,
     fresh: bool,
-) -> Result<UpstreamConnection, NoConnection> {
-    let mut get = pin!(site.worker.pool.get(cluster, pick, fresh));
+) -> Result<Upstream, NoConnection> {
+    let pool = &site.worker.pool;
+    let mut get = pin!(async {
+        Ok(match site.protocol.upstream(cluster.config().protocol) {
+            Protocol::Http1 => Upstream::One(pool.get(cluster, pick, fresh).await?),
+            // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
+            Protocol::Http2 => {
+                Upstream::Two(Box::new(Exchange::new(Box::pin(pool.place(cluster, pick)).await?)))
+            }
+        })
+    });
     poll_fn(|cx| match get.as_mut().poll(cx) {
         Poll::Ready(connection) => Poll::Ready(connection.map_err(NoConnection::Failed)),
         Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoConnection::Abandoned(kind))),
@@ -122,45 +138,34 @@ pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) ->
     })
 }
 
-enum NoHead {
-    /// The connection ended before the first byte of a response.
-    Silent,
-    Error(Kind),
-}
-
 /// Sends the request while waiting for the response's head.
 async fn head<D: Downstream>(
     down: &mut D,
     w: &mut Work,
-    upstream: &mut Stream,
+    upstream: &mut Upstream,
     sender: &mut Sender,
 ) -> Result<Bulk, NoHead> {
     let mut got: Option<Bulk> = None;
     let mut interim = 0;
     loop {
-        let n = poll_fn(|cx| {
+        let more = poll_fn(|cx| {
             if let Poll::Ready(Err(kind)) = sender.poll(upstream, down, w, cx) {
-                return Poll::Ready(Err(kind));
+                return Poll::Ready(Err(NoHead::Error(kind)));
             }
-            let read = match &mut got {
-                Some(bulk) => bulk.poll_fill(upstream, cx, usize::MAX),
-                None => Bulk::poll_read(upstream, cx, usize::MAX).map_ok(|bulk| {
-                    let n = bulk.bytes().len();
-                    got = Some(bulk);
-                    n
-                }),
-            };
-            match read {
-                Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
-                Poll::Pending => poll_abandoned(down, w, cx).map(Err),
+            match upstream.poll_head(&mut got, cx) {
+                Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoHead::Error(kind))),
+                ready => ready,
             }
         })
         .await
-        .map_err(NoHead::Error)?;
+        .map_err(|e| match e {
+            NoHead::Refused if interim > 0 => NoHead::Error(Kind::UpstreamReset),
+            e => e,
+        })?;
         let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else {
             return Err(if interim == 0 { NoHead::Silent } else { NoHead::Error(Kind::UpstreamClosed) });
         };
-        if n == 0 {
+        if !more {
             return Err(NoHead::Error(Kind::UpstreamClosed));
         }
         down.deadline().touch();
@@ -226,7 +231,7 @@ impl Sender {
     /// Sends as much as can be sent now; ready when that was all.
     pub(crate) fn poll<D: Downstream>(
         &mut self,
-        upstream: &mut Stream,
+        upstream: &mut Upstream,
         down: &mut D,
         w: &mut Work,
         cx: &mut Context<'_>,
@@ -235,9 +240,11 @@ impl Sender {
             return Poll::Ready(Ok(()));
         }
         loop {
-            match ready!(self.poll_write(upstream, w, cx)) {
+            let last = down.uploaded() && !(upstream.is_http2() && down.upload_trailers().is_some());
+            self.dirty |= self.sent < w.out.len() || self.piece.is_some();
+            match ready!(upstream.poll_write(w, &mut self.sent, &mut self.piece, last, cx)) {
                 Ok(()) if down.uploaded() => {
-                    self.refused |= ready!(Pin::new(&mut *upstream).poll_flush(cx)).is_err();
+                    self.refused |= ready!(upstream.poll_finish(down.upload_trailers(), cx)).is_err();
                     self.done = true;
                     return Poll::Ready(Ok(()));
                 }
@@ -250,34 +257,25 @@ impl Sender {
             }
             match down.poll_upload(w, cx) {
                 Poll::Ready(Ok(piece)) => {
-                    self.streamed = true;
-                    self.piece = Some(piece);
                     down.deadline().touch();
+                    if upstream.is_http2()
+                        && !self.streamed
+                        && w.out.len() + piece.bytes().len() <= REPEATABLE
+                    {
+                        w.out.extend_from_slice(piece.bytes());
+                    } else {
+                        self.streamed = true;
+                        self.piece = Some(piece);
+                    }
                 }
                 Poll::Ready(Err(kind)) => return Poll::Ready(Err(kind)),
                 Poll::Pending => {
-                    if self.dirty && ready!(Pin::new(&mut *upstream).poll_flush(cx)).is_ok() {
+                    if self.dirty && ready!(upstream.poll_flush(cx)).is_ok() {
                         self.dirty = false;
                     }
                     return Poll::Pending;
                 }
             }
         }
-    }
-
-    fn poll_write(&mut self, upstream: &mut Stream, w: &Work, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < w.out.len() {
-            match ready!(Pin::new(&mut *upstream).poll_write(cx, &w.out[self.sent..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.sent += n,
-            }
-            self.dirty = true;
-        }
-        if let Some(piece) = &mut self.piece {
-            ready!(piece.poll_write_to(upstream, cx))?;
-            self.piece = None;
-            self.dirty = true;
-        }
-        Poll::Ready(Ok(()))
     }
 }

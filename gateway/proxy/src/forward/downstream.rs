@@ -24,6 +24,12 @@ pub(crate) trait Downstream {
     /// The next bytes of the request's body, as they go on an HTTP/1 wire.
     fn poll_upload(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>>;
 
+    /// Has the rest of the body come as content, without framing and trailers.
+    fn upload_content(&mut self);
+
+    /// The request's trailer lines, each with its CRLF, once the body is all there.
+    fn upload_trailers(&self) -> Option<&[u8]>;
+
     /// Ready when the client is gone. Asked only once the body is all there.
     fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()>;
 

@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     ConnectFailed,
     /// The upstream ended the connection before its response.
     UpstreamClosed,
+    /// The upstream reset the stream.
+    UpstreamReset,
     /// The upstream's response breaks the rules.
     UpstreamMalformed,
     /// The route's timeout passed.
@@ -60,6 +62,7 @@ impl Kind {
     pub(crate) fn row(self) -> Row {
         const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
+        let unanswered = |flag, details| row(503, flag, details, RESET);
         match self {
             Kind::BadRequest(status, why) => {
                 row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
@@ -82,30 +85,25 @@ impl Kind {
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
             }
-            Kind::ConnectRefused => row(
-                503,
+            Kind::ConnectRefused => unanswered(
                 Flag::UpstreamConnectFailure,
                 "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
-                RESET,
             ),
-            Kind::ConnectTimeout => row(
-                503,
+            Kind::ConnectTimeout => unanswered(
                 Flag::UpstreamConnectFailure,
                 "upstream_reset_before_response_started{connection_timeout}",
-                RESET,
             ),
-            Kind::ConnectFailed => row(
-                503,
+            Kind::ConnectFailed => unanswered(
                 Flag::UpstreamConnectFailure,
                 "upstream_reset_before_response_started{remote_connection_failure}",
-                RESET,
             ),
-            Kind::UpstreamClosed => row(
-                503,
+            Kind::UpstreamClosed => unanswered(
                 Flag::UpstreamTermination,
                 "upstream_reset_before_response_started{connection_termination}",
-                RESET,
             ),
+            Kind::UpstreamReset => {
+                row(503, Flag::UpstreamReset, "upstream_reset_before_response_started{remote_reset}", RESET)
+            }
             Kind::UpstreamMalformed => row(
                 502,
                 Flag::UpstreamProtocolError,

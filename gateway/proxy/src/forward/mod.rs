@@ -9,6 +9,7 @@ pub(crate) mod deadline;
 pub(crate) mod downstream;
 pub(crate) mod edits;
 pub(crate) mod error;
+pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;
 pub(crate) mod path;
@@ -16,6 +17,7 @@ pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
+pub(crate) mod upstream;
 pub(crate) mod view;
 
 #[cfg(test)]

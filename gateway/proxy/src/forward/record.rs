@@ -2,6 +2,7 @@
 
 use super::buffers::Work;
 use super::error::Kind;
+use super::grpc::is_grpc;
 use super::view::View;
 use crate::connection::Connection;
 use crate::h1::field::Known;
@@ -12,7 +13,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_model::{HeaderName, Route};
+use tidegate_model::{HeaderName, Route, UpstreamProtocol};
 
 /// Which connection of which worker a request is on.
 #[derive(Clone, Copy)]
@@ -23,11 +24,22 @@ pub(crate) struct Site<'a> {
     pub(crate) protocol: Protocol,
 }
 
-/// What is spoken downstream.
+/// What is spoken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     Http1,
     Http2,
+}
+
+impl Protocol {
+    /// What is spoken upstream for a client that speaks this.
+    pub(crate) fn upstream(self, cluster: UpstreamProtocol) -> Protocol {
+        match cluster {
+            UpstreamProtocol::Http1 => Protocol::Http1,
+            UpstreamProtocol::Http2 => Protocol::Http2,
+            UpstreamProtocol::Client => self,
+        }
+    }
 }
 
 /// What is known about a request so far.
@@ -87,6 +99,7 @@ impl Life<'_> {
         }
         self.details = Cow::Borrowed(match (self.responded, kind) {
             (true, Kind::UpstreamClosed) => "upstream_reset_after_response_started{connection_termination}",
+            (true, Kind::UpstreamReset) => "upstream_reset_after_response_started{remote_reset}",
             (true, Kind::UpstreamMalformed) => "upstream_reset_after_response_started{protocol_error}",
             _ => row.details,
         });
@@ -133,10 +146,7 @@ impl Life<'_> {
             downstream_remote: if known { w.identity.client } else { site.connection.peer },
             downstream_direct: site.connection.peer,
             sni: site.connection.tls.as_ref().and_then(|t| t.sni.as_deref()).unwrap_or_default(),
-            grpc: head
-                .known(buf, Known::ContentType)
-                .next()
-                .is_some_and(|v| v.len() >= 16 && v[..16].eq_ignore_ascii_case(b"application/grpc")),
+            grpc: is_grpc(w),
             headers,
         }
     }
@@ -206,5 +216,12 @@ impl Headers for Lookup<'_> {
         if let Some(v) = all {
             f(&v);
         }
+    }
+
+    fn trailer(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        super::head::fields(&self.w.trailers)
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .for_each(|(_, v)| f(v));
     }
 }

@@ -8,9 +8,11 @@ use super::edits::Edits;
 use super::error::Kind;
 use super::head::{RequestChanges, write_request};
 use super::plan::{Plan, plan};
-use super::record::{Life, Lookup, Reply, Site};
+use super::record::{Life, Lookup, Protocol, Reply, Site};
 use super::relay;
+use super::upstream::Upstream;
 use crate::h1::authority;
+use crate::h1::body::BodyScan;
 use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
@@ -75,15 +77,19 @@ async fn forward<'t, D: Downstream>(
     life.cluster_name = destination.cluster.as_str();
     let cluster = snapshot.clusters.get(&destination.cluster).ok_or(Kind::NoCluster)?;
     life.cluster = Some(cluster);
-    serialise(w, life, site, snapshot, decision, first)?;
+    let http2 = site.protocol.upstream(cluster.config().protocol) == Protocol::Http2;
+    if http2 {
+        down.upload_content();
+    }
+    serialise(w, life, site, snapshot, decision, first, http2)?;
     let Response { mut upstream, bulk, mut sender } = attempt::response(down, w, life, site, cluster).await?;
     life.status = w.response.status;
     life.details = Cow::Borrowed("via_upstream");
     render(life, w, site, &destination.response_headers, Reply::Upstream(bulk.bytes()));
     let ops = &destination.response_headers;
     let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
-    if let (true, Some(pick)) = (reusable, &life.pick) {
-        site.worker.pool.put(cluster, pick, upstream);
+    if let (true, Some(pick), Upstream::One(connection)) = (reusable, &life.pick, upstream) {
+        site.worker.pool.put(cluster, pick, connection);
     }
     Ok(())
 }
@@ -96,6 +102,7 @@ fn serialise(
     snapshot: &Snapshot,
     decision: ForwardDecision<'_>,
     first: Range<usize>,
+    http2: bool,
 ) -> Result<(), Kind> {
     let destination = decision.destination;
     render(life, w, site, &destination.request_headers, Reply::Sent);
@@ -125,7 +132,14 @@ fn serialise(
             edits: Edits::new(&destination.request_headers, &w.rendered),
         };
         write_request(w, &mut out, &changes);
+        w.body_at = out.len();
         out.extend_from_slice(&w.buf[first]);
+        if http2 {
+            // it was scanned before, so it is well-formed
+            let scanned = BodyScan::new(w.request.request_framing()).decode(&mut out[w.body_at..]);
+            let (_, content) = scanned.map_err(|_| Kind::BadBody)?;
+            out.truncate(w.body_at + content);
+        }
     }
     w.out = out;
     w.target = target;

@@ -26,6 +26,8 @@ pub(super) struct Client {
     shutdown: ShutdownWatch,
     /// The request's body.
     scan: BodyScan,
+    /// Chunk framing is taken off the body.
+    decode: bool,
     /// Where in `w.buf` the next request begins.
     pub(super) next: usize,
     http11: bool,
@@ -46,6 +48,7 @@ impl Client {
             deadline,
             shutdown,
             scan: BodyScan::new(Framing::None),
+            decode: false,
             next: 0,
             http11: true,
             closing: false,
@@ -76,6 +79,7 @@ impl Downstream for Client {
         self.http11 = w.request.http11;
         self.closing |= !w.request.persistent();
         self.scan = BodyScan::new(w.request.request_framing());
+        self.decode = false;
         let body = w.pos + w.request.len;
         self.next = body;
         let Ok((used, kept)) = self.scan.scan(&mut w.buf[body..w.end]) else {
@@ -106,14 +110,26 @@ impl Downstream for Client {
         if bulk.is_empty() {
             return Poll::Ready(Err(Kind::ClientGone));
         }
-        let Ok((used, kept)) = self.scan.scan(bulk.bytes_mut()) else {
+        let taken =
+            if self.decode { self.scan.decode(bulk.bytes_mut()) } else { self.scan.scan(bulk.bytes_mut()) };
+        let Ok((used, kept)) = taken else {
             self.closing = true;
             return Poll::Ready(Err(Kind::BadBody));
         };
         w.push_back(&bulk.bytes()[used..]);
         bulk.truncate(kept);
-        self.scan.tail().into_iter().for_each(|part| bulk.push(part));
+        if !self.decode {
+            self.scan.tail().into_iter().for_each(|part| bulk.push(part));
+        }
         Poll::Ready(Ok(bulk))
+    }
+
+    fn upload_content(&mut self) {
+        self.decode = true;
+    }
+
+    fn upload_trailers(&self) -> Option<&[u8]> {
+        self.scan.trailers()
     }
 
     fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,14 +1,13 @@
+use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
-use crate::forward::head::lines;
-use crate::h1::field::forbidden_in_trailers;
 use crate::h1::head::Framing;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -27,6 +26,8 @@ pub(super) struct Client {
     chunked: bool,
     uploaded: bool,
     received: u64,
+    /// The request's trailer lines.
+    trailers: Vec<u8>,
     /// What of a DATA frame did not fit yet.
     rest: Bytes,
     /// END_STREAM was sent.
@@ -44,6 +45,7 @@ impl Client {
             chunked: false,
             uploaded,
             received: 0,
+            trailers: Vec::new(),
             rest: Bytes::new(),
             ended: false,
         }
@@ -90,28 +92,16 @@ impl Client {
     fn end_of_upload(&mut self, trailers: Option<HeaderMap>) -> Bulk {
         let mut bulk = Bulk::take();
         self.uploaded = true;
-        if !self.chunked {
-            return bulk;
+        if let Some(trailers) = trailers {
+            write_fields(&trailers, &mut self.trailers);
         }
-        bulk.push(b"0\r\n");
-        for (name, value) in trailers.iter().flatten() {
-            let name = name.as_str().as_bytes();
-            if !forbidden_in_trailers(name) && name.len() + value.len() + CHUNK < bulk.room() {
-                for part in [name, b": ", value.as_bytes(), b"\r\n"] {
-                    bulk.push(part);
-                }
-            }
+        if self.chunked {
+            bulk.push(b"0\r\n");
+            // bounded by what a header list may have, which is less than there is room
+            bulk.push(&self.trailers);
+            bulk.push(b"\r\n");
         }
-        bulk.push(b"\r\n");
         bulk
-    }
-}
-
-fn broken(e: h2::Error) -> io::Error {
-    if e.is_io() {
-        e.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
-    } else {
-        io::Error::other(e)
     }
 }
 
@@ -122,13 +112,7 @@ fn raise(head: &[u8]) -> io::Result<Response<()>> {
     let mut response = Response::new(());
     let status = shared.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
     *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.reserve(16);
-    for (name, value) in lines(&shared) {
-        let name = HeaderName::from_bytes(name).map_err(|_| invalid())?;
-        let value = HeaderValue::from_maybe_shared(shared.slice_ref(value)).map_err(|_| invalid())?;
-        headers.append(name, value);
-    }
+    raise_fields(&shared, response.headers_mut(), |_| true)?;
     Ok(response)
 }
 
@@ -168,6 +152,14 @@ impl Downstream for Client {
         }
     }
 
+    fn upload_content(&mut self) {
+        self.chunked = false;
+    }
+
+    fn upload_trailers(&self) -> Option<&[u8]> {
+        Some(self.trailers.as_slice()).filter(|t| !t.is_empty())
+    }
+
     fn poll_gone(&mut self, _w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.send {
             Some(_) if self.ended => Poll::Pending,
@@ -202,19 +194,12 @@ impl Downstream for Client {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
-        while !body.is_empty() {
-            let wanted = body.bytes().len();
-            send.reserve_capacity(wanted);
-            if send.capacity() == 0 {
-                ready!(send.poll_capacity(cx)).ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
-                continue;
-            }
-            let n = send.capacity().min(wanted);
-            self.ended = last && n == wanted;
-            send.send_data(Bytes::copy_from_slice(&body.bytes()[..n]), self.ended).map_err(broken)?;
-            body.advance(n);
-        }
-        Poll::Ready(Ok(()))
+        let mut content = body.bytes();
+        let all = content.len();
+        let sent = poll_send(send, &mut content, last, &mut self.ended, cx);
+        let taken = all - content.len();
+        body.advance(taken);
+        sent
     }
 
     fn poll_end(&mut self, trailers: Option<&[u8]>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -223,15 +208,7 @@ impl Downstream for Client {
         let Some(trailers) = trailers else {
             return Poll::Ready(send.send_data(Bytes::new(), true).map_err(broken));
         };
-        // `lines` skips a first line
-        let block = [b"\r\n", trailers].concat();
-        let mut map = HeaderMap::new();
-        for (name, value) in lines(&block) {
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                map.append(name, value);
-            }
-        }
-        Poll::Ready(send.send_trailers(map).map_err(broken))
+        Poll::Ready(send.send_trailers(fields(trailers)).map_err(broken))
     }
 
     async fn tunnel(&mut self, _w: &mut Work, _upstream: &mut Stream, _early: Bulk) -> (u64, u64) {

@@ -28,6 +28,11 @@ pub(super) struct Frames {
 pub(super) struct NoSettings;
 
 impl Frames {
+    /// Those of a server, whose preface is its SETTINGS alone.
+    pub(super) fn of_server() -> Self {
+        Frames { preface: PREFACE, ..Frames::default() }
+    }
+
     /// Takes note of bytes as they are read.
     pub(super) fn see(&mut self, mut bytes: &[u8]) -> Result<(), NoSettings> {
         let n = bytes.len().min(PREFACE - self.preface);

@@ -1,9 +1,16 @@
-//! HTTP/2 downstream: `h2::server` driven by us, its flushes coalesced.
+//! HTTP/2: `h2` driven by us, its flushes coalesced. Downstream here, upstream in `session` and
+//! `exchange`.
 
 mod client;
 mod coalesce;
+mod exchange;
+mod fields;
 mod frames;
 mod lower;
+mod session;
+
+pub(crate) use self::exchange::{Broken, Exchange};
+pub(crate) use self::session::{Place, Session};
 
 use self::client::Client;
 use self::coalesce::{Coalesce, Flusher, coalesce};

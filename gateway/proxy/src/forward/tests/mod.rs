@@ -3,6 +3,7 @@
 mod connections;
 mod cost;
 mod http2;
+mod http2_upstream;
 
 use super::testing::{change, connection, host, model, worker};
 use crate::limits::Limits;
