@@ -14,6 +14,7 @@ mod http1;
 mod http2;
 mod lines;
 mod pki;
+pub mod python;
 mod syn;
 mod token;
 

@@ -7,10 +7,12 @@ mod cases;
 mod cli;
 mod diagnostics;
 mod edges;
+mod grpc;
 mod harness;
 mod istio_files;
 mod reload;
 mod stop;
+mod websocket;
 
 use std::io::Write as _;
 
