@@ -15,6 +15,7 @@ mod http2;
 mod lines;
 pub mod load;
 mod pki;
+pub mod python;
 mod recorder;
 mod syn;
 mod token;
