@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod allocations;
+mod auth;
 mod connection;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -25,6 +26,7 @@ mod worker;
 
 mod admin;
 
+pub use auth::{InvalidRoots, KeyFetching};
 pub use forward::path::canonical_path;
 pub use limits::Limits;
 pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

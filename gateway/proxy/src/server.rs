@@ -1,6 +1,7 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
 use crate::admin;
+use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::limits::Limits;
 use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
 use crate::lock::lock;
@@ -43,6 +44,8 @@ pub struct Options {
     pub explain_errors: bool,
     /// Who this gateway is, for metrics.
     pub identity: Identity,
+    /// How the keys that tokens are verified with may be fetched.
+    pub keys: KeyFetching,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
 }
@@ -71,6 +74,8 @@ pub struct ExplainQuery {
 
 /// Connections on their way to another worker; beyond it the one that accepted keeps them.
 const HANDED_ON: usize = 256;
+/// How long a config waits for the token keys that were never fetched before.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the listeners that it removes.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -111,6 +116,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The authorities for fetching keys cannot be used.
+    #[error("--jwks-ca: {0}")]
+    Roots(#[from] InvalidRoots),
     /// Threads or files could not be made.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
@@ -157,6 +165,7 @@ pub(crate) struct Shown {
 struct Control {
     model: Arc<Model>,
     registry: Registry,
+    keys: KeyStore,
     listeners: Listeners,
     access_log: Option<AccessLog>,
 }
@@ -191,6 +200,7 @@ impl Proxy {
         let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
         let status_socket = own_socket("the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        let keys = KeyStore::over_network(runtime.handle().clone(), HttpFetch::new(&options.keys)?);
         let mut registry = Registry::new(runtime.handle().clone());
         let clusters = registry.apply(&Model::default());
         let live = Arc::new(Live::new(Snapshot {
@@ -199,6 +209,7 @@ impl Proxy {
             clusters,
             tls: ServerConfigs::default(),
             mesh: Arc::default(),
+            authentication: None,
         }));
         let state = Arc::new(State {
             live,
@@ -221,6 +232,7 @@ impl Proxy {
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
+            keys,
             listeners,
             access_log: options.access_log,
         });
@@ -242,6 +254,10 @@ impl Proxy {
         let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
         let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
+        let (authentication, unusable) =
+            Authenticator::build(&model.authentication, old.authentication.as_deref(), &mut control.keys);
+        diagnostics.extend(unusable);
+        control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
         diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
@@ -255,7 +271,8 @@ impl Proxy {
             let clusters = control.registry.apply(&model);
             let mesh = model.mesh.clone();
             let table = compiled.table;
-            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh });
+            let authentication = authentication.map(Arc::new);
+            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);
@@ -361,6 +378,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 telemetry: state.telemetry.worker(),
                 draining: state.draining.clone(),
                 explain_errors,
+                tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {

@@ -1,3 +1,4 @@
+use crate::auth::TokenCache;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
@@ -21,6 +22,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Arc<AtomicBool>,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Tokens that this worker has verified.
+    pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }

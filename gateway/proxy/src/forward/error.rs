@@ -1,5 +1,6 @@
 //! The errors of a request: one table from kind to status, response flag, details and body.
 
+use crate::auth::Denial;
 use crate::telemetry::Flag;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub(crate) enum Kind {
     NoHost,
     /// The head did not come in time.
     HeadTimeout,
+    /// Its token is not accepted.
+    Denied(Denial),
     /// No rule for it.
     NoRoute,
     /// The rule names a cluster that does not exist.
@@ -79,6 +82,10 @@ impl Kind {
             ),
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
+            }
+            Kind::Denied(denial) => {
+                let (status, body, details) = denial.row();
+                Row { status, flag: None, details, body }
             }
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
