@@ -2,6 +2,7 @@
 
 mod connections;
 mod cost;
+mod fault;
 mod http2;
 mod http2_upstream;
 
