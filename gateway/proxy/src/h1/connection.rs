@@ -152,7 +152,8 @@ async fn read_head(
 /// Answers what is not a request, and ends the connection.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
-    request::refuse(client, &mut w, site, kind).await;
+    let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
+    request::refuse(client, &mut w, site, kind, to_head).await;
     w.give_back();
     close(client).await;
 }
