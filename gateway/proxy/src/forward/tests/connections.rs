@@ -49,6 +49,18 @@ fn a_refused_head_is_answered_without_a_body() {
 }
 
 #[test]
+fn a_client_that_sends_all_before_it_reads_gets_an_early_answer() {
+    one(|mut s| async move {
+        let body = "x".repeat(4 << 20);
+        let head = format!("POST /%00 HTTP/1.1\r\nHost: a.b\r\nContent-Length: {}\r\n\r\n", body.len());
+        s.send(&head).await;
+        s.send(&body).await;
+        s.client.shutdown().await.unwrap();
+        assert!(s.read_to_end().await.starts_with("HTTP/1.1 400 "));
+    });
+}
+
+#[test]
 fn after_an_interim_response_nothing_is_sent_again() {
     one(|mut s| async move {
         s.send(GET).await;
