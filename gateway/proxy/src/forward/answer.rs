@@ -85,7 +85,7 @@ pub(crate) async fn answer<'t, D: Downstream>(
     } else {
         write_head(w, status, ops, location, body.len(), mesh, connection);
     }
-    let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
+    let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
     if send(down, w, body).await.is_ok() {

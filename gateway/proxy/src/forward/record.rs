@@ -68,6 +68,8 @@ pub(crate) struct Life<'t> {
     pub(crate) upstream_local: Option<SocketAddr>,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
+    /// What was not understood was a HEAD: its answer has no body either.
+    pub(crate) refused_head: bool,
 }
 
 impl<'t> Life<'t> {
@@ -91,6 +93,7 @@ impl<'t> Life<'t> {
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
             responded: false,
+            refused_head: false,
         }
     }
 

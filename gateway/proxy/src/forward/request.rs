@@ -52,11 +52,18 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     life.finish(w, site);
 }
 
-/// Answers what was not understood as a request.
-pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, kind: Kind) {
+/// Answers what was not understood as a request, but for the method where it was HEAD.
+pub(crate) async fn refuse<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    kind: Kind,
+    to_head: bool,
+) {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let mut life = Life::begin(now);
+    life.refused_head = to_head;
     // the buffers were another request's: nothing of that is to be logged with this one
     w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle, None);

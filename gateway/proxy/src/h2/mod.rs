@@ -185,6 +185,7 @@ async fn one(
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
     let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
+    let to_head = parts.method == http::Method::HEAD;
     drop(parts);
     let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle));
     match lowered {
@@ -193,8 +194,8 @@ async fn one(
         Ok(()) => request::serve(&mut client, &mut w, site).await,
         Err(refused) => {
             w.request.reset();
-            request::refuse(&mut client, &mut w, site, Kind::BadRequest(refused.status, refused.reason))
-                .await;
+            let kind = Kind::BadRequest(refused.status, refused.reason);
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
     }
     w.give_back();
