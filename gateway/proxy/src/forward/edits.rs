@@ -113,6 +113,8 @@ fn is_framing(name: &[u8]) -> bool {
                 | Known::HopByHop
                 | Known::Upgrade
                 | Known::Te
+                | Known::WebSocketKey
+                | Known::WebSocketAccept
         )
 }
 

@@ -4,6 +4,7 @@ mod connections;
 mod cost;
 mod http2;
 mod http2_upstream;
+mod websocket;
 
 use super::testing::{change, connection, host, model, worker};
 use crate::limits::Limits;
