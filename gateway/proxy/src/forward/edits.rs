@@ -134,6 +134,8 @@ fn is_framing(name: &[u8]) -> bool {
                 | Known::HopByHop
                 | Known::Upgrade
                 | Known::Te
+                | Known::WebSocketKey
+                | Known::WebSocketAccept
         )
 }
 

@@ -18,8 +18,10 @@ pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 pub(crate) mod view;
+pub(crate) mod websocket;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,6 +7,7 @@ use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::head::{ResponseChanges, write_response};
 use super::record::Life;
+use super::tunnel;
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
@@ -54,9 +55,10 @@ pub(crate) async fn relay<D: Downstream>(
     );
     life.responded = true;
     bulk.advance(head);
-    if let (true, Upstream::One(connection)) = (switching, &mut *upstream) {
-        (life.received, life.sent) = down.tunnel(w, &mut connection.stream, bulk).await;
-        return Ok(false);
+    if switching {
+        let over;
+        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk).await;
+        return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;
     let sent = stream(down, w, upstream, bulk, sender, &mut body).await;
