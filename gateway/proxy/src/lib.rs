@@ -26,7 +26,7 @@ mod worker;
 
 mod admin;
 
-pub use auth::{InvalidRoots, KeyFetching};
+pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::canonical_path;
 pub use limits::Limits;
 pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_engine::Table;
+use tidegate_engine::{Claims, Table};
 use tidegate_model::{AccessLog, AccessLogFormat, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -68,6 +68,8 @@ pub struct ExplainQuery {
     pub url: String,
     /// Header lines.
     pub headers: Vec<(String, String)>,
+    /// The claims of a token that it would bring, as if it had been verified.
+    pub claims: Option<Claims>,
     /// `NS/NAME` of a Gateway, or `mesh`; `None` is any listener that serves the URL's scheme and port.
     pub gateway: Option<String>,
 }

@@ -9,7 +9,9 @@ use crate::forward::buffers::Work;
 use crate::forward::view::View;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tidegate_model::{Authentication, Diagnostic, HeaderName, KeySource, Severity, TokenLocation, TokenRule};
+use tidegate_model::{
+    Authentication, Diagnostic, HeaderName, KeySource, Model, Severity, TokenLocation, TokenRule,
+};
 
 /// What the policies of one config mean.
 pub(crate) struct Authenticator {
@@ -130,11 +132,20 @@ impl Verdict {
     }
 }
 
+/// What to say of the inline keys of a model that cannot be used.
+pub fn unusable_keys(model: &Model) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
+    for rule in &model.authentication.rules {
+        if let KeySource::Inline(text) = &rule.keys {
+            inline(rule, text, &mut diagnostics);
+        }
+    }
+    diagnostics
+}
+
 fn inline(rule: &TokenRule, text: &Arc<str>, diagnostics: &mut Vec<Diagnostic>) -> Keys {
-    let (keys, unusable) = KeySet::parse(text.as_bytes()).unwrap_or_else(|why| {
-        let none = KeySet::none();
-        (none, vec![why.to_string()])
-    });
+    let (keys, unusable) =
+        KeySet::parse(text.as_bytes()).unwrap_or_else(|why| (KeySet::none(), vec![why.to_string()]));
     if !unusable.is_empty() {
         diagnostics.push(Diagnostic {
             severity: Severity::Warning,

@@ -17,18 +17,15 @@ mod remote;
 mod rule;
 mod target;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 mod token;
 mod verified;
 
 pub(crate) use authenticator::Authenticator;
+pub use authenticator::unusable_keys;
 pub(crate) use cache::TokenCache;
 pub(crate) use denial::Denial;
 pub(crate) use fetch::HttpFetch;
 pub use fetch::{InvalidRoots, KeyFetching};
 pub(crate) use remote::KeyStore;
 pub(crate) use verified::Verified;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use {keys::KeySet, token::Token};
