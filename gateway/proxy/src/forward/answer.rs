@@ -80,22 +80,14 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let ops = Ops { rule: ops, cors: life.cors };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
-    let own = match &answer {
-        Answer::Redirect(_, _, location) => Some(("location", Cow::Borrowed(location.as_slice()))),
-        Answer::Error(Kind::Denied(denial), _) => {
-            Some(("www-authenticate", Cow::Owned(challenge(w, *denial))))
-        }
-        _ => None,
-    };
-    let own = own.as_ref().map(|(name, value)| (*name, &**value));
     // after a request that breaks the rules, the next one is not to be trusted
     let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
     if grpc {
         let status = if let Answer::Abort(AbortStatus::Grpc(s)) = answer { s } else { grpc::status(status) };
-        write_grpc_head(w, status, ops, own, body, mesh, connection);
+        write_grpc_head(w, status, ops, &answer, body, mesh, connection);
     } else {
-        write_head(w, status, ops, own, body.len(), mesh, connection);
+        write_head(w, status, ops, &answer, body.len(), mesh, connection);
     }
     let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
@@ -112,11 +104,12 @@ fn write_head(
     w: &mut Work,
     status: u16,
     ops: Ops<'_>,
-    own: Option<(&str, &[u8])>,
+    answer: &Answer<'_>,
     length: usize,
     mesh: &MeshSettings,
     connection: &[u8],
 ) {
+    let own = own_line(answer, w);
     let Work { reply: out, rendered, .. } = w;
     let edits = Edits::new(ops, rendered);
     out.clear();
@@ -126,7 +119,7 @@ fn write_head(
     out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\n");
     if let Some((name, value)) = own.filter(|(name, _)| edits.keeps(name.as_bytes())) {
-        line(out, name.as_bytes(), value);
+        line(out, name.as_bytes(), &value);
     }
     if length > 0 && edits.keeps(b"content-type") {
         line(out, b"content-type", b"text/plain");
@@ -138,6 +131,17 @@ fn write_head(
         write_date(out);
     }
     end_response(out, edits, mesh, connection);
+}
+
+/// The line that an answer has by its kind.
+fn own_line<'a>(answer: &'a Answer<'_>, w: &Work) -> Option<(&'static str, Cow<'a, [u8]>)> {
+    match answer {
+        Answer::Redirect(_, _, location) => Some(("location", Cow::Borrowed(location))),
+        Answer::Error(Kind::Denied(denial), _) => {
+            Some(("www-authenticate", Cow::Owned(challenge(w, *denial))))
+        }
+        _ => None,
+    }
 }
 
 /// What a request without a good token is told to bring (RFC 6750 3), for its URL as in Envoy.
@@ -167,11 +171,12 @@ fn write_grpc_head(
     w: &mut Work,
     status: u8,
     ops: Ops<'_>,
-    own: Option<(&str, &[u8])>,
+    answer: &Answer<'_>,
     message: &[u8],
     mesh: &MeshSettings,
     connection: &[u8],
 ) {
+    let own = own_line(answer, w);
     let Work { reply: out, rendered, .. } = w;
     let edits = Edits::new(ops, rendered);
     out.clear();
@@ -184,7 +189,7 @@ fn write_grpc_head(
         out.extend_from_slice(b"\r\n");
     }
     if let Some((name, value)) = own.filter(|(name, _)| edits.keeps(name.as_bytes())) {
-        line(out, name.as_bytes(), value);
+        line(out, name.as_bytes(), &value);
     }
     line(out, b"content-length", b"0");
     if edits.keeps(b"date") {

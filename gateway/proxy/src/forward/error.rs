@@ -62,10 +62,17 @@ pub(crate) struct Row {
     pub(crate) body: &'static str,
 }
 
+/// What is said when an upstream ends a request before it answers.
+const RESET: &str = "upstream connect error or disconnect/reset before headers";
+
+fn denied(denial: Denial) -> Row {
+    let (status, body, details) = denial.row();
+    Row { status, flag: None, details, body }
+}
+
 impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
-        const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
@@ -86,10 +93,7 @@ impl Kind {
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
-            Kind::Denied(denial) => {
-                let (status, body, details) = denial.row();
-                Row { status, flag: None, details, body }
-            }
+            Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
