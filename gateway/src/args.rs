@@ -410,7 +410,8 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json",
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
+             --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem",
         );
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
@@ -423,6 +424,8 @@ mod tests {
         assert_eq!(s.concurrency, 3);
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
+        assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
+        assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);
     }
 

@@ -117,11 +117,8 @@ impl Feed {
                  with --allow-unenforced"
             );
         }
-        let mut unknown: Vec<_> = unknown_policies(&loaded.refused, &objects, &self.env);
-        if !self.env.allow_unenforced {
-            let guards = |o: &&Arc<Object>| o.group() == "security.istio.io" && guards(o, &self.env);
-            unknown.extend(admitted.left_out.iter().filter(guards).map(|o| &o.reference));
-        }
+        let mut unknown = unknown_policies(&loaded.refused, &objects, &self.env);
+        unknown.extend(unknown_left_out(&admitted.left_out, &self.env));
         for policy in &unknown {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
@@ -191,6 +188,14 @@ fn unknown_policies<'r>(refused: &'r [Refused], objects: &Objects, env: &Env) ->
     let served = |r: &&Refused| objects.iter().any(|object| r.is(object));
     let unknown = refused.iter().filter(|_| !env.allow_unenforced).filter(guards).filter(|r| !served(r));
     unknown.map(|r| &r.reference).collect()
+}
+
+/// Security policies that guard this gateway and are not valid, without a good version.
+fn unknown_left_out<'o>(left_out: &'o [Arc<Object>], env: &Env) -> Vec<&'o ObjectRef> {
+    let unknown = left_out
+        .iter()
+        .filter(|o| !env.allow_unenforced && o.group() == "security.istio.io" && guards(o, env));
+    unknown.map(|o| &o.reference).collect()
 }
 
 /// `http`, or `https` for what is terminated here.
@@ -289,6 +294,30 @@ mod tests {
         let loaded = Folder::open(setup.config.clone()).load();
         setup.env.allow_unenforced = true;
         assert!(unknown_policies(&loaded.refused, &loaded.objects, &setup.env).is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_is_not_valid_is_left_out_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let Invocation::Check(setup) = parse(["x", "--check", "--config", path]).unwrap() else {
+            panic!("not a check")
+        };
+        for (namespace, rule, left) in [
+            ("istio-system", "{issuer: i}", 0),
+            ("istio-system", "{issuer: i, jwks: no JSON}", 1),
+            ("elsewhere", "{issuer: i, jwks: no JSON}", 0),
+        ] {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+                 metadata: {{name: p, namespace: {namespace}}}\nspec: {{jwtRules: [{rule}]}}\n"
+            );
+            fs::write(dir.path().join("policy.yaml"), text).unwrap();
+            let loaded = Folder::open(setup.config.clone()).load();
+            assert!(loaded.refused.is_empty(), "{:?}", loaded.diagnostics);
+            let admitted = Admission::new().admit(loaded.objects, &setup.env);
+            assert_eq!(unknown_left_out(&admitted.left_out, &setup.env).len(), left, "{namespace} {rule}");
+        }
     }
 
     #[test]

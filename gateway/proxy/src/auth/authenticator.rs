@@ -55,6 +55,7 @@ impl Authenticator {
     /// As in Istio, the tokens of the first rule that accepts them count, and a request that no rule accepts is refused
     /// for what the last rule found that its tokens were for.
     pub(crate) fn authenticate(&self, w: &mut Work, cache: &TokenCache) -> Result<(), Denial> {
+        w.verified = None;
         for name in &self.outputs {
             locate::remove_header(w, name);
         }

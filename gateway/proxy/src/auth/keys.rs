@@ -15,7 +15,7 @@ const RSA_SIZES: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// How a token is signed (RFC 7518 3.1, RFC 8037 3.1). Neither `none` nor a symmetric algorithm is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub(crate) enum Algorithm {
     Rs256,
     Rs384,
     Rs512,
@@ -83,7 +83,7 @@ enum Material {
 
 /// Why a text is no key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum InvalidKeySet {
+pub(crate) enum InvalidKeySet {
     #[error("is not JSON")]
     Json,
     #[error("has no list of keys")]
@@ -92,7 +92,7 @@ pub(super) enum InvalidKeySet {
 
 impl KeySet {
     /// Reads a set, and says of each key that cannot be used why.
-    pub(super) fn parse(text: &[u8]) -> Result<(Self, Vec<String>), InvalidKeySet> {
+    pub(crate) fn parse(text: &[u8]) -> Result<(Self, Vec<String>), InvalidKeySet> {
         let json: Value = serde_json::from_slice(text).map_err(|_| InvalidKeySet::Json)?;
         let list = json.get("keys").and_then(Value::as_array).ok_or(InvalidKeySet::NoList)?;
         let (mut keys, mut unusable) = (Vec::new(), Vec::new());
@@ -118,7 +118,7 @@ impl KeySet {
 
     /// Whether a token was signed with one of the keys. A key is tried only if its `kid`, where both have one, and its
     /// algorithm are the token's.
-    pub(super) fn verify(&self, token: &Token<'_>) -> Result<(), Denial> {
+    pub(crate) fn verify(&self, token: &Token<'_>) -> Result<(), Denial> {
         if self.keys.is_empty() {
             return Err(Denial::NoKeys);
         }

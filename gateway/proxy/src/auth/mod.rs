@@ -29,3 +29,5 @@ pub(crate) use fetch::HttpFetch;
 pub use fetch::{InvalidRoots, KeyFetching};
 pub(crate) use remote::KeyStore;
 pub(crate) use verified::Verified;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {keys::KeySet, token::Token};

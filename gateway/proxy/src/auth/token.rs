@@ -12,7 +12,7 @@ const SKEW: u64 = 60;
 #[derive(Debug)]
 pub(crate) struct Token<'t> {
     /// Header and payload as they are signed.
-    pub(super) signed: &'t [u8],
+    pub(crate) signed: &'t [u8],
     pub(super) signature: Vec<u8>,
     pub(super) algorithm: Algorithm,
     pub(super) key_id: Option<String>,
