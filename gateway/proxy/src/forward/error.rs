@@ -122,10 +122,11 @@ impl Kind {
     }
 }
 
-/// How long a client that is refused may go on sending before the connection is cut.
+/// How long a client that was answered before its end may pause in sending before it is cut off.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
-/// How much of that is read.
-pub(crate) const LINGER_BYTES: usize = 256 << 10;
+/// How long it may go on sending in all. An nginx in front takes a cut for a failure of its upstream,
+/// and does so itself only after as long.
+pub(crate) const LINGER_IN_ALL: Duration = Duration::from_secs(30);
 
 /// The reason phrase of a status that the gateway answers itself.
 pub(crate) fn reason_phrase(status: u16) -> &'static str {

@@ -9,6 +9,7 @@ pub(crate) mod deadline;
 pub(crate) mod downstream;
 pub(crate) mod edits;
 pub(crate) mod error;
+mod fault;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;

@@ -3,7 +3,7 @@
 use super::attempt::{Sender, poll_abandoned, poll_expired};
 use super::buffers::{Bulk, Work};
 use super::downstream::Downstream;
-use super::edits::Edits;
+use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::head::{ResponseChanges, write_response};
 use super::record::Life;
@@ -13,7 +13,7 @@ use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use tidegate_model::{HeaderOp, MeshSettings};
+use tidegate_model::MeshSettings;
 
 /// Sends the response whose head stands at the front of `bulk`. True when the upstream
 /// connection may serve another request.
@@ -22,7 +22,7 @@ pub(crate) async fn relay<D: Downstream>(
     down: &mut D,
     w: &mut Work,
     life: &mut Life<'_>,
-    ops: &[HeaderOp],
+    ops: Ops<'_>,
     mesh: &MeshSettings,
     upstream: &mut Upstream,
     mut bulk: Bulk,

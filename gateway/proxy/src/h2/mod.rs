@@ -186,6 +186,7 @@ async fn one(
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
     let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
+    let to_head = parts.method == http::Method::HEAD;
     drop(parts);
     let tunnel = lowered.ok().flatten();
     let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle), tunnel);
@@ -195,8 +196,8 @@ async fn one(
         Ok(_) => request::serve(&mut client, &mut w, site).await,
         Err(refused) => {
             w.request.reset();
-            request::refuse(&mut client, &mut w, site, Kind::BadRequest(refused.status, refused.reason))
-                .await;
+            let kind = Kind::BadRequest(refused.status, refused.reason);
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
     }
     w.give_back();
