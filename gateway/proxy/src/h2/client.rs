@@ -1,4 +1,5 @@
 use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::memory::copied;
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
@@ -18,11 +19,11 @@ use std::task::{Context, Poll, ready};
 const CHUNK: usize = 32;
 
 /// One stream of an HTTP/2 connection.
-pub(super) struct Client {
+pub(super) struct Client<'d> {
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
     body: RecvStream,
-    deadline: Deadline,
+    deadline: &'d mut Deadline,
     chunked: bool,
     uploaded: bool,
     received: u64,
@@ -34,8 +35,8 @@ pub(super) struct Client {
     ended: bool,
 }
 
-impl Client {
-    pub(super) fn new(respond: SendResponse<Bytes>, body: RecvStream, deadline: Deadline) -> Self {
+impl<'d> Client<'d> {
+    pub(super) fn new(respond: SendResponse<Bytes>, body: RecvStream, deadline: &'d mut Deadline) -> Self {
         let uploaded = body.is_end_stream();
         Client {
             respond,
@@ -108,7 +109,7 @@ impl Client {
 /// A head that we wrote, for HTTP/2. All values are slices of one copy.
 fn raise(head: &[u8]) -> io::Result<Response<()>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let shared = Bytes::copy_from_slice(head);
+    let shared = copied(head);
     let mut response = Response::new(());
     let status = shared.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
     *response.status_mut() = status;
@@ -116,9 +117,9 @@ fn raise(head: &[u8]) -> io::Result<Response<()>> {
     Ok(response)
 }
 
-impl Downstream for Client {
+impl Downstream for Client<'_> {
     fn deadline(&mut self) -> &mut Deadline {
-        &mut self.deadline
+        self.deadline
     }
 
     fn begin_upload(&mut self, w: &mut Work) -> Result<Range<usize>, Kind> {
