@@ -17,7 +17,8 @@ const LONGEST_NAME: usize = 64;
 
 thread_local! {
     static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    static SAID: RefCell<Vec<Option<HeaderName>>> = const { RefCell::new(Vec::new()) };
+    /// With how it was spelled.
+    static SAID: RefCell<Vec<Option<(Box<[u8]>, HeaderName)>>> = RefCell::new(vec![None; NAMES]);
 }
 
 /// A copy.
@@ -45,16 +46,16 @@ pub(super) fn header_name(spelled: &[u8]) -> Result<HeaderName, InvalidHeaderNam
         return HeaderName::from_bytes(spelled);
     };
     let middle = spelled[spelled.len() / 2];
-    let mixed = [*first, *last, middle].iter().fold(spelled.len(), |n, c| n * 31 + usize::from(c | 0x20));
+    let mixed = [*first, middle, *last].iter().fold(spelled.len(), |n, c| n * 31 + usize::from(*c));
     SAID.with(|said| {
-        let mut said = said.borrow_mut();
-        if said.is_empty() {
-            said.resize(NAMES, None);
-        }
-        let place = &mut said[mixed % NAMES];
+        let place = &mut said.borrow_mut()[mixed % NAMES];
         match place {
-            Some(name) if name.as_str().as_bytes().eq_ignore_ascii_case(spelled) => Ok(name.clone()),
-            _ => Ok(place.insert(HeaderName::from_bytes(spelled)?).clone()),
+            Some((before, name)) if **before == *spelled => Ok(name.clone()),
+            _ => {
+                let name = HeaderName::from_bytes(spelled)?;
+                *place = Some((spelled.into(), name.clone()));
+                Ok(name)
+            }
         }
     })
 }
