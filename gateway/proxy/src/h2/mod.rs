@@ -82,7 +82,8 @@ async fn handshake(
         .initial_connection_window_size(limits.h2_connection_window)
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.h2_header_list)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
     let mut shake = Box::pin(builder.handshake(io));
     let shaken = poll_fn(|cx| {
         let result = shake.as_mut().poll(cx);

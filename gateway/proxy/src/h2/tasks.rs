@@ -104,16 +104,18 @@ async fn one(stream: Stream, deadline: &mut Deadline) {
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
     let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
+    let to_head = parts.method == http::Method::HEAD;
     drop(parts);
-    let mut client = Client::new(respond, body, deadline);
+    let tunnel = lowered.ok().flatten();
+    let mut client = Client::new(respond, body, deadline, tunnel);
     match lowered {
         // a body where none was announced must not be found out after the request was passed on
-        Ok(()) if w.request.content_length() == Some(0) && !client.ends(&mut w).await => {}
-        Ok(()) => request::serve(&mut client, &mut w, site).await,
+        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
+        Ok(_) => request::serve(&mut client, &mut w, site).await,
         Err(refused) => {
             w.request.reset();
-            request::refuse(&mut client, &mut w, site, Kind::BadRequest(refused.status, refused.reason))
-                .await;
+            let kind = Kind::BadRequest(refused.status, refused.reason);
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
     }
     w.give_back();
