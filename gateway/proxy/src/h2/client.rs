@@ -14,7 +14,7 @@ use http::{HeaderMap, Response, StatusCode};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 /// Room for what chunk framing adds to a piece.
 const CHUNK: usize = 32;
@@ -34,6 +34,8 @@ pub(super) struct Client<'d> {
     rest: Bytes,
     /// END_STREAM was sent.
     ended: bool,
+    /// Whether the client reset it before, once that was looked at.
+    given_up: Option<bool>,
     /// For an extended CONNECT, whose content is no body but what goes through the tunnel.
     tunnel: Option<Tunnel>,
 }
@@ -64,8 +66,20 @@ impl<'d> Client<'d> {
             trailers: Vec::new(),
             rest: Bytes::new(),
             ended: false,
+            given_up: None,
             tunnel,
         }
+    }
+
+    /// Whether the stream was reset before its response was all sent, by the client or because
+    /// of what it did.
+    pub(super) fn given_up(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        *self.given_up.get_or_insert_with(|| match &mut self.send {
+            _ if self.ended => false,
+            Some(send) => send.poll_reset(&mut cx).is_ready(),
+            None => self.respond.poll_reset(&mut cx).is_ready(),
+        })
     }
 
     /// Waits for the end of a body that was announced to be empty; false when it is not.
@@ -249,6 +263,8 @@ impl Downstream for Client<'_> {
     }
 
     fn abort(&mut self) {
+        // what comes after is our own doing
+        self.given_up();
         match &mut self.send {
             Some(_) if self.tunnel.is_some() => self.cut(),
             Some(send) => send.send_reset(Reason::INTERNAL_ERROR),
@@ -285,6 +301,7 @@ impl End for Client<'_> {
     }
 
     fn cut(&mut self) {
+        self.given_up();
         if let Some(send) = &mut self.send {
             send.send_reset(Reason::CANCEL);
         }

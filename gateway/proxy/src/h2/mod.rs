@@ -1,6 +1,7 @@
 //! HTTP/2: `h2` driven by us, its flushes coalesced. Downstream here, upstream in `session` and
 //! `exchange`.
 
+mod abuse;
 mod client;
 mod coalesce;
 mod exchange;
@@ -15,11 +16,13 @@ pub(crate) use self::exchange::{Broken, Exchange};
 pub(crate) use self::session::{Place, Session};
 pub(crate) use self::tasks::Tasks;
 
+use self::abuse::Ends;
 use self::coalesce::{Coalesce, Flusher, coalesce};
 use crate::connection::Connection;
 use crate::forward::deadline::Deadline;
 use crate::worker::Worker;
 use bytes::Bytes;
+use h2::Reason;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
@@ -30,6 +33,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes that wait for the window of one stream.
 const SEND_BUFFER: usize = 64 << 10;
+/// How many streams of a connection we may have to reset for what the client does wrong.
+const RESET_BY_US: usize = 250;
+/// How many streams may be reset before we look at them.
+const RESET_UNSEEN: usize = 100;
 /// How long the last bytes may take to leave, and a client to let go.
 const LAST: Duration = Duration::from_secs(5);
 /// How long a client may take to read the last bytes while it shows that it does.
@@ -53,8 +60,9 @@ pub(crate) async fn serve(
         block_since: None,
         connection,
         worker,
-        open: Rc::new(()),
+        open: Rc::default(),
         leaving: false,
+        calmed: false,
     };
     let mut stop = pin!(shutdown.wait_for(|stop| *stop));
     let mut stopping = false;
@@ -83,6 +91,8 @@ async fn handshake(
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.h2_header_list)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(RESET_BY_US))
+        .max_pending_accept_reset_streams(RESET_UNSEEN)
         .enable_connect_protocol();
     let mut shake = Box::pin(builder.handshake(io));
     let shaken = poll_fn(|cx| {
@@ -105,9 +115,11 @@ struct Streams {
     connection: Rc<Connection>,
     worker: Rc<Worker>,
     /// Shared by the open streams.
-    open: Rc<()>,
+    open: Rc<Ends>,
     /// GOAWAY was sent.
     leaving: bool,
+    /// GOAWAY was sent because of what the client does.
+    calmed: bool,
 }
 
 impl Streams {
@@ -115,10 +127,27 @@ impl Streams {
     /// once after all streams that were ready have written. Ready when the connection is done.
     fn poll(&mut self, flusher: &Flusher<Stream>, cx: &mut Context<'_>) -> Poll<()> {
         while let Poll::Ready(next) = self.h2.poll_accept(cx) {
-            let Some(Ok((request, respond))) = next else { return Poll::Ready(()) };
+            let (request, respond) = match next {
+                Some(Ok(next)) => next,
+                Some(Err(e)) if e.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
+                    self.worker.telemetry.calmed();
+                    return Poll::Ready(());
+                }
+                _ => return Poll::Ready(()),
+            };
             let (connection, open) = (self.connection.clone(), self.open.clone());
             let worker = self.worker.clone();
             self.worker.streams.serve(tasks::Stream { request, respond, connection, worker, open });
+        }
+        let abuse = !self.calmed && (self.open.are_abuse() || flusher.flooded());
+        if abuse {
+            self.calmed = true;
+            self.worker.telemetry.calmed();
+            self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            // has it say so
+            if self.h2.poll_accept(cx).is_ready() {
+                return Poll::Ready(());
+            }
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
             return Poll::Ready(());

@@ -1,6 +1,7 @@
 //! The tasks that serve streams. One that is done waits for another stream, so that a stream
 //! costs neither a task nor a timer of its own.
 
+use super::abuse::Ends;
 use super::client::Client;
 use super::lower::{LowerLimits, lower};
 use crate::connection::Connection;
@@ -30,7 +31,7 @@ pub(super) struct Stream {
     pub(super) connection: Rc<Connection>,
     pub(super) worker: Rc<Worker>,
     /// Shared by the streams of the connection that are open.
-    pub(super) open: Rc<()>,
+    pub(super) open: Rc<Ends>,
 }
 
 /// Those of a worker's tasks that wait for a stream.
@@ -101,6 +102,7 @@ async fn one(stream: Stream, deadline: &mut Deadline) {
     let Stream { request, respond, connection, worker, open } = stream;
     let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http2 };
     let limits = LowerLimits { fields: worker.limits.h2_fields, target: worker.limits.target_bytes };
+    let began = Instant::now();
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
     let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
@@ -119,5 +121,5 @@ async fn one(stream: Stream, deadline: &mut Deadline) {
         }
     }
     w.give_back();
-    drop(open);
+    open.count(client.given_up(), began.elapsed());
 }
