@@ -5,6 +5,7 @@ use super::edits::{Edits, line};
 use super::view::View;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
+use memchr::memchr;
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use tidegate_engine::RequestView;
@@ -215,13 +216,13 @@ pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
-        let colon = line.iter().position(|c| *c == b':')?;
+        let colon = memchr(b':', line)?;
         Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = rest.iter().position(|c| *c == b'\n')?;
+    let end = memchr(b'\n', rest)?;
     let line = &rest[..end];
     *rest = &rest[end + 1..];
     Some(line.strip_suffix(b"\r").unwrap_or(line))

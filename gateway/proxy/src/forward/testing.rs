@@ -1,6 +1,7 @@
 //! A worker with a config made by hand, for tests of the codecs and of the forwarding.
 
 use crate::connection::Connection;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
@@ -110,6 +111,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     Rc::new(Worker {
         limits,
         pool: Pool::new(Connector::new()),
+        streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
         explain_errors: true,

@@ -7,25 +7,19 @@ mod exchange;
 mod fields;
 mod frames;
 mod lower;
+mod memory;
 mod session;
+mod tasks;
 
 pub(crate) use self::exchange::{Broken, Exchange};
 pub(crate) use self::session::{Place, Session};
+pub(crate) use self::tasks::Tasks;
 
-use self::client::Client;
 use self::coalesce::{Coalesce, Flusher, coalesce};
-use self::lower::{LowerLimits, lower};
 use crate::connection::Connection;
-use crate::forward::buffers::Work;
 use crate::forward::deadline::Deadline;
-use crate::forward::error::Kind;
-use crate::forward::record::{Protocol, Site};
-use crate::forward::request;
 use crate::worker::Worker;
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
-use http::Request;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
@@ -42,7 +36,6 @@ const LAST: Duration = Duration::from_secs(5);
 const LAST_READ: Duration = Duration::from_secs(30);
 
 type ServerConnection = h2::server::Connection<Coalesce<Stream>, Bytes>;
-type NextStream = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
 /// Serves streams on a connection until it ends. `shutdown` turning true sends GOAWAY.
 pub(crate) async fn serve(
@@ -58,27 +51,21 @@ pub(crate) async fn serve(
         idle: Deadline::new(worker.limits.keep_alive_idle),
         block: Deadline::new(worker.limits.head_time),
         block_since: None,
-        head_time: worker.limits.head_time,
+        connection,
+        worker,
         open: Rc::new(()),
         leaving: false,
     };
     let mut stop = pin!(shutdown.wait_for(|stop| *stop));
     let mut stopping = false;
-    while let Some(Ok((request, respond))) = poll_fn(|cx| {
+    poll_fn(|cx| {
         if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
             streams.leave();
         }
-        streams.poll_next(&flusher, cx)
+        streams.poll(&flusher, cx)
     })
-    .await
-    {
-        let (connection, worker, open) = (connection.clone(), worker.clone(), streams.open.clone());
-        tokio::task::spawn_local(async move {
-            one(request, respond, &connection, &worker).await;
-            drop(open);
-        });
-    }
+    .await;
     drop(streams);
     flusher.end(LAST, LAST_READ).await;
 }
@@ -115,25 +102,29 @@ struct Streams {
     /// For the header block that is open.
     block: Deadline,
     block_since: Option<Instant>,
-    head_time: Duration,
-    /// Shared by the tasks of the open streams.
+    connection: Rc<Connection>,
+    worker: Rc<Worker>,
+    /// Shared by the open streams.
     open: Rc<()>,
     /// GOAWAY was sent.
     leaving: bool,
 }
 
 impl Streams {
-    /// The next stream; in between, the connection's frames are read and written, and flushed
-    /// once after all streams that were ready have written.
-    fn poll_next(&mut self, flusher: &Flusher<Stream>, cx: &mut Context<'_>) -> Poll<NextStream> {
-        if let Poll::Ready(next) = self.h2.poll_accept(cx) {
-            return Poll::Ready(next);
+    /// Passes streams on as they come; after that the connection's frames are written, flushed
+    /// once after all streams that were ready have written. Ready when the connection is done.
+    fn poll(&mut self, flusher: &Flusher<Stream>, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(next) = self.h2.poll_accept(cx) {
+            let Some(Ok((request, respond))) = next else { return Poll::Ready(()) };
+            let (connection, open) = (self.connection.clone(), self.open.clone());
+            let worker = self.worker.clone();
+            self.worker.streams.serve(tasks::Stream { request, respond, connection, worker, open });
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
-            return Poll::Ready(None);
+            return Poll::Ready(());
         }
         if self.poll_block(flusher, cx).is_ready() {
-            return Poll::Ready(None);
+            return Poll::Ready(());
         }
         if Rc::strong_count(&self.open) > 1 {
             self.idle.touch();
@@ -142,7 +133,7 @@ impl Streams {
             if Rc::strong_count(&self.open) > 1 {
                 self.idle.touch();
             } else if self.leaving {
-                return Poll::Ready(None);
+                return Poll::Ready(());
             } else {
                 self.leave();
                 cx.waker().wake_by_ref();
@@ -157,7 +148,7 @@ impl Streams {
         if since != self.block_since {
             self.block_since = since;
             if let Some(since) = since {
-                self.block.start(since, self.head_time, None);
+                self.block.start(since, self.worker.limits.head_time, None);
             }
         }
         if self.block_since.is_some() { self.block.poll(cx).map(|_| ()) } else { Poll::Pending }
@@ -172,33 +163,4 @@ impl Streams {
             self.idle.start(Instant::now(), LAST, None);
         }
     }
-}
-
-/// Serves one stream.
-async fn one(
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    connection: &Connection,
-    worker: &Worker,
-) {
-    let site = Site { worker, connection, protocol: Protocol::Http2 };
-    let limits = LowerLimits { fields: worker.limits.h2_fields, target: worker.limits.target_bytes };
-    let (parts, body) = request.into_parts();
-    let mut w = Work::take();
-    let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
-    let to_head = parts.method == http::Method::HEAD;
-    drop(parts);
-    let tunnel = lowered.ok().flatten();
-    let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle), tunnel);
-    match lowered {
-        // a body where none was announced must not be found out after the request was passed on
-        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
-        Ok(_) => request::serve(&mut client, &mut w, site).await,
-        Err(refused) => {
-            w.request.reset();
-            let kind = Kind::BadRequest(refused.status, refused.reason);
-            request::refuse(&mut client, &mut w, site, kind, to_head).await;
-        }
-    }
-    w.give_back();
 }
