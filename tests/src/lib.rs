@@ -15,7 +15,9 @@ mod http2;
 mod lines;
 pub mod load;
 mod pki;
+pub mod python;
 mod recorder;
+pub mod soak;
 mod syn;
 mod token;
 

@@ -60,6 +60,8 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2 by prior knowledge.
     Http2,
+    /// What the client of the request speaks.
+    Client,
 }
 
 /// How an endpoint is picked. Weights of the endpoints are respected by all of them.

@@ -1,12 +1,11 @@
 use crate::destination_rule::{Policy, policy, subset};
 use crate::protocol::Protocol;
-use crate::report::Report;
-use crate::service_registry::{Port, Service, Source};
+use crate::service_registry::{Port, Service};
 use crate::world::{World, port};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_api::istio::ClientTlsMode;
-use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, UpstreamProtocol};
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model};
 
 /// The clusters that routes name, made when one first does.
 pub(crate) struct Clusters<'w, 'a> {
@@ -137,7 +136,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             subset: subset_name.into(),
             service_name: service.name.clone(),
             service_namespace: service.namespace.clone(),
-            protocol: at.protocol.upstream(),
+            protocol: policy.protocol.unwrap_or_else(|| at.protocol.upstream()),
             load_balancer: policy.load_balancer,
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
@@ -151,29 +150,6 @@ impl<'w, 'a> Clusters<'w, 'a> {
             None => Ok(()),
             Some(ClientTlsMode::IstioMutual) if self.world.env.allow_unenforced => Ok(()),
             Some(mode) => Err(Absent::Tls(mode)),
-        }
-    }
-
-    /// Says of which ports HTTP/2 is expected, which is not spoken to upstreams yet.
-    pub(crate) fn report(&self, report: &mut Report) {
-        let http2 = self.made.values().filter(|(c, _)| c.protocol == UpstreamProtocol::Http2);
-        for (cluster, _) in http2 {
-            let Some(service) = self.world.registry.get(&cluster.host) else { continue };
-            for source in &service.sources {
-                let (object, at) = match source {
-                    Source::Kubernetes((object, kube)) => {
-                        (*object, kube.declared(cluster.port).map(|(at, _)| at))
-                    }
-                    Source::Entry((object, entry)) => {
-                        (*object, entry.ports.iter().position(|p| p.number == u32::from(cluster.port)))
-                    }
-                };
-                let Some(at) = at else { continue };
-                let text =
-                    "HTTP/1.1 is spoken to this port for now, although it is declared as HTTP/2 or gRPC";
-                let advice = "let the upstream take HTTP/1.1 too; gRPC needs a later version";
-                report.note(object, &format!("spec.ports[{at}]"), "upstream-http2", text, advice);
-            }
         }
     }
 

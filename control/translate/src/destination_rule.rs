@@ -5,10 +5,10 @@ use crate::world::{Item, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
-    SimpleLb, Subset, TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy, HttpSettings,
+    LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
 };
-use tidegate_model::LoadBalancer;
+use tidegate_model::{LoadBalancer, UpstreamProtocol};
 
 /// How long a connection without a request is kept when nothing is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -126,6 +126,8 @@ pub(crate) struct Policy {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// What is spoken, whatever the port says.
+    pub(crate) protocol: Option<UpstreamProtocol>,
     /// How the upstream wants to be spoken to; `None` is plain text.
     pub(crate) tls: Option<ClientTlsMode>,
 }
@@ -185,6 +187,15 @@ pub(crate) fn policy(
         load_balancer,
         connect_timeout: connect.unwrap_or(default_connect_timeout),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
+        protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
         tls,
     }
+}
+
+/// What these settings have spoken: the client's protocol before an upgrade, as in Istio.
+fn protocol(http: &HttpSettings) -> Option<UpstreamProtocol> {
+    if http.use_client_protocol == Some(true) {
+        return Some(UpstreamProtocol::Client);
+    }
+    (http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade)).then_some(UpstreamProtocol::Http2)
 }

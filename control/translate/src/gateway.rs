@@ -46,7 +46,6 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
         tables.listener(key, &shared, &mut out);
     }
     let Tables { clusters, mut report, .. } = tables;
-    clusters.report(&mut report);
     out.absent = clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut report));
     out.diagnostics = report.finish();

@@ -9,11 +9,14 @@ mod cases;
 mod cli;
 mod diagnostics;
 mod edges;
+mod grpc;
 mod harness;
 mod hostile;
 mod istio_files;
 mod reload;
+mod soak;
 mod stop;
+mod websocket;
 
 use std::io::Write as _;
 

@@ -50,9 +50,8 @@ fn ports_and_what_is_missing() {
             );
         }
     }
-    let (_, cluster, _, said) = routed("host: multi, port: {number: 82}", MULTI);
+    let (_, cluster, _, _) = routed("host: multi, port: {number: 82}", MULTI);
     assert_eq!(cluster.unwrap().protocol, UpstreamProtocol::Http2);
-    assert!(said.iter().any(|s| s == "note spec.ports[1] upstream-http2"), "{said:?}");
 }
 
 #[test]
@@ -172,6 +171,27 @@ fn endpoints_of_services() {
     assert_eq!(found.iter().map(|e| &*e.workload).collect::<Vec<_>>(), ["a-2", "a-v1"]);
     assert_eq!(&*found[0].locality.zone, "z1");
     assert!(matches!(found[0].address, Address::Socket(_)));
+}
+
+#[test]
+fn what_is_spoken_to_a_cluster() {
+    let with = |http: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{connectionPool: {{http: {{{http}}}}}}}}}"
+        )
+    };
+    for (http, expected) in [
+        ("", UpstreamProtocol::Http1),
+        ("h2UpgradePolicy: DO_NOT_UPGRADE", UpstreamProtocol::Http1),
+        ("h2UpgradePolicy: UPGRADE", UpstreamProtocol::Http2),
+        ("useClientProtocol: true", UpstreamProtocol::Client),
+        ("useClientProtocol: true, h2UpgradePolicy: UPGRADE", UpstreamProtocol::Client),
+        ("useClientProtocol: false, h2UpgradePolicy: UPGRADE", UpstreamProtocol::Http2),
+    ] {
+        let (_, cluster, _, said) = routed("host: a", &with(http));
+        assert_eq!(cluster.unwrap().protocol, expected, "{http}");
+        assert!(!said.iter().any(|s| s.ends_with("not-enforced")), "{said:?}");
+    }
 }
 
 #[test]

@@ -6,24 +6,31 @@ use super::deadline::Expired;
 use super::downstream::Downstream;
 use super::error::Kind;
 use super::head::write_interim;
-use super::record::{Life, Site};
-use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
-use pingora::protocols::Stream;
+use super::record::{Life, Protocol, Site};
+use super::upstream::{NoHead, Upstream};
+use super::websocket;
+use crate::h1::field::Known;
+use crate::h2::Exchange;
+use crate::upstream::{Cluster, ConnectError, Pick};
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
-use tokio::io::AsyncWrite;
+use tidegate_model::UpstreamProtocol;
+use tokio::time::timeout;
 
 /// The most interim responses before the real one.
 const INTERIM: usize = 16;
+/// How often a request is sent again that the upstream refused without looking at it.
+const REFUSALS: usize = 3;
+/// How much of a body sent over HTTP/2 is kept so that it can be sent again.
+const REPEATABLE: usize = 64 << 10;
 
 /// A response whose head has come.
 pub(crate) struct Response {
-    pub(crate) upstream: UpstreamConnection,
+    pub(crate) upstream: Upstream,
     /// The head (`w.response`), and what came with it.
     pub(crate) bulk: Bulk,
     /// The rest of the upload.
@@ -39,7 +46,7 @@ pub(crate) async fn response<D: Downstream>(
     cluster: &Arc<Cluster>,
 ) -> Result<Response, Kind> {
     let pick = &*life.pick.insert(cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?);
-    let mut fresh = false;
+    let (mut fresh, mut refusals) = (false, 0);
     loop {
         let connected = connect(down, w, site, cluster, pick, fresh).await;
         let mut upstream = connected.map_err(|e| match e {
@@ -54,18 +61,22 @@ pub(crate) async fn response<D: Downstream>(
                 kind
             }
         })?;
-        life.upstream_local = upstream.local;
+        life.upstream_local = upstream.local();
         life.attempts += 1;
         let sent_at = Instant::now();
         let mut sender = Sender::default();
-        match head(down, w, &mut upstream.stream, &mut sender).await {
+        match head(down, w, site, &mut upstream, &mut sender).await {
             Ok(bulk) => {
                 let now = Instant::now();
                 life.service_time = Some(now - sent_at);
                 life.request_duration = down.uploaded().then(|| sent_at - life.began);
                 return Ok(Response { upstream, bulk, sender });
             }
-            Err(NoHead::Silent) if upstream.reused && !fresh && may_repeat(down, w, &sender) => fresh = true,
+            Err(NoHead::Refused) if refusals < REFUSALS && !sender.streamed => refusals += 1,
+            Err(NoHead::Refused) => return Err(Kind::UpstreamReset),
+            Err(NoHead::Silent) if upstream.reused() && !fresh && may_repeat(down, w, &sender) => {
+                fresh = true
+            }
             Err(NoHead::Silent) => return Err(Kind::UpstreamClosed),
             Err(NoHead::Error(kind)) => return Err(kind),
         }
@@ -86,6 +97,12 @@ enum NoConnection {
     Abandoned(Kind),
 }
 
+impl From<ConnectError> for NoConnection {
+    fn from(e: ConnectError) -> Self {
+        NoConnection::Failed(e)
+    }
+}
+
 async fn connect<D: Downstream>(
     down: &mut D,
     w: &mut Work,
@@ -93,13 +110,45 @@ async fn connect<D: Downstream>(
     cluster: &Arc<Cluster>,
     pick: &Pick,
     fresh: bool,
-) -> Result<UpstreamConnection, NoConnection> {
-    let mut get = pin!(site.worker.pool.get(cluster, pick, fresh));
+) -> Result<Upstream, NoConnection> {
+    let pool = &site.worker.pool;
+    let websocket = w.request.upgrade;
+    let mut get = pin!(async {
+        if site.protocol.upstream(cluster.config().protocol) == Protocol::Http2 {
+            // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
+            if let Some(exchange) = Box::pin(exchange(site, cluster, pick, websocket)).await? {
+                return Ok(Upstream::Two(exchange));
+            }
+        }
+        Ok(Upstream::One(pool.get(cluster, pick, fresh).await?))
+    });
     poll_fn(|cx| match get.as_mut().poll(cx) {
-        Poll::Ready(connection) => Poll::Ready(connection.map_err(NoConnection::Failed)),
+        Poll::Ready(connection) => Poll::Ready(connection),
         Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoConnection::Abandoned(kind))),
     })
     .await
+}
+
+/// A stream of HTTP/2; none where HTTP/1 is to be spoken instead, because a WebSocket does not
+/// fit and the upstream is only thought to speak what the client does.
+async fn exchange(
+    site: Site<'_>,
+    cluster: &Arc<Cluster>,
+    pick: &Pick,
+    websocket: bool,
+) -> Result<Option<Box<Exchange>>, NoConnection> {
+    let place = site.worker.pool.place(cluster, pick).await?;
+    if websocket {
+        let limit = cluster.config().connect_timeout;
+        let takes = timeout(limit, place.takes_websockets()).await;
+        if !takes.map_err(|_| ConnectError::Timeout)? {
+            return match cluster.config().protocol {
+                UpstreamProtocol::Client => Ok(None),
+                _ => Err(NoConnection::Abandoned(Kind::NoWebSocket)),
+            };
+        }
+    }
+    Ok(Some(Box::new(Exchange::new(place))))
 }
 
 /// Ready when waiting makes no sense any more: the client is gone, or the time is up.
@@ -122,49 +171,39 @@ pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) ->
     })
 }
 
-enum NoHead {
-    /// The connection ended before the first byte of a response.
-    Silent,
-    Error(Kind),
-}
-
 /// Sends the request while waiting for the response's head.
 async fn head<D: Downstream>(
     down: &mut D,
     w: &mut Work,
-    upstream: &mut Stream,
+    site: Site<'_>,
+    upstream: &mut Upstream,
     sender: &mut Sender,
 ) -> Result<Bulk, NoHead> {
     let mut got: Option<Bulk> = None;
     let mut interim = 0;
     loop {
-        let n = poll_fn(|cx| {
+        let more = poll_fn(|cx| {
             if let Poll::Ready(Err(kind)) = sender.poll(upstream, down, w, cx) {
-                return Poll::Ready(Err(kind));
+                return Poll::Ready(Err(NoHead::Error(kind)));
             }
-            let read = match &mut got {
-                Some(bulk) => bulk.poll_fill(upstream, cx, usize::MAX),
-                None => Bulk::poll_read(upstream, cx, usize::MAX).map_ok(|bulk| {
-                    let n = bulk.bytes().len();
-                    got = Some(bulk);
-                    n
-                }),
-            };
-            match read {
-                Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
-                Poll::Pending => poll_abandoned(down, w, cx).map(Err),
+            match upstream.poll_head(&mut got, cx) {
+                Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoHead::Error(kind))),
+                ready => ready,
             }
         })
         .await
-        .map_err(NoHead::Error)?;
+        .map_err(|e| match e {
+            NoHead::Refused if interim > 0 => NoHead::Error(Kind::UpstreamReset),
+            e => e,
+        })?;
         let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else {
             return Err(if interim == 0 { NoHead::Silent } else { NoHead::Error(Kind::UpstreamClosed) });
         };
-        if n == 0 {
+        if !more {
             return Err(NoHead::Error(Kind::UpstreamClosed));
         }
         down.deadline().touch();
-        if interim_responses(down, w, &mut bulk, &mut interim, sender).await.map_err(NoHead::Error)? {
+        if interim_responses(down, w, site, &mut bulk, &mut interim, sender).await.map_err(NoHead::Error)? {
             return Ok(bulk);
         }
         got = Some(bulk);
@@ -175,6 +214,7 @@ async fn head<D: Downstream>(
 async fn interim_responses<D: Downstream>(
     down: &mut D,
     w: &mut Work,
+    site: Site<'_>,
     bulk: &mut Bulk,
     count: &mut usize,
     sender: &Sender,
@@ -185,7 +225,9 @@ async fn interim_responses<D: Downstream>(
         }
         match w.response.status {
             // before the end of the request its rest would be read as what follows the upgrade
-            101 if w.request.upgrade && w.response.upgrade && sender.complete() => return Ok(true),
+            101 if w.request.upgrade && w.response.upgrade && sender.complete() => {
+                return if accepted(w, bulk.bytes(), site) { Ok(true) } else { Err(Kind::UpstreamMalformed) };
+            }
             101 => return Err(Kind::UpstreamMalformed),
             100..200 => {}
             _ => return Ok(true),
@@ -199,6 +241,18 @@ async fn interim_responses<D: Downstream>(
         bulk.advance(w.response.len);
         bulk.rewind();
     }
+}
+
+/// Whether the upstream completed the handshake of a WebSocket. A client of HTTP/1 sees to that
+/// itself.
+fn accepted(w: &Work, response: &[u8], site: Site<'_>) -> bool {
+    if site.protocol == Protocol::Http1 {
+        return true;
+    }
+    let Some(key) = w.request.known(w.head(), Known::WebSocketKey).next() else { return false };
+    let expected = websocket::accept(key);
+    let mut said = w.response.known(response, Known::WebSocketAccept);
+    w.response.upgrade_websocket && said.next() == Some(expected.as_bytes()) && said.next().is_none()
 }
 
 /// Sends a request: first `w.out`, then the rest of the body as it comes.
@@ -226,7 +280,7 @@ impl Sender {
     /// Sends as much as can be sent now; ready when that was all.
     pub(crate) fn poll<D: Downstream>(
         &mut self,
-        upstream: &mut Stream,
+        upstream: &mut Upstream,
         down: &mut D,
         w: &mut Work,
         cx: &mut Context<'_>,
@@ -235,9 +289,11 @@ impl Sender {
             return Poll::Ready(Ok(()));
         }
         loop {
-            match ready!(self.poll_write(upstream, w, cx)) {
+            let last = down.uploaded() && !(upstream.is_http2() && down.upload_trailers().is_some());
+            self.dirty |= self.sent < w.out.len() || self.piece.is_some();
+            match ready!(upstream.poll_write(w, &mut self.sent, &mut self.piece, last, cx)) {
                 Ok(()) if down.uploaded() => {
-                    self.refused |= ready!(Pin::new(&mut *upstream).poll_flush(cx)).is_err();
+                    self.refused |= ready!(upstream.poll_finish(down.upload_trailers(), cx)).is_err();
                     self.done = true;
                     return Poll::Ready(Ok(()));
                 }
@@ -250,34 +306,25 @@ impl Sender {
             }
             match down.poll_upload(w, cx) {
                 Poll::Ready(Ok(piece)) => {
-                    self.streamed = true;
-                    self.piece = Some(piece);
                     down.deadline().touch();
+                    if upstream.is_http2()
+                        && !self.streamed
+                        && w.out.len() + piece.bytes().len() <= REPEATABLE
+                    {
+                        w.out.extend_from_slice(piece.bytes());
+                    } else {
+                        self.streamed = true;
+                        self.piece = Some(piece);
+                    }
                 }
                 Poll::Ready(Err(kind)) => return Poll::Ready(Err(kind)),
                 Poll::Pending => {
-                    if self.dirty && ready!(Pin::new(&mut *upstream).poll_flush(cx)).is_ok() {
+                    if self.dirty && ready!(upstream.poll_flush(cx)).is_ok() {
                         self.dirty = false;
                     }
                     return Poll::Pending;
                 }
             }
         }
-    }
-
-    fn poll_write(&mut self, upstream: &mut Stream, w: &Work, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < w.out.len() {
-            match ready!(Pin::new(&mut *upstream).poll_write(cx, &w.out[self.sent..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.sent += n,
-            }
-            self.dirty = true;
-        }
-        if let Some(piece) = &mut self.piece {
-            ready!(piece.poll_write_to(upstream, cx))?;
-            self.piece = None;
-            self.dirty = true;
-        }
-        Poll::Ready(Ok(()))
     }
 }

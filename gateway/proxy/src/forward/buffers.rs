@@ -4,7 +4,7 @@ use super::edits::Rendered;
 use super::identity::Identity;
 use crate::h1::head::Head;
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,6 +17,10 @@ const AHEAD: usize = 64 << 10;
 const CONSUMED: usize = HEAD / 2;
 /// Size of a body buffer.
 const BULK: usize = 64 << 10;
+/// Room at the end of a body buffer that reading leaves for chunk framing.
+const TAIL: usize = 2;
+/// Room in front for the size of a chunk.
+const HEADROOM: usize = 8;
 /// How many of each a thread keeps for reuse.
 const KEPT_WORKS: usize = 256;
 const KEPT_BULKS: usize = 32;
@@ -48,10 +52,14 @@ pub(crate) struct Work {
     pub(crate) authority: Vec<u8>,
     /// What goes upstream: the head and as much of the body as came with it.
     pub(crate) out: Vec<u8>,
+    /// Where in `out` the body begins.
+    pub(crate) body_at: usize,
     /// The response's head as it came from the upstream.
     pub(crate) response: Head,
     /// The response's head as it goes to the client.
     pub(crate) reply: Vec<u8>,
+    /// The trailer lines of the response.
+    pub(crate) trailers: Vec<u8>,
     /// Who sent the request.
     pub(crate) identity: Identity,
     /// Values of header operations that are not literal.
@@ -89,6 +97,7 @@ impl Work {
         self.authority.clear();
         self.out.clear();
         self.reply.clear();
+        self.trailers.clear();
     }
 
     /// The bytes of the request's head, and what follows.
@@ -205,7 +214,7 @@ impl Bulk {
 
     /// How much more fits.
     pub(crate) fn room(&self) -> usize {
-        self.data.len() - self.end
+        (self.data.len() - TAIL).saturating_sub(self.end)
     }
 
     /// Appends what fits.
@@ -213,6 +222,26 @@ impl Bulk {
         let n = bytes.len().min(self.room());
         self.data[self.end..self.end + n].copy_from_slice(&bytes[..n]);
         self.end += n;
+    }
+
+    /// An empty one with room in front for chunk framing.
+    pub(crate) fn with_headroom() -> Bulk {
+        let mut bulk = Bulk::take();
+        (bulk.pos, bulk.end) = (HEADROOM, HEADROOM);
+        bulk
+    }
+
+    /// Makes the content a chunk, in place. There must be room in front, as behind a head.
+    pub(crate) fn frame(&mut self) {
+        let mut size = [0u8; HEADROOM];
+        let mut left = &mut size[..];
+        let fits = write!(left, "{:x}\r\n", self.bytes().len()).is_ok();
+        let n = HEADROOM - left.len();
+        debug_assert!(fits && n <= self.pos);
+        self.pos -= n;
+        self.data[self.pos..self.pos + n].copy_from_slice(&size[..n]);
+        self.data[self.end..self.end + TAIL].copy_from_slice(b"\r\n");
+        self.end += TAIL;
     }
 
     /// Reads at most `limit` bytes more. A buffer full of unread bytes is an error of the peer's.
@@ -226,7 +255,7 @@ impl Bulk {
             self.data.copy_within(self.pos..self.end, 0);
             (self.pos, self.end) = (0, self.end - self.pos);
         }
-        let to = self.data.len().min(self.end.saturating_add(limit));
+        let to = (self.data.len() - TAIL).min(self.end.saturating_add(limit));
         if self.end >= to {
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
         }
@@ -243,7 +272,7 @@ impl Bulk {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<Bulk>> {
-        let mut bulk = Bulk::take();
+        let mut bulk = Bulk::with_headroom();
         ready!(bulk.poll_fill(from, cx, limit))?;
         Poll::Ready(Ok(bulk))
     }

@@ -52,6 +52,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         | Known::Internal
         | Known::ServiceTime => false,
         Known::Upgrade => head.upgrade,
+        Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
         Known::Expect => head.http11,
         _ => edits.keeps(f.name.of_buffer(buf)),
@@ -119,7 +120,9 @@ pub(crate) struct ResponseChanges<'a> {
     pub(crate) service_time: Duration,
     /// Whether the chunk framing stays.
     pub(crate) chunks: bool,
-    /// The length of a body that was decoded whole.
+    /// Whether the body is put in chunks.
+    pub(crate) encode: bool,
+    /// The length of a body that is known here.
     pub(crate) length: Option<usize>,
     /// Lines on the connection.
     pub(crate) connection: &'static [u8],
@@ -144,6 +147,7 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
         | Known::Te
         | Known::ServiceTime => false,
         Known::Upgrade => switching,
+        Known::WebSocketAccept => true,
         Known::Server => changes.mesh.server_header.is_none() && keeps(b"server"),
         Known::Date => {
             let kept = keeps(b"date");
@@ -157,6 +161,9 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
     }
     if let Some(n) = changes.length {
         line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
+    }
+    if changes.encode {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     if keeps(b"x-envoy-upstream-service-time") {
         let mut ms = itoa::Buffer::new();
@@ -201,6 +208,11 @@ pub(crate) fn end_response(out: &mut Vec<u8>, edits: Edits<'_>, mesh: &MeshSetti
 pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut rest = head;
     let _status = next_line(&mut rest);
+    fields(rest)
+}
+
+/// The field lines of a trailer section.
+pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
         let colon = line.iter().position(|c| *c == b':')?;

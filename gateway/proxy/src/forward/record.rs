@@ -2,6 +2,7 @@
 
 use super::buffers::Work;
 use super::error::Kind;
+use super::grpc::is_grpc;
 use super::view::View;
 use crate::connection::Connection;
 use crate::h1::field::Known;
@@ -12,7 +13,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_model::{HeaderName, Route};
+use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtocol};
 
 /// Which connection of which worker a request is on.
 #[derive(Clone, Copy)]
@@ -23,11 +24,22 @@ pub(crate) struct Site<'a> {
     pub(crate) protocol: Protocol,
 }
 
-/// What is spoken downstream.
+/// What is spoken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     Http1,
     Http2,
+}
+
+impl Protocol {
+    /// What is spoken upstream for a client that speaks this.
+    pub(crate) fn upstream(self, cluster: UpstreamProtocol) -> Protocol {
+        match cluster {
+            UpstreamProtocol::Http1 => Protocol::Http1,
+            UpstreamProtocol::Http2 => Protocol::Http2,
+            UpstreamProtocol::Client => self,
+        }
+    }
 }
 
 /// What is known about a request so far.
@@ -41,6 +53,8 @@ pub(crate) struct Life<'t> {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) route: Option<&'t Route>,
+    /// What CORS does to the response's header, after the rule.
+    pub(crate) cors: &'t [HeaderOp],
     pub(crate) cluster_name: &'t str,
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
@@ -54,9 +68,11 @@ pub(crate) struct Life<'t> {
     pub(crate) upstream_local: Option<SocketAddr>,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
+    /// What was not understood was a HEAD: its answer has no body either.
+    pub(crate) refused_head: bool,
 }
 
-impl Life<'_> {
+impl<'t> Life<'t> {
     pub(crate) fn begin(now: Instant) -> Self {
         Life {
             start: SystemTime::now(),
@@ -68,6 +84,7 @@ impl Life<'_> {
             received: 0,
             sent: 0,
             route: None,
+            cors: &[],
             cluster_name: "",
             cluster: None,
             pick: None,
@@ -76,6 +93,15 @@ impl Life<'_> {
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
             responded: false,
+            refused_head: false,
+        }
+    }
+
+    /// The faults that the rule injects.
+    pub(crate) fn faults(&self) -> Option<&'t Fault> {
+        match self.route.map(|route| &*route.action) {
+            Some(Action::Forward(forward)) if forward.fault != Fault::default() => Some(&forward.fault),
+            _ => None,
         }
     }
 
@@ -87,6 +113,7 @@ impl Life<'_> {
         }
         self.details = Cow::Borrowed(match (self.responded, kind) {
             (true, Kind::UpstreamClosed) => "upstream_reset_after_response_started{connection_termination}",
+            (true, Kind::UpstreamReset) => "upstream_reset_after_response_started{remote_reset}",
             (true, Kind::UpstreamMalformed) => "upstream_reset_after_response_started{protocol_error}",
             _ => row.details,
         });
@@ -133,10 +160,7 @@ impl Life<'_> {
             downstream_remote: if known { w.identity.client } else { site.connection.peer },
             downstream_direct: site.connection.peer,
             sni: site.connection.tls.as_ref().and_then(|t| t.sni.as_deref()).unwrap_or_default(),
-            grpc: head
-                .known(buf, Known::ContentType)
-                .next()
-                .is_some_and(|v| v.len() >= 16 && v[..16].eq_ignore_ascii_case(b"application/grpc")),
+            grpc: is_grpc(w),
             headers,
         }
     }
@@ -206,5 +230,12 @@ impl Headers for Lookup<'_> {
         if let Some(v) = all {
             f(&v);
         }
+    }
+
+    fn trailer(&self, name: &HeaderName, f: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        super::head::fields(&self.w.trailers)
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .for_each(|(_, v)| f(v));
     }
 }

@@ -99,11 +99,6 @@ impl BodyScan {
         self.state == State::Done
     }
 
-    /// Whether the body ends with the connection.
-    pub(crate) fn until_close(&self) -> bool {
-        self.state == State::Close
-    }
-
     /// Bytes of content seen, without framing.
     pub(crate) fn data(&self) -> u64 {
         self.data
@@ -379,7 +374,7 @@ mod tests {
         assert!(s.done());
         let mut s = BodyScan::new(Framing::UntilClose);
         assert_eq!(s.scan(&mut b"abc".to_owned()), Ok((3, 3)));
-        assert!(!s.done() && s.until_close());
+        assert!(!s.done());
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
-use crate::listener::reset_on_close;
+use crate::forward::tunnel::End;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
@@ -26,6 +26,8 @@ pub(super) struct Client {
     shutdown: ShutdownWatch,
     /// The request's body.
     scan: BodyScan,
+    /// Chunk framing is taken off the body.
+    decode: bool,
     /// Where in `w.buf` the next request begins.
     pub(super) next: usize,
     http11: bool,
@@ -46,6 +48,7 @@ impl Client {
             deadline,
             shutdown,
             scan: BodyScan::new(Framing::None),
+            decode: false,
             next: 0,
             http11: true,
             closing: false,
@@ -76,6 +79,7 @@ impl Downstream for Client {
         self.http11 = w.request.http11;
         self.closing |= !w.request.persistent();
         self.scan = BodyScan::new(w.request.request_framing());
+        self.decode = false;
         let body = w.pos + w.request.len;
         self.next = body;
         let Ok((used, kept)) = self.scan.scan(&mut w.buf[body..w.end]) else {
@@ -106,14 +110,26 @@ impl Downstream for Client {
         if bulk.is_empty() {
             return Poll::Ready(Err(Kind::ClientGone));
         }
-        let Ok((used, kept)) = self.scan.scan(bulk.bytes_mut()) else {
+        let taken =
+            if self.decode { self.scan.decode(bulk.bytes_mut()) } else { self.scan.scan(bulk.bytes_mut()) };
+        let Ok((used, kept)) = taken else {
             self.closing = true;
             return Poll::Ready(Err(Kind::BadBody));
         };
         w.push_back(&bulk.bytes()[used..]);
         bulk.truncate(kept);
-        self.scan.tail().into_iter().for_each(|part| bulk.push(part));
+        if !self.decode {
+            self.scan.tail().into_iter().for_each(|part| bulk.push(part));
+        }
         Poll::Ready(Ok(bulk))
+    }
+
+    fn upload_content(&mut self) {
+        self.decode = true;
+    }
+
+    fn upload_trailers(&self) -> Option<&[u8]> {
+        self.scan.trailers()
     }
 
     fn poll_gone(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<()> {
@@ -198,17 +214,39 @@ impl Downstream for Client {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64) {
+    fn begin_tunnel(&mut self, w: &Work) -> Range<usize> {
         self.closing = true;
-        self.deadline.end_whole();
-        super::tunnel::join(self, w, upstream, early).await
+        self.next..w.end
     }
 
     fn abort(&mut self) {
         self.aborted = true;
         // the end of a plain connection would make the response look whole; TLS ends otherwise
-        if let Some(stream) = (*self.stream).as_any().downcast_ref().filter(|_| self.until_close) {
-            let _ = reset_on_close(stream);
+        if self.until_close {
+            self.stream.cut();
         }
+    }
+}
+
+impl End for Client {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
+        self.stream.poll_read(cx)
+    }
+
+    fn poll_write(&mut self, piece: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_write(piece, cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        End::poll_flush(&mut self.stream, cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        End::poll_shutdown(&mut self.stream, cx)
+    }
+
+    fn cut(&mut self) {
+        self.aborted = true;
+        self.stream.cut();
     }
 }

@@ -40,6 +40,10 @@ pub(crate) enum Known {
     Claim,
     /// `X-Envoy-Upstream-Service-Time`.
     ServiceTime,
+    /// `Sec-WebSocket-Key`.
+    WebSocketKey,
+    /// `Sec-WebSocket-Accept`.
+    WebSocketAccept,
     /// `Server`.
     Server,
     /// `Date`.
@@ -72,8 +76,10 @@ pub(crate) fn known(name: &[u8]) -> Known {
         (16, b'x') if begins(b"x-forwarded-host") || begins(b"x-forwarded-port") => Known::Claim,
         (16, b'p') if begins(b"proxy-connection") => Known::HopByHop,
         (17, b't') if begins(b"transfer-encoding") => Known::TransferEncoding,
+        (17, b's') if begins(b"sec-websocket-key") => Known::WebSocketKey,
         (17, b'x') if begins(b"x-forwarded-proto") => Known::ForwardedProto,
         (18, b'x') if begins(b"x-istio-attributes") => Known::Internal,
+        (20, b's') if begins(b"sec-websocket-accept") => Known::WebSocketAccept,
         (23, b'x') if begins(b"x-forwarded-client-cert") => Known::Internal,
         (29, b'x') if begins(b"x-envoy-upstream-service-time") => Known::ServiceTime,
         (9.., b'x') if begins(b"x-envoy-") => Known::Internal,

@@ -7,6 +7,5 @@ mod connection;
 pub(crate) mod field;
 pub(crate) mod head;
 mod lines;
-mod tunnel;
 
 pub(crate) use connection::serve;

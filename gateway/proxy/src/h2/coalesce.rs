@@ -61,13 +61,17 @@ pub(super) struct Coalesce<S>(Rc<RefCell<Held<S>>>);
 pub(super) struct Flusher<S>(Rc<RefCell<Held<S>>>);
 
 pub(super) fn coalesce<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Coalesce<S>, Flusher<S>) {
-    let held = Rc::new(RefCell::new(Held {
-        stream,
-        bytes: Vec::new(),
-        written: 0,
-        dirty: false,
-        frames: Frames::default(),
-    }));
+    watched(stream, Frames::default())
+}
+
+/// The same for our side of a connection to a server.
+pub(super) fn coalesce_client<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Coalesce<S>, Flusher<S>) {
+    watched(stream, Frames::of_server())
+}
+
+fn watched<S>(stream: S, frames: Frames) -> (Coalesce<S>, Flusher<S>) {
+    let held = Held { stream, bytes: Vec::new(), written: 0, dirty: false, frames };
+    let held = Rc::new(RefCell::new(held));
     (Coalesce(held.clone()), Flusher(held))
 }
 
@@ -75,6 +79,11 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
     /// Writes out what the codec left. Pending is fine: the stream wakes the connection's task.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_flush(cx)
+    }
+
+    /// Whether the peer's SETTINGS have come.
+    pub(super) fn greeted(&self) -> bool {
+        self.0.borrow().frames.greeted()
     }
 
     /// Since when a header block has waited for its end.

@@ -20,7 +20,7 @@ pub(crate) struct UpstreamConnection {
 }
 
 /// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// Nobody listens there.
     #[error("connection refused")]
@@ -30,7 +30,7 @@ pub(crate) enum ConnectError {
     Timeout,
     /// Anything else the network said.
     #[error("connect failed: {}", cause(.0))]
-    Other(Box<pingora::Error>),
+    Other(Arc<pingora::Error>),
 }
 
 /// An endpoint as Pingora's connector wants it.
@@ -88,7 +88,7 @@ impl From<Box<pingora::Error>> for ConnectError {
         match error.etype() {
             ErrorType::ConnectRefused => ConnectError::Refused,
             ErrorType::ConnectTimedout => ConnectError::Timeout,
-            _ => ConnectError::Other(error),
+            _ => ConnectError::Other(error.into()),
         }
     }
 }

@@ -7,6 +7,7 @@ mod dns;
 mod endpoint;
 mod pool;
 mod registry;
+mod sessions;
 
 pub(crate) use cluster::{Cluster, Clusters};
 pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};

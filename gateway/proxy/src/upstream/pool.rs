@@ -1,6 +1,8 @@
 use super::cluster::Cluster;
 use super::connect::{ConnectError, Connector, UpstreamConnection};
 use super::endpoint::{Endpoint, Pick};
+use super::sessions::Sessions;
+use crate::h2::Place;
 use ahash::AHashMap;
 use pingora::protocols::Stream;
 use std::cell::RefCell;
@@ -10,7 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
-use tidegate_model::UpstreamProtocol;
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Idle connections that one worker keeps to one endpoint.
@@ -20,27 +21,21 @@ const IN_ALL: usize = 8192;
 /// How often idle connections are looked through; an idle timeout may be late by as much.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// A worker's idle upstream connections, by endpoint. No lock: one worker, one thread.
+/// A worker's upstream connections, by endpoint: idle ones of HTTP/1, and shared ones of HTTP/2. No lock: one worker, one thread.
 ///
 /// A connection to an endpoint that its cluster no longer has is neither kept nor taken, even
 /// when the same address came back. [`Pool::expire`] must run beside it on the same worker.
 pub(crate) struct Pool {
     connector: Connector,
     idle: RefCell<IdleConnections>,
+    sessions: Sessions,
 }
 
 #[derive(Default)]
 struct IdleConnections {
-    slots: AHashMap<Key, Slot>,
+    /// By the endpoint's id, which belongs to one address in one cluster.
+    slots: AHashMap<u64, Slot>,
     count: usize,
-}
-
-/// What connections must have in common to stand in for each other. The endpoint's id belongs to
-/// one address in one cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    endpoint: u64,
-    http2: bool,
 }
 
 /// The idle connections to one endpoint, the one that was used last at the end.
@@ -59,7 +54,7 @@ struct Idle {
 impl Pool {
     /// An empty pool.
     pub(crate) fn new(connector: Connector) -> Self {
-        Pool { connector, idle: RefCell::default() }
+        Pool { connector, idle: RefCell::default(), sessions: Sessions::new() }
     }
 
     /// A connection to the endpoint: an idle one that is still open, else (or when `fresh`) a new one.
@@ -72,10 +67,18 @@ impl Pool {
         pick: &Pick,
         fresh: bool,
     ) -> Result<UpstreamConnection, ConnectError> {
-        if !fresh && let Some(Idle { stream, local, .. }) = self.idle.borrow_mut().take(key(cluster, pick)) {
+        if !fresh && let Some(Idle { stream, local, .. }) = self.idle.borrow_mut().take(pick.endpoint().id) {
             return Ok(UpstreamConnection { stream, reused: true, local });
         }
         self.connector.connect(pick.endpoint(), cluster.config().connect_timeout).await
+    }
+
+    /// A place for a request on an HTTP/2 connection to the endpoint.
+    ///
+    /// # Errors
+    /// When there is none with room and a new one cannot be made within the cluster's connect timeout.
+    pub(crate) async fn place(&self, cluster: &Cluster, pick: &Pick) -> Result<Place, ConnectError> {
+        self.sessions.get(&self.connector, cluster, pick).await
     }
 
     /// Gives back a connection on which request and response both ended cleanly.
@@ -84,7 +87,7 @@ impl Pool {
         if pick.endpoint().is_removed() || idle.count >= IN_ALL {
             return;
         }
-        let slot = idle.slots.entry(key(cluster, pick)).or_insert_with(|| Slot {
+        let slot = idle.slots.entry(pick.endpoint().id).or_insert_with(|| Slot {
             endpoint: pick.endpoint().clone(),
             idle_timeout: Duration::ZERO,
             connections: VecDeque::new(),
@@ -103,6 +106,7 @@ impl Pool {
         loop {
             tokio::time::sleep(SWEEP).await;
             self.idle.borrow_mut().sweep(Instant::now());
+            self.sessions.sweep(Instant::now());
         }
     }
 
@@ -113,14 +117,10 @@ impl Pool {
     }
 }
 
-fn key(cluster: &Cluster, pick: &Pick) -> Key {
-    Key { endpoint: pick.endpoint().id, http2: cluster.config().protocol == UpstreamProtocol::Http2 }
-}
-
 impl IdleConnections {
     /// The connection that was used last and is still open.
-    fn take(&mut self, key: Key) -> Option<Idle> {
-        let slot = self.slots.get_mut(&key)?;
+    fn take(&mut self, endpoint: u64) -> Option<Idle> {
+        let slot = self.slots.get_mut(&endpoint)?;
         while let Some(mut idle) = slot.connections.pop_back() {
             self.count -= 1;
             if is_open(&mut idle.stream) {

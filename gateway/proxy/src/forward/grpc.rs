@@ -1,0 +1,70 @@
+//! gRPC: which requests are, and how the gateway's own answers are said in it.
+
+use super::buffers::Work;
+use crate::h1::field::Known;
+
+/// Whether the request is gRPC: by its content type, `application/grpc` with or without `+proto`
+/// and the like. gRPC-Web is not: it is an answer of plain HTTP that its clients understand.
+pub(crate) fn is_grpc(w: &Work) -> bool {
+    let content_type = w.request.known(w.head(), Known::ContentType).next().unwrap_or_default();
+    const GRPC: &[u8] = b"application/grpc";
+    content_type.get(..GRPC.len()).is_some_and(|t| t.eq_ignore_ascii_case(GRPC))
+        && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';'))
+}
+
+/// The status that a client of gRPC gets for one of HTTP, as Envoy maps it.
+pub(super) fn status(http: u16) -> u8 {
+    match http {
+        400 => 13,                   // INTERNAL
+        401 => 16,                   // UNAUTHENTICATED
+        403 => 7,                    // PERMISSION_DENIED
+        404 => 12,                   // UNIMPLEMENTED
+        429 | 502 | 503 | 504 => 14, // UNAVAILABLE
+        _ => 2,                      // UNKNOWN
+    }
+}
+
+/// Writes a message in percent-encoding, as `grpc-message` has it.
+pub(super) fn encode(message: &[u8], out: &mut Vec<u8>) {
+    for c in message {
+        match c {
+            b' '..=b'~' if *c != b'%' => out.push(*c),
+            c => {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                out.extend_from_slice(&[b'%', DIGITS[usize::from(c >> 4)], DIGITS[usize::from(c & 15)]]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        let mut out = Vec::new();
+        encode("a b%\n\u{e4}~".as_bytes(), &mut out);
+        assert_eq!(out, b"a b%25%0A%C3%A4~");
+    }
+
+    #[test]
+    fn content_types() {
+        for (content_type, grpc) in [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grp", false),
+            ("text/plain", false),
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-type: {content_type}\r\n\r\n");
+            let mut w = Work::take();
+            w.push_back(head.as_bytes());
+            let limits = crate::h1::head::HeadLimits { bytes: 4096, fields: 10, target: 10 };
+            let Work { request, buf, end, .. } = &mut *w;
+            assert_eq!(request.parse_request(&buf[..*end], limits), Ok(true));
+            assert_eq!(is_grpc(&w), grpc, "{content_type}");
+        }
+    }
+}

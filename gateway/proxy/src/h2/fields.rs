@@ -1,0 +1,80 @@
+//! What both sides of HTTP/2 share: field lines there and back, and sending content.
+
+use crate::forward::head::{self, lines};
+use crate::h1::field::{Known, forbidden_in_trailers, known};
+use bytes::Bytes;
+use h2::SendStream;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::io;
+use std::task::{Context, Poll, ready};
+
+/// An error of `h2` as one of the network's.
+pub(super) fn broken(e: h2::Error) -> io::Error {
+    if e.is_io() {
+        e.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    } else {
+        io::Error::other(e)
+    }
+}
+
+/// The field lines of a head that we wrote and that `keep` accepts. Values are slices of it.
+pub(super) fn raise_fields(
+    head: &Bytes,
+    into: &mut HeaderMap,
+    keep: impl Fn(Known) -> bool,
+) -> io::Result<()> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    into.reserve(16);
+    for (name, value) in lines(head).filter(|(name, _)| keep(known(name))) {
+        let name = HeaderName::from_bytes(name).map_err(|_| invalid())?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| invalid())?;
+        into.append(name, value);
+    }
+    Ok(())
+}
+
+/// Trailer lines as fields.
+pub(super) fn fields(trailers: &[u8]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in head::fields(trailers) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+/// Trailers that may pass, as lines.
+pub(super) fn write_fields(trailers: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in trailers {
+        let name = name.as_str().as_bytes();
+        if !forbidden_in_trailers(name) {
+            for part in [name, b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+    }
+}
+
+/// Sends content as the windows allow; ready when all of it was taken. `last` when nothing
+/// follows, and then `ended` is set.
+pub(super) fn poll_send(
+    send: &mut SendStream<Bytes>,
+    content: &mut &[u8],
+    last: bool,
+    ended: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while !content.is_empty() {
+        send.reserve_capacity(content.len());
+        if send.capacity() == 0 {
+            ready!(send.poll_capacity(cx)).ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
+            continue;
+        }
+        let (now, rest) = content.split_at(send.capacity().min(content.len()));
+        *ended = last && rest.is_empty();
+        send.send_data(Bytes::copy_from_slice(now), *ended).map_err(broken)?;
+        *content = rest;
+    }
+    Poll::Ready(Ok(()))
+}

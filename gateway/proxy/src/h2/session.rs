@@ -1,0 +1,170 @@
+//! An HTTP/2 connection to an upstream, shared by the requests of one worker.
+
+use super::coalesce::{Coalesce, Flusher, coalesce_client};
+use super::{LAST, SEND_BUFFER};
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use pingora::protocols::Stream;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// The most streams on one connection, whatever the peer allows.
+const STREAMS: usize = 100;
+/// Flow-control window of a stream.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// Flow-control window of a connection: all of its streams may fill theirs, so that clients who
+/// do not read hold up nobody else.
+const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+/// Bytes of a response's header list, less than what a response head of HTTP/1 may have.
+const HEADER_LIST: u32 = 56 << 10;
+
+/// A connection that takes many requests at once.
+pub(crate) struct Session {
+    send: SendRequest<Bytes>,
+    local: Option<SocketAddr>,
+    active: Cell<usize>,
+    /// Whether a request was sent on it before.
+    used: Cell<bool>,
+    /// Whether the peer's SETTINGS came, or never will.
+    greeted: Cell<bool>,
+    greeting: Notify,
+    idle_since: Cell<Instant>,
+}
+
+/// A place for one request on a session.
+pub(crate) struct Place {
+    pub(super) send: SendRequest<Bytes>,
+    session: Rc<Session>,
+    /// Whether the session served a request before.
+    pub(crate) reused: bool,
+}
+
+impl Session {
+    /// Speaks HTTP/2 by prior knowledge. The connection's own task runs on this worker until all
+    /// places and the session are given up, or the peer ends it.
+    ///
+    /// # Errors
+    /// When the preface cannot be written.
+    pub(crate) async fn begin(stream: Stream, local: Option<SocketAddr>) -> io::Result<Rc<Session>> {
+        let (io, flusher) = coalesce_client(stream);
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(STREAMS)
+            .max_header_list_size(HEADER_LIST)
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false);
+        let (send, connection) = builder.handshake(io).await.map_err(super::fields::broken)?;
+        let session = Rc::new(Session {
+            send,
+            local,
+            active: Cell::new(0),
+            used: Cell::new(false),
+            greeted: Cell::new(false),
+            greeting: Notify::new(),
+            idle_since: Cell::new(Instant::now()),
+        });
+        tokio::task::spawn_local(drive(connection, flusher, Rc::downgrade(&session)));
+        Ok(session)
+    }
+
+    /// Whether new requests may be sent: it did not end, and the peer did not say that it will.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut send = self.send.clone();
+        !matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+    }
+
+    /// Whether the peer takes another request now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.active.get() < self.send.current_max_send_streams().min(STREAMS)
+    }
+
+    fn greet(&self) {
+        self.greeted.set(true);
+        self.greeting.notify_waiters();
+    }
+
+    /// Requests on it.
+    pub(crate) fn active(&self) -> usize {
+        self.active.get()
+    }
+
+    /// How long it has had no request; zero while it has one.
+    pub(crate) fn idle_for(&self, now: Instant) -> Duration {
+        if self.active.get() > 0 {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(self.idle_since.get())
+        }
+    }
+
+    /// A place. Where the peer takes no more for now, the request waits for its turn.
+    pub(crate) fn place(self: &Rc<Self>) -> Place {
+        self.active.set(self.active.get() + 1);
+        Place { send: self.send.clone(), session: self.clone(), reused: self.used.replace(true) }
+    }
+}
+
+impl Place {
+    /// Whether the peer takes WebSockets: waits for its SETTINGS (RFC 8441 3).
+    pub(crate) async fn takes_websockets(&self) -> bool {
+        let greeting = self.session.greeting.notified();
+        if !self.session.greeted.get() {
+            greeting.await;
+        }
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// Our address towards the endpoint.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.session.local
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.session.active.set(self.session.active.get() - 1);
+        self.session.idle_since.set(Instant::now());
+    }
+}
+
+/// Reads and writes the connection's frames, flushed once after all streams that were ready have
+/// written. Ends with the connection, which is closed once nobody can use it any more.
+async fn drive(
+    connection: Connection<Coalesce<Stream>, Bytes>,
+    flusher: Flusher<Stream>,
+    session: Weak<Session>,
+) {
+    {
+        let mut connection = pin!(connection);
+        let (mut last, mut greeted) = (None, false);
+        poll_fn(|cx| {
+            let ended = connection.as_mut().poll(cx).is_ready()
+                || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)));
+            if !greeted && (ended || flusher.greeted()) {
+                greeted = true;
+                if let Some(session) = session.upgrade() {
+                    session.greet();
+                }
+            }
+            if ended {
+                return Poll::Ready(());
+            }
+            if session.strong_count() > 0 {
+                return Poll::Pending;
+            }
+            last.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST))).as_mut().poll(cx)
+        })
+        .await;
+    }
+    // the peer may be gone already
+    let _ = tokio::time::timeout(LAST, poll_fn(|cx| flusher.poll_flush(cx))).await;
+}

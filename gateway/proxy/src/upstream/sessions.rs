@@ -1,0 +1,145 @@
+use super::cluster::Cluster;
+use super::connect::{ConnectError, Connector, UpstreamConnection};
+use super::endpoint::{Endpoint, Pick};
+use crate::h2::{Place, Session};
+use ahash::AHashMap;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// HTTP/2 connections of one worker to one endpoint. Requests beyond what they take wait for their turn.
+const PER_ENDPOINT: usize = 32;
+/// HTTP/2 connections that one worker keeps in all.
+const IN_ALL: usize = 4096;
+
+/// A worker's HTTP/2 connections, by endpoint, each shared by many requests.
+pub(super) struct Sessions(RefCell<AHashMap<u64, Slot>>);
+
+struct Slot {
+    endpoint: Arc<Endpoint>,
+    idle_timeout: Duration,
+    sessions: Vec<Rc<Session>>,
+    /// Who waits for the connection that is being made, if one is.
+    connecting: Option<Vec<oneshot::Sender<Result<(), ConnectError>>>>,
+}
+
+/// What a request finds.
+enum Found {
+    Place(Place),
+    Wait(oneshot::Receiver<Result<(), ConnectError>>),
+    Connect,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Sessions(RefCell::default())
+    }
+
+    /// A place on a connection with room, else on a new one. One connection is made at a time.
+    ///
+    /// # Errors
+    /// When a new one cannot be made within the cluster's connect timeout.
+    pub(super) async fn get(
+        &self,
+        connector: &Connector,
+        cluster: &Cluster,
+        pick: &Pick,
+    ) -> Result<Place, ConnectError> {
+        loop {
+            match self.find(cluster, pick) {
+                Found::Place(place) => return Ok(place),
+                // an error of the channel: who was connecting gave up
+                Found::Wait(made) => made.await.unwrap_or(Ok(()))?,
+                Found::Connect => {
+                    let mut making = Making { sessions: self, endpoint: pick.endpoint().id, failed: None };
+                    let made = connector.connect(pick.endpoint(), cluster.config().connect_timeout).await;
+                    let session = match made {
+                        Ok(UpstreamConnection { stream, local, .. }) => {
+                            Session::begin(stream, local).await.map_err(|_| ConnectError::Refused)
+                        }
+                        Err(e) => Err(e),
+                    };
+                    return match session {
+                        Ok(session) => {
+                            let place = session.place();
+                            self.keep(pick, session);
+                            Ok(place)
+                        }
+                        Err(e) => {
+                            making.failed = Some(e.clone());
+                            Err(e)
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    fn find(&self, cluster: &Cluster, pick: &Pick) -> Found {
+        let mut slots = self.0.borrow_mut();
+        let slot = slots.entry(pick.endpoint().id).or_insert_with(|| Slot {
+            endpoint: pick.endpoint().clone(),
+            idle_timeout: Duration::ZERO,
+            sessions: Vec::new(),
+            connecting: None,
+        });
+        slot.idle_timeout = cluster.config().idle_timeout;
+        slot.sessions.retain(|s| s.is_open());
+        if let Some(session) = slot.sessions.iter().find(|s| s.has_room()) {
+            return Found::Place(session.place());
+        }
+        if let Some(waiting) = &mut slot.connecting {
+            let (tell, made) = oneshot::channel();
+            waiting.push(tell);
+            return Found::Wait(made);
+        }
+        if slot.sessions.len() >= PER_ENDPOINT
+            && let Some(session) = slot.sessions.iter().min_by_key(|s| s.active())
+        {
+            return Found::Place(session.place());
+        }
+        slot.connecting = Some(Vec::new());
+        Found::Connect
+    }
+
+    fn keep(&self, pick: &Pick, session: Rc<Session>) {
+        let mut slots = self.0.borrow_mut();
+        let count: usize = slots.values().map(|s| s.sessions.len()).sum();
+        if pick.endpoint().is_removed() || count >= IN_ALL {
+            return;
+        }
+        if let Some(slot) = slots.get_mut(&pick.endpoint().id) {
+            slot.sessions.push(session);
+        }
+    }
+
+    /// Closes connections whose idle time is over, that ended, or whose endpoint is gone; what is
+    /// on them goes on to its end.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.0.borrow_mut().retain(|_, slot| {
+            let limit = slot.idle_timeout;
+            slot.sessions.retain(|s| s.is_open() && (s.active() > 0 || s.idle_for(now) < limit));
+            slot.connecting.is_some() || !slot.endpoint.is_removed() && !slot.sessions.is_empty()
+        });
+    }
+}
+
+/// A connection being made. Who waits for it hears of its end, whatever that is.
+struct Making<'a> {
+    sessions: &'a Sessions,
+    endpoint: u64,
+    failed: Option<ConnectError>,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.sessions.0.borrow_mut();
+        let waiting = slots.get_mut(&self.endpoint).and_then(|slot| slot.connecting.take());
+        for tell in waiting.into_iter().flatten() {
+            // an error is one who went away
+            let _ = tell.send(self.failed.clone().map_or(Ok(()), Err));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! gRPC through the gateway, between Google's own client and server in Python: unary calls, streams
+//! in either and in both directions, errors without messages, cancellation, deadlines.
+
+use crate::reload::Site;
+use anyhow::Result;
+use std::path::Path;
+use tidegate_tests::python::{Python, call};
+use tidegate_tests::{Net, Start};
+
+const CONFIG: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gateway}
+spec:
+  servers: [{port: {number: 8080, name: grpc, protocol: GRPC}, hosts: ['*']}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: routes}
+spec:
+  hosts: [peer.example, down.example]
+  gateways: [gateway]
+  http:
+  - match: [{authority: {exact: down.example}}]
+    route: [{destination: {host: down.example}}]
+  - route: [{destination: {host: peer.example}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: down}
+spec:
+  hosts: [down.example]
+  resolution: STATIC
+  ports: [{number: 80, name: grpc, protocol: GRPC}]
+  endpoints: [{address: ADDRESS, ports: {grpc: 1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: peer}
+spec:
+  hosts: [peer.example]
+  resolution: STATIC
+  ports: [{number: 80, name: grpc, protocol: GRPC}]
+  endpoints: [{address: ADDRESS, ports: {grpc: 50051}}]
+";
+
+#[tokio::test]
+async fn every_kind_of_call_goes_through() -> Result<()> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (net, site) = (Net::reserve()?, Site::new()?);
+    let address = net.next()?.to_string();
+    site.write("grpc.yaml", &CONFIG.replace("ADDRESS", &address))?;
+    let _server = Python::serve(folder, "grpc_peers.py", &[&format!("{address}:50051")]).await?;
+    let gateway = Start::with(site.path()).start(&net).await?;
+    call(folder, "grpc_peers.py", &[&gateway.at(8080).to_string(), "peer.example"]).await
+}
