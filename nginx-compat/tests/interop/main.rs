@@ -1,5 +1,6 @@
 //! A real nginx in front of the gateway, and behind it.
 
+mod behind;
 mod front;
 mod http10;
 mod nginx;

@@ -15,10 +15,12 @@ const NAMES: usize = 256;
 /// Longer ones are not.
 const LONGEST_NAME: usize = 64;
 
+/// A name with how it was spelled.
+type Said = (Box<[u8]>, HeaderName);
+
 thread_local! {
     static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    /// With how it was spelled.
-    static SAID: RefCell<Vec<Option<(Box<[u8]>, HeaderName)>>> = RefCell::new(vec![None; NAMES]);
+    static SAID: RefCell<Vec<Option<Said>>> = RefCell::new(vec![None; NAMES]);
 }
 
 /// A copy.
