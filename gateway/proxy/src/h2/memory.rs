@@ -10,17 +10,17 @@ use std::cell::RefCell;
 const SMALL: usize = 4 << 10;
 /// How much of it there is at a time: this is also what a slow peer's small piece may hold on to.
 const SHARED: usize = 16 << 10;
-/// A header name, and how it was spelled.
-type Spelled = (Box<[u8]>, HeaderName);
-
 /// How many names are remembered.
 const NAMES: usize = 256;
 /// Longer ones are not.
 const LONGEST_NAME: usize = 64;
 
+/// A name with how it was spelled.
+type Said = (Box<[u8]>, HeaderName);
+
 thread_local! {
     static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    static SAID: RefCell<Vec<Option<Spelled>>> = RefCell::new(vec![None; NAMES]);
+    static SAID: RefCell<Vec<Option<Said>>> = RefCell::new(vec![None; NAMES]);
 }
 
 /// A copy.
