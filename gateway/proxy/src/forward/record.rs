@@ -11,6 +11,7 @@ use crate::upstream::{self, Pick};
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_model::{HeaderName, Route, UpstreamProtocol};
@@ -150,11 +151,45 @@ impl Life<'_> {
             headers,
         }
     }
+}
 
-    /// Counts and logs the request.
-    pub(crate) fn finish(&self, w: &Work, site: Site<'_>) {
-        let headers = Lookup { w, response: Reply::Sent };
-        site.worker.telemetry.finish(&self.record(w, site, &headers));
+/// A request in hand: counted and logged when it ends, also when it is dropped before its end.
+pub(crate) struct InHand<'a, 't> {
+    pub(crate) life: Life<'t>,
+    pub(crate) w: &'a mut Work,
+    site: Site<'a>,
+    ended: bool,
+}
+
+impl<'a> InHand<'a, '_> {
+    /// It begins now.
+    pub(crate) fn begin(now: Instant, w: &'a mut Work, site: Site<'a>) -> Self {
+        InHand { life: Life::begin(now), w, site, ended: false }
+    }
+
+    /// It has come to its end.
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+    }
+
+    fn finish(&self) {
+        let headers = Lookup { w: self.w, response: Reply::Sent };
+        self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, &headers));
+    }
+}
+
+impl Drop for InHand<'_, '_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            if !self.ended {
+                self.life.note(Kind::Cut);
+            }
+            return self.finish();
+        }
+        self.life.note(Kind::Defect);
+        tracing::error!("a request ended by a defect of the gateway; the others go on");
+        // a second panic, perhaps for the same reason, would end the process
+        let _ = catch_unwind(AssertUnwindSafe(|| self.finish()));
     }
 }
 

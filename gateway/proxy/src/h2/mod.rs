@@ -75,7 +75,8 @@ pub(crate) async fn serve(
     {
         let (connection, worker, open) = (connection.clone(), worker.clone(), streams.open.clone());
         tokio::task::spawn_local(async move {
-            one(request, respond, &connection, &worker).await;
+            // cut, the stream is reset when its handles are dropped
+            worker.cut.unless(pin!(one(request, respond, &connection, &worker))).await;
             drop(open);
         });
     }
