@@ -260,3 +260,45 @@ impl Headers for Lookup<'_> {
             .for_each(|(_, v)| f(v));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::testing::{connection, model, worker};
+    use crate::limits::Limits;
+    use crate::server::Identity;
+    use crate::telemetry::Telemetry;
+    use std::net::Ipv4Addr;
+    use std::rc::Rc;
+    use tidegate_model::{AccessLog, AccessLogFormat};
+
+    #[test]
+    fn a_request_is_logged_once_however_it_ends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("log");
+        let telemetry = Telemetry::new(&Identity { workload: "test".into(), namespace: "test".into() });
+        let name = file.to_str().unwrap().into();
+        telemetry.set_access_log(&AccessLog { file: name, format: AccessLogFormat::DefaultText }).unwrap();
+        let worker = worker(&model((Ipv4Addr::LOCALHOST, 1).into()), Limits::default());
+        let worker = Worker { telemetry: telemetry.worker(), ..Rc::into_inner(worker).unwrap() };
+        let connection = connection();
+        let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+        let mut work = Work::take();
+        InHand::begin(Instant::now(), &mut work, site).end();
+        drop(InHand::begin(Instant::now(), &mut work, site));
+        let panics = catch_unwind(AssertUnwindSafe(|| {
+            let _in_hand = InHand::begin(Instant::now(), &mut work, site);
+            panic!("a defect, on purpose");
+        }));
+        assert!(panics.is_err());
+        telemetry.flush();
+        let log = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = log.lines().collect();
+        let [ended, dropped, panicked] = lines.as_slice() else { panic!("three lines, not {log}") };
+        assert!(!ended.contains(" LR "), "{ended}");
+        assert!(dropped.contains(" LR drain_timeout "), "{dropped}");
+        assert!(panicked.contains(" LR internal_error "), "{panicked}");
+    }
+}
