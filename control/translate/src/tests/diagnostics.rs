@@ -31,12 +31,8 @@ fn security_policies_that_guard_the_gateway_keep_it_from_being_ready() {
 fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
     for (line, expected) in [
         (
-            "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: a}}], retries: {attempts: 3}, fault: {abort: {httpStatus: 500}}, match: [{statPrefix: s, uri: {prefix: /a}}]}]}",
-            vec![
-                "note spec.http[0].fault not-enforced",
-                "note spec.http[0].match[0].statPrefix no-effect",
-                "note spec.http[0].retries not-enforced",
-            ],
+            "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: a}}], retries: {attempts: 3}, match: [{statPrefix: s, uri: {prefix: /a}}]}]}",
+            vec!["note spec.http[0].match[0].statPrefix no-effect", "note spec.http[0].retries not-enforced"],
         ),
         (
             "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1}}}}",
@@ -119,4 +115,24 @@ fn mesh_config_says_defaults_and_what_it_cannot() {
     assert_eq!(&*t.model.mesh.access_log.as_ref().unwrap().file, "/dev/stdout");
     assert_eq!(t.model.clusters.values().next().unwrap().connect_timeout, std::time::Duration::from_secs(2));
     assert_eq!(said(&t), ["note data.mesh.enableTracing not-enforced"]);
+}
+
+#[test]
+fn mesh_configs_that_do_not_count() {
+    let other = "ConfigMap default/istio: {mesh: \"connectTimeout: 2s\\n\"}";
+    assert_eq!(said(&usual(other)), ["warning data.mesh no-effect"]);
+}
+
+#[test]
+fn subsets_that_select_nothing() {
+    let entry = |labels| {
+        format!(
+            "ServiceEntry default/s: {{hosts: [e.com], resolution: STATIC, ports: [{{number: 80, name: http}}], endpoints: [{labels}]}}"
+        )
+    };
+    let rule = "DestinationRule default/d: {host: e.com, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}";
+    let some = entry("{address: 10.0.0.1, labels: {version: v1}}");
+    assert_eq!(said(&usual(&format!("{some}\n{rule}"))), ["warning spec.subsets[1].labels empty-subset"]);
+    // of a service without endpoints nothing is known
+    assert_eq!(said(&usual(&format!("{}\n{rule}", entry("")))), [""; 0]);
 }

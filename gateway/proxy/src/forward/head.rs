@@ -52,6 +52,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         | Known::Internal
         | Known::ServiceTime => false,
         Known::Upgrade => head.upgrade,
+        Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
         Known::Expect => head.http11,
         _ => edits.is_empty() || edits.keeps(f.name.of_buffer(buf)),
@@ -146,6 +147,7 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
         | Known::Te
         | Known::ServiceTime => false,
         Known::Upgrade => switching,
+        Known::WebSocketAccept => true,
         Known::Server => changes.mesh.server_header.is_none() && keeps(b"server"),
         Known::Date => {
             let kept = keeps(b"date");

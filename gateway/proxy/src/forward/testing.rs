@@ -62,7 +62,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
 
 /// Sends everything to one destination.
 pub(crate) fn forward(destination: Destination) -> Action {
-    Action::Forward(Forward { destinations: vec![destination], path_rewrite: None, timeout: None })
+    Action::Forward(Forward { destinations: vec![destination], ..Forward::default() })
 }
 
 /// Gives a domain one rule.
@@ -79,6 +79,7 @@ pub(crate) fn host(model: &mut Model, domain: &str, action: Action) {
         rule,
         origin: Origin::default(),
         matches: RouteMatch::default(),
+        cors: None,
         action: Arc::new(action),
     };
     let host = VirtualHost { key: key.clone(), routes: vec![Arc::new(route)], https_redirect: false };

@@ -1,9 +1,9 @@
 use super::client::Client;
 use super::head::{HeadLimits, Refused};
 use crate::connection::Connection;
-use crate::forward::buffers::Work;
+use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
-use crate::forward::error::{Kind, LINGER, LINGER_BYTES};
+use crate::forward::error::{Kind, LINGER, LINGER_IN_ALL};
 use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
 use crate::listener::LAST_CALL;
@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
 /// request in flight, or after one that comes soon; the answer says so.
@@ -168,7 +168,8 @@ async fn read_head(
 /// Answers what is not a request; the connection ends.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
-    request::refuse(client, &mut w, site, kind).await;
+    let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
+    request::refuse(client, &mut w, site, kind, to_head).await;
     w.give_back();
 }
 
@@ -179,14 +180,13 @@ async fn close(client: &mut Client) {
         if client.stream.shutdown().await.is_err() {
             return;
         }
-        let mut scratch = [0u8; 512];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match client.stream.read(&mut scratch).await {
-                Ok(n) if n > 0 => left = left.saturating_sub(n),
+        loop {
+            let read = poll_fn(|cx| Bulk::poll_read(&mut client.stream, cx, usize::MAX));
+            match tokio::time::timeout(LINGER, read).await {
+                Ok(Ok(bulk)) if !bulk.is_empty() => {}
                 _ => return,
             }
         }
     };
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let _ = tokio::time::timeout(LINGER_IN_ALL, drain).await;
 }

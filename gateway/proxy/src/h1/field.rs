@@ -40,6 +40,10 @@ pub(crate) enum Known {
     Claim,
     /// `X-Envoy-Upstream-Service-Time`.
     ServiceTime,
+    /// `Sec-WebSocket-Key`.
+    WebSocketKey,
+    /// `Sec-WebSocket-Accept`.
+    WebSocketAccept,
     /// `Server`.
     Server,
     /// `Date`.
@@ -68,7 +72,9 @@ pub(crate) fn known(name: &[u8]) -> Known {
         16 if is(b"x-forwarded-host") || is(b"x-forwarded-port") => Known::Claim,
         16 if is(b"proxy-connection") => Known::HopByHop,
         17 if is(b"transfer-encoding") => Known::TransferEncoding,
+        17 if is(b"sec-websocket-key") => Known::WebSocketKey,
         17 if is(b"x-forwarded-proto") => Known::ForwardedProto,
+        20 if is(b"sec-websocket-accept") => Known::WebSocketAccept,
         18 if is(b"x-istio-attributes") => Known::Internal,
         23 if is(b"x-forwarded-client-cert") => Known::Internal,
         29 if is(b"x-envoy-upstream-service-time") => Known::ServiceTime,

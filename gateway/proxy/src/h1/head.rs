@@ -123,7 +123,8 @@ pub(crate) struct Head {
     close: bool,
     keep_alive: bool,
     connection_upgrade: bool,
-    upgrade_websocket: bool,
+    /// The `Upgrade` is to WebSocket.
+    pub(crate) upgrade_websocket: bool,
     upgrades: u8,
     nominates: bool,
     connection_options: usize,

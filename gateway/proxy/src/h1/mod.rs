@@ -6,6 +6,5 @@ mod client;
 mod connection;
 pub(crate) mod field;
 pub(crate) mod head;
-mod tunnel;
 
 pub(crate) use connection::serve;

@@ -20,6 +20,7 @@ pub(super) struct Frames {
     /// Bytes of payload still to come.
     payload: usize,
     begun: bool,
+    greeted: bool,
     open_since: Option<Instant>,
 }
 
@@ -51,12 +52,14 @@ impl Frames {
                 self.frame()?;
             }
         }
+        self.greeted |= self.begun && self.payload == 0;
         Ok(())
     }
 
     fn frame(&mut self) -> Result<(), NoSettings> {
         let [a, b, c, kind, flags, ..] = self.header;
         self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        self.greeted = self.begun;
         if !std::mem::replace(&mut self.begun, true) && kind != SETTINGS {
             return Err(NoSettings);
         }
@@ -65,6 +68,11 @@ impl Frames {
             self.open_since = open.then(|| self.open_since.unwrap_or_else(Instant::now));
         }
         Ok(())
+    }
+
+    /// Whether the peer's first frame, its SETTINGS, has come.
+    pub(super) fn greeted(&self) -> bool {
+        self.greeted
     }
 
     /// Since when a header block has waited for its end.
@@ -96,6 +104,20 @@ mod tests {
             assert_eq!(f.open_since(), Some(since));
             f.see(&frame(CONTINUATION, END_HEADERS, 1)).unwrap();
             assert_eq!(f.open_since(), None);
+        }
+    }
+
+    #[test]
+    fn settings_have_come_once_all_of_them_have() {
+        for more in [vec![], frame(HEADERS, 0, 5)] {
+            let bytes = [frame(SETTINGS, 0, 12), more].concat();
+            for cut in 0..=bytes.len() {
+                let mut f = Frames::of_server();
+                f.see(&bytes[..cut]).unwrap();
+                assert_eq!(f.greeted(), cut >= 21, "cut at {cut}");
+                f.see(&bytes[cut..]).unwrap();
+                assert!(f.greeted());
+            }
         }
     }
 

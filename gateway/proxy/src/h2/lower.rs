@@ -1,9 +1,13 @@
 //! A request of HTTP/2 in the form of an HTTP/1 head, so that one guard and one life serve both.
 
+use super::client::Tunnel;
 use crate::forward::buffers::Work;
+use crate::forward::websocket;
 use crate::h1::field::{Known, known};
 use crate::h1::head::{Refused, Span};
-use http::header::{COOKIE, HOST};
+use h2::ext::Protocol;
+use http::Method;
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_KEY};
 use http::request::Parts;
 
 /// What a request is held to.
@@ -16,11 +20,17 @@ pub(super) struct LowerLimits {
 }
 
 /// Writes the head to `w.buf` and takes it into `w.request`. Cookie crumbs are joined
-/// (RFC 9113 8.2.3); a body without Content-Length becomes chunked.
+/// (RFC 9113 8.2.3); a body without Content-Length becomes chunked; an extended CONNECT for
+/// WebSocket (RFC 8441) becomes the upgrade that it stands for, with a key.
 ///
 /// # Errors
 /// With the status to answer.
-pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work) -> Result<(), Refused> {
+pub(super) fn lower(
+    parts: &Parts,
+    end: bool,
+    limits: LowerLimits,
+    w: &mut Work,
+) -> Result<Option<Tunnel>, Refused> {
     w.clear();
     (w.pos, w.end) = (0, 0);
     if parts.headers.len() > limits.fields {
@@ -34,7 +44,9 @@ pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work)
     if target.len() > limits.target {
         return Err(Refused { status: 414, reason: "target_too_long" });
     }
-    request_line(parts.method.as_str().as_bytes(), target, w)?;
+    let tunnel = extended_connect(parts)?;
+    let method = if tunnel.is_some() { "GET" } else { parts.method.as_str() };
+    request_line(method.as_bytes(), target, w)?;
     let mut hosts = parts.headers.get_all(HOST).iter().map(http::HeaderValue::as_bytes);
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -50,13 +62,41 @@ pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work)
         field(w, b"host", &[authority])?;
     }
     fields(parts, w)?;
-    if !end && w.request.content_length().is_none() {
+    if let Some(Tunnel { keyed }) = tunnel {
+        field(w, b"connection", &[b"upgrade"])?;
+        field(w, b"upgrade", &[b"websocket"])?;
+        if !keyed {
+            field(w, b"sec-websocket-key", &[websocket::key().as_bytes()])?;
+        }
+    } else if !end && w.request.content_length().is_none() {
         field(w, b"transfer-encoding", &[b"chunked"])?;
     }
     w.push_back(b"\r\n");
     let Work { request, buf, end, .. } = w;
     request.len = *end;
-    request.finish_request(buf)
+    request.finish_request(buf)?;
+    Ok(tunnel)
+}
+
+/// What a CONNECT asks for when it has a `:protocol`; one without is refused with its method.
+fn extended_connect(parts: &Parts) -> Result<Option<Tunnel>, Refused> {
+    if parts.method != Method::CONNECT {
+        return Ok(None);
+    }
+    let Some(protocol) = parts.extensions.get::<Protocol>() else { return Ok(None) };
+    if protocol.as_str() != "websocket" {
+        return Err(Refused { status: 501, reason: "connect_protocol" });
+    }
+    let bad = |reason| Err(Refused { status: 400, reason });
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        return bad("content_length_in_connect");
+    }
+    let mut keys = parts.headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(Some(Tunnel { keyed: false })),
+        (Some(key), None) if websocket::is_key(key.as_bytes()) => Ok(Some(Tunnel { keyed: true })),
+        _ => bad("websocket_key"),
+    }
 }
 
 fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refused> {
@@ -151,6 +191,22 @@ mod tests {
         );
     }
 
+    fn connect(protocol: &'static str) -> http::request::Builder {
+        Request::connect("https://a.b/chat").extension(Protocol::from_static(protocol))
+    }
+
+    #[test]
+    fn an_extended_connect_reads_like_an_upgrade() {
+        let expected = "GET /chat HTTP/1.1\r\nhost: a.b\r\n";
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";
+        let text = lowered(connect("websocket"), false).unwrap();
+        let key = text.strip_prefix(&format!("{expected}{upgrade}sec-websocket-key: ")).unwrap();
+        assert!(websocket::is_key(key.trim_ascii().as_bytes()), "{text}");
+        let own = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let request = connect("websocket").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(lowered(request, false).unwrap(), format!("{expected}{own}{upgrade}\r\n"));
+    }
+
     #[test]
     fn what_is_refused() {
         let get = |uri: &str| Request::get(uri);
@@ -165,6 +221,9 @@ mod tests {
             (400, get("http://a.b/").header("x", "y ")),
             (400, get("http://a.b/").header("content-length", "+1")),
             (400, get("http://a.b/").header("content-length", "1").header("content-length", "1")),
+            (400, connect("websocket").header("content-length", "1")),
+            (400, connect("websocket").header("sec-websocket-key", "short")),
+            (501, connect("connect-udp")),
             (405, Request::connect("http://a.b/")),
             (414, get(&format!("http://a.b/{}", "x".repeat(64)))),
             (431, (0..9).fold(get("http://a.b/"), |r, i| r.header(format!("x-{i}"), "y"))),

@@ -96,7 +96,8 @@ async fn handshake(
         .initial_connection_window_size(limits.h2_connection_window)
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.h2_header_list)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
     let mut shake = Box::pin(builder.handshake(io));
     let shaken = poll_fn(|cx| {
         let result = shake.as_mut().poll(cx);
@@ -186,16 +187,18 @@ async fn one(
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
     let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
+    let to_head = parts.method == http::Method::HEAD;
     drop(parts);
-    let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle));
+    let tunnel = lowered.ok().flatten();
+    let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle), tunnel);
     match lowered {
         // a body where none was announced must not be found out after the request was passed on
-        Ok(()) if w.request.content_length() == Some(0) && !client.ends(&mut w).await => {}
-        Ok(()) => request::serve(&mut client, &mut w, site).await,
+        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
+        Ok(_) => request::serve(&mut client, &mut w, site).await,
         Err(refused) => {
             w.request.reset();
-            request::refuse(&mut client, &mut w, site, Kind::BadRequest(refused.status, refused.reason))
-                .await;
+            let kind = Kind::BadRequest(refused.status, refused.reason);
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
     }
     w.give_back();

@@ -2,8 +2,10 @@
 
 mod connections;
 mod cost;
+mod fault;
 mod http2;
 mod http2_upstream;
+mod websocket;
 
 use super::testing::{change, connection, host, model, worker};
 use crate::limits::Limits;

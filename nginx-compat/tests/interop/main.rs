@@ -1,0 +1,8 @@
+//! A real nginx in front of the gateway, and behind it.
+
+mod front;
+mod http10;
+mod nginx;
+mod origin;
+mod raw;
+mod site;
