@@ -12,11 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-use tidegate_api::{Objects, Refused};
+use tidegate_api::{Object, Objects, Refused};
 use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef};
 use tidegate_proxy::{Proxy, Report};
 use tidegate_source::Folder;
-use tidegate_translate::{Admission, Env, translate};
+use tidegate_translate::{Admission, Env, guards, translate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What `/explain` asks: the config that is live.
@@ -117,7 +117,11 @@ impl Feed {
                  with --allow-unenforced"
             );
         }
-        let unknown = unknown_policies(&loaded.refused, &objects, &self.env);
+        let mut unknown: Vec<_> = unknown_policies(&loaded.refused, &objects, &self.env);
+        if !self.env.allow_unenforced {
+            let guards = |o: &&Arc<Object>| o.group() == "security.istio.io" && guards(o, &self.env);
+            unknown.extend(admitted.left_out.iter().filter(guards).map(|o| &o.reference));
+        }
         for policy in &unknown {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
@@ -184,7 +188,7 @@ fn unknown_policies<'r>(refused: &'r [Refused], objects: &Objects, env: &Env) ->
             && &*r.reference.kind != "PeerAuthentication"
             && (*namespace == env.namespace || *namespace == env.root_namespace)
     };
-    let served = |r: &&Refused| objects.others().any(|object| r.is(object));
+    let served = |r: &&Refused| objects.iter().any(|object| r.is(object));
     let unknown = refused.iter().filter(|_| !env.allow_unenforced).filter(guards).filter(|r| !served(r));
     unknown.map(|r| &r.reference).collect()
 }

@@ -110,6 +110,7 @@ fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Ans
         method: "GET".to_owned(),
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        claims: None,
         gateway: gateway.map(str::to_owned),
     })
 }
