@@ -1,6 +1,7 @@
 //! A real nginx in front of the gateway, and behind it.
 
 mod behind;
+mod chain;
 mod front;
 mod http10;
 mod nginx;
