@@ -7,4 +7,5 @@ mod http10;
 mod nginx;
 mod origin;
 mod raw;
+mod readme;
 mod site;
