@@ -141,12 +141,13 @@ impl<'a> Outbound<'_, 'a> {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         };
-        let forward = Forward { destinations: vec![destination], path_rewrite: None, timeout: None };
+        let forward = Forward { destinations: vec![destination], ..Forward::default() };
         Some(Arc::new(Route {
             name: "default".into(),
             rule: RuleRef { object: object.reference.clone(), index: 0, match_index: None, root: None },
             origin: object.origin(),
             matches: RouteMatch::default(),
+            cors: None,
             action: Arc::new(Action::Forward(forward)),
         }))
     }

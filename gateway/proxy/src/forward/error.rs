@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     UpstreamReset,
     /// The upstream's response breaks the rules.
     UpstreamMalformed,
+    /// The upstream speaks HTTP/2 and takes no WebSocket in it.
+    NoWebSocket,
     /// The route's timeout passed.
     Timeout,
     /// The request's body stood still for too long.
@@ -63,6 +65,7 @@ impl Kind {
         const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
+        let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
                 row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
@@ -104,11 +107,12 @@ impl Kind {
             Kind::UpstreamReset => {
                 row(503, Flag::UpstreamReset, "upstream_reset_before_response_started{remote_reset}", RESET)
             }
-            Kind::UpstreamMalformed => row(
-                502,
-                Flag::UpstreamProtocolError,
-                "upstream_reset_before_response_started{protocol_error}",
-                RESET,
+            Kind::UpstreamMalformed => {
+                malformed("upstream_reset_before_response_started{protocol_error}", RESET)
+            }
+            Kind::NoWebSocket => malformed(
+                "upstream_reset_before_response_started{extended_connect_not_supported}",
+                "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
@@ -145,6 +149,7 @@ mod tests {
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
+            (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
             (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),

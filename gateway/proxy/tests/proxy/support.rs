@@ -162,8 +162,7 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         }],
-        path_rewrite: None,
-        timeout: None,
+        ..Forward::default()
     }))
 }
 
@@ -203,6 +202,7 @@ fn route(action: Action) -> Route {
         },
         origin: Origin::default(),
         matches: RouteMatch::default(),
+        cors: None,
         action: Arc::new(action),
     }
 }
