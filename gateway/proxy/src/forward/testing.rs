@@ -2,13 +2,14 @@
 
 use crate::auth::{Authenticator, HttpFetch, KeyFetching, KeyStore, TokenCache};
 use crate::connection::Connection;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::ServerConfigs;
 use crate::upstream::{Connector, Pool, Registry};
-use crate::worker::{SnapshotCache, Worker};
+use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,8 +115,10 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     Rc::new(Worker {
         limits,
         pool: Pool::new(Connector::new()),
+        streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
+        cut: Cut::default(),
         explain_errors: true,
         tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),

@@ -81,6 +81,11 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
         self.0.borrow_mut().poll_flush(cx)
     }
 
+    /// Whether the peer floods us with frames that ask for nothing.
+    pub(super) fn flooded(&self) -> bool {
+        self.0.borrow().frames.flooded()
+    }
+
     /// Whether the peer's SETTINGS have come.
     pub(super) fn greeted(&self) -> bool {
         self.0.borrow().frames.greeted()

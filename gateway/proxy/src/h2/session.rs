@@ -148,7 +148,8 @@ async fn drive(
         let (mut last, mut greeted) = (None, false);
         poll_fn(|cx| {
             let ended = connection.as_mut().poll(cx).is_ready()
-                || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)));
+                || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)))
+                || flusher.flooded();
             if !greeted && (ended || flusher.greeted()) {
                 greeted = true;
                 if let Some(session) = session.upgrade() {

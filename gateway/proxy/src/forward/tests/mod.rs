@@ -1,5 +1,6 @@
 //! Whole requests through a worker: real sockets upstream, a client in memory.
 
+mod abuse;
 mod connections;
 mod cost;
 mod fault;
