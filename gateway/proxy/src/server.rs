@@ -9,7 +9,7 @@ use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, ServerConfigs};
 use crate::upstream::{Connector, Pool, Registry};
-use crate::worker::{self, Command, SnapshotCache, Worker};
+use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
 use serde_json::Value;
 use socket2::Socket;
 use std::cell::Cell;
@@ -72,6 +72,8 @@ pub struct ExplainQuery {
 
 /// Connections on their way to another worker; beyond it the one that accepted keeps them.
 const HANDED_ON: usize = 256;
+/// How long the goodbyes to what is cut may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a config waits for the listeners that it removes.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -300,19 +302,21 @@ impl Proxy {
     }
 
     /// Stops: readiness fails first, then listeners close, connections end after what is in
-    /// flight, HTTP/2 gets GOAWAY. Returns when empty or when the drain time is over, and says
-    /// how many connections it had to cut.
+    /// flight, HTTP/2 gets GOAWAY. Returns when empty; when the drain time is over, it ends what is
+    /// left as the protocol has it, and says how many connections it had to cut.
     pub fn drain(self) -> usize {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
         lock(&self.control).listeners.close_gone(&Model::default(), &live).wait(deadline);
-        while self.state.spread.active() > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
+        self.wait_until_empty(deadline);
         let cut = self.state.spread.active();
+        if cut > 0 {
+            // An error means that the worker has ended, here and below.
+            self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Cut));
+            self.wait_until_empty(Instant::now() + LAST_WORDS);
+        }
         for worker in self.workers {
-            // Err means that it has ended already.
             let _ = worker.commands.send(Command::Stop);
             if worker.thread.join().is_err() {
                 tracing::error!("a worker thread had ended by a defect of the gateway");
@@ -322,6 +326,12 @@ impl Proxy {
         drop(self.stop);
         let _ = self.control_thread.join();
         cut
+    }
+
+    fn wait_until_empty(&self, deadline: Instant) {
+        while self.state.spread.active() > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -362,6 +372,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 streams: Tasks::default(),
                 telemetry: state.telemetry.worker(),
                 draining: state.draining.clone(),
+                cut: Cut::default(),
                 explain_errors,
                 cache: SnapshotCache::new(state.live.clone()),
             });

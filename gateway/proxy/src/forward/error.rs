@@ -44,6 +44,10 @@ pub(crate) enum Kind {
     Stalled,
     /// The client went away.
     ClientGone,
+    /// The process ended before it.
+    Cut,
+    /// A defect of ours.
+    Defect,
 }
 
 /// A row of the table.
@@ -118,6 +122,8 @@ impl Kind {
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::Stalled => row(504, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
+            Kind::Cut => row(0, Flag::LocalReset, "drain_timeout", ""),
+            Kind::Defect => row(0, Flag::LocalReset, "internal_error", ""),
         }
     }
 }
@@ -154,6 +160,8 @@ mod tests {
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
             (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),
             (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),
+            (Kind::Cut, 0, Some(Flag::LocalReset)),
+            (Kind::Defect, 0, Some(Flag::LocalReset)),
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }

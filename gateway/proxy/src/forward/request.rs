@@ -9,7 +9,7 @@ use super::error::Kind;
 use super::fault::inject;
 use super::head::{RequestChanges, write_request};
 use super::plan::{Plan, plan};
-use super::record::{Life, Lookup, Protocol, Reply, Site};
+use super::record::{InHand, Life, Lookup, Protocol, Reply, Site};
 use super::relay;
 use super::upstream::Upstream;
 use crate::h1::authority;
@@ -29,27 +29,28 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
-    let mut life = Life::begin(now);
+    let mut in_hand = InHand::begin(now, w, site);
+    let InHand { life, w, .. } = &mut in_hand;
     down.deadline().start(now, site.worker.limits.request_idle, None);
     let uploading = down.begin_upload(w);
-    let planned = plan(&mut life, w, site, snapshot);
+    let planned = plan(life, w, site, snapshot);
     let faulted = match life.faults() {
-        Some(fault) if uploading.is_ok() => inject(down, w, &mut life, site, fault).await,
+        Some(fault) if uploading.is_ok() => inject(down, w, life, site, fault).await,
         _ => Ok(()),
     };
     let result = match (faulted, planned, uploading) {
         (_, _, Err(kind)) => Err(Answer::Error(kind, None)),
         (Err(answer), ..) | (Ok(()), Plan::Answer(answer), _) => Err(answer),
         (Ok(()), Plan::Forward(decision), Ok(first)) => {
-            let sent = forward(down, w, &mut life, site, snapshot, decision, first).await;
+            let sent = forward(down, w, life, site, snapshot, decision, first).await;
             sent.map_err(|k| Answer::Error(k, None))
         }
     };
     if let Err(a) = result {
-        answer(down, w, &mut life, site, &snapshot.mesh, a).await;
+        answer(down, w, life, site, &snapshot.mesh, a).await;
     }
     life.received = life.received.max(down.received());
-    life.finish(w, site);
+    in_hand.end();
 }
 
 /// Answers what was not understood as a request, but for the method where it was HEAD.
@@ -62,13 +63,14 @@ pub(crate) async fn refuse<D: Downstream>(
 ) {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
-    let mut life = Life::begin(now);
+    let mut in_hand = InHand::begin(now, w, site);
+    let InHand { life, w, .. } = &mut in_hand;
     life.refused_head = to_head;
     // the buffers were another request's: nothing of that is to be logged with this one
     w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle, None);
-    answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
-    life.finish(w, site);
+    answer(down, w, life, site, &pin.mesh, Answer::Error(kind, None)).await;
+    in_hand.end();
 }
 
 async fn forward<'t, D: Downstream>(

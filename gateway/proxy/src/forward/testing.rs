@@ -8,7 +8,7 @@ use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::ServerConfigs;
 use crate::upstream::{Connector, Pool, Registry};
-use crate::worker::{SnapshotCache, Worker};
+use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,6 +114,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
+        cut: Cut::default(),
         explain_errors: true,
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })

@@ -11,7 +11,7 @@ use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -20,38 +20,50 @@ use tokio::io::AsyncWriteExt;
 
 /// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
 /// request in flight, or after one that comes soon; the answer says so.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     stream: Stream,
     connection: Rc<Connection>,
     worker: Rc<Worker>,
     shutdown: ShutdownWatch,
-) {
+) -> impl Future<Output = ()> {
     let deadline = Deadline::new(worker.limits.head_time);
     let mut client = Client::new(stream, deadline, shutdown.clone());
     let mut stop = Stop { shutdown, wake: None };
-    let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+    // Captured rather than moved in: a future keeps room for what it moves.
+    async move {
+        let ended = {
+            let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+            worker.cut.unless(pin!(requests(&mut client, &mut stop, site))).await
+        };
+        if !ended {
+            client.cut();
+        }
+        if !client.aborted {
+            close(&mut client).await;
+        }
+    }
+}
+
+/// Serves requests until no other may follow.
+async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
     let mut work = None;
     loop {
-        let mut w = match read_head(&mut client, &mut work, &mut stop, site).await {
+        let mut w = match read_head(client, &mut work, stop, site).await {
             Ok(Some(w)) => w,
             Ok(None) => {
                 if let Some(w) = work.take() {
                     w.give_back();
                 }
-                return close(&mut client).await;
+                return;
             }
             Err(kind) => {
-                return refuse(&mut client, work.take().unwrap_or_else(Work::take), site, kind).await;
+                return refuse(client, work.take().unwrap_or_else(Work::take), site, kind).await;
             }
         };
         client.closing = stop.stopping(site);
-        request::serve(&mut client, &mut w, site).await;
+        request::serve(client, &mut w, site).await;
         if !client.goes_on() {
-            let unread = !client.aborted;
-            w.give_back();
-            return if unread {
-                close(&mut client).await
-            };
+            return w.give_back();
         }
         w.consume(client.next);
         w.clear();
@@ -60,7 +72,7 @@ pub(crate) async fn serve(
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), worker.limits.keep_alive_idle, None);
+        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle, None);
     }
 }
 
@@ -153,13 +165,12 @@ async fn read_head(
     }
 }
 
-/// Answers what is not a request, and ends the connection.
+/// Answers what is not a request; the connection ends.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
     let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
     request::refuse(client, &mut w, site, kind, to_head).await;
     w.give_back();
-    close(client).await;
 }
 
 /// Ends the connection so that the client gets to read the answer: what it still sends is read

@@ -17,6 +17,7 @@ use h2::server::SendResponse;
 use http::Request;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -50,7 +51,11 @@ impl Tasks {
     pub(super) fn serve(&self, stream: Stream) {
         let waiting = self.0.borrow_mut().pop();
         let Some(seat) = waiting else {
-            tokio::task::spawn_local(run(stream));
+            let worker = stream.worker.clone();
+            tokio::task::spawn_local(async move {
+                // cut, a stream is reset when its handles are dropped
+                worker.cut.unless(pin!(run(stream))).await;
+            });
             return;
         };
         seat.next.set(Some(stream));
