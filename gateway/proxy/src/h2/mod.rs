@@ -41,6 +41,8 @@ const RESET_UNSEEN: usize = 100;
 const LAST: Duration = Duration::from_secs(5);
 /// How long a client may take to read the last bytes while it shows that it does.
 const LAST_READ: Duration = Duration::from_secs(30);
+/// The same for one that was told to calm down.
+const CALMED: Duration = Duration::from_millis(500);
 
 type ServerConnection = h2::server::Connection<Coalesce<Stream>, Bytes>;
 
@@ -74,8 +76,9 @@ pub(crate) async fn serve(
         streams.poll(&flusher, cx)
     })
     .await;
+    let calmed = streams.calmed;
     drop(streams);
-    flusher.end(LAST, LAST_READ).await;
+    flusher.end(LAST, if calmed { CALMED } else { LAST_READ }).await;
 }
 
 async fn handshake(
@@ -130,6 +133,7 @@ impl Streams {
             let (request, respond) = match next {
                 Some(Ok(next)) => next,
                 Some(Err(e)) if e.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
+                    self.calmed = true;
                     self.worker.telemetry.calmed();
                     return Poll::Ready(());
                 }

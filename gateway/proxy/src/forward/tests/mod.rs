@@ -6,6 +6,7 @@ mod cost;
 mod fault;
 mod http2;
 mod http2_upstream;
+mod phases;
 mod websocket;
 
 use super::testing::{change, connection, host, model, worker};
