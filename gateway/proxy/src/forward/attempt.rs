@@ -2,7 +2,7 @@
 //! connect, send, await the response's head.
 
 use super::buffers::{Bulk, Work};
-use super::deadline::Expired;
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::error::Kind;
 use super::head::write_interim;
@@ -11,7 +11,7 @@ use super::upstream::{NoHead, Upstream};
 use crate::h2::Exchange;
 use crate::upstream::{Cluster, ConnectError, Pick};
 use std::borrow::Cow;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -93,6 +93,12 @@ enum NoConnection {
     Abandoned(Kind),
 }
 
+impl From<Kind> for NoConnection {
+    fn from(kind: Kind) -> Self {
+        NoConnection::Abandoned(kind)
+    }
+}
+
 async fn connect<D: Downstream>(
     down: &mut D,
     w: &mut Work,
@@ -111,31 +117,10 @@ async fn connect<D: Downstream>(
             }
         })
     });
-    poll_fn(|cx| match get.as_mut().poll(cx) {
-        Poll::Ready(connection) => Poll::Ready(connection.map_err(NoConnection::Failed)),
-        Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoConnection::Abandoned(kind))),
+    under_deadline(down, w, Waiting::ForUpstream, |_, _, cx| {
+        get.as_mut().poll(cx).map_err(NoConnection::Failed)
     })
     .await
-}
-
-/// Ready when waiting makes no sense any more: the client is gone, or the time is up.
-pub(crate) fn poll_abandoned<D: Downstream>(down: &mut D, w: &mut Work, cx: &mut Context<'_>) -> Poll<Kind> {
-    if down.uploaded() && down.poll_gone(w, cx).is_ready() {
-        return Poll::Ready(Kind::ClientGone);
-    }
-    poll_expired(down, cx)
-}
-
-/// Ready when the time is up.
-pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) -> Poll<Kind> {
-    if down.uploaded() {
-        down.deadline().start_whole();
-    }
-    down.deadline().poll(cx).map(|e| match e {
-        Expired::Whole => Kind::Timeout,
-        Expired::Idle if down.uploaded() => Kind::Stalled,
-        Expired::Idle => Kind::Idle,
-    })
 }
 
 /// Sends the request while waiting for the response's head.
@@ -148,14 +133,9 @@ async fn head<D: Downstream>(
     let mut got: Option<Bulk> = None;
     let mut interim = 0;
     loop {
-        let more = poll_fn(|cx| {
-            if let Poll::Ready(Err(kind)) = sender.poll(upstream, down, w, cx) {
-                return Poll::Ready(Err(NoHead::Error(kind)));
-            }
-            match upstream.poll_head(&mut got, cx) {
-                Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoHead::Error(kind))),
-                ready => ready,
-            }
+        let more = under_deadline(down, w, Waiting::ForUpstream, |down, w, cx| {
+            sender.go_on(upstream, down, w, cx)?;
+            upstream.poll_head(&mut got, cx)
         })
         .await
         .map_err(|e| match e {
@@ -228,8 +208,22 @@ impl Sender {
         self.done && !self.refused
     }
 
+    /// Sends as much as can be sent now; only errors of the client's matter.
+    pub(crate) fn go_on<D: Downstream>(
+        &mut self,
+        upstream: &mut Upstream,
+        down: &mut D,
+        w: &mut Work,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Kind> {
+        match self.poll(upstream, down, w, cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
+    }
+
     /// Sends as much as can be sent now; ready when that was all.
-    pub(crate) fn poll<D: Downstream>(
+    fn poll<D: Downstream>(
         &mut self,
         upstream: &mut Upstream,
         down: &mut D,

@@ -1,5 +1,9 @@
 //! A deadline that costs no timer operation per request: the timer runs in ticks and compares.
 
+use super::buffers::Work;
+use super::downstream::Downstream;
+use super::error::Kind;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -100,10 +104,52 @@ impl Deadline {
     }
 }
 
+/// Whose turn it is while a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// The upstream's, or ours: a client that leaves ends it.
+    ForUpstream,
+    /// The client's, and writing to it tells when it is gone.
+    ForClient,
+}
+
+/// Polls `step` until it is ready, the time is up, or the client that waits for it is gone.
+pub(crate) async fn under_deadline<D: Downstream, T, E: From<Kind>>(
+    down: &mut D,
+    w: &mut Work,
+    waiting: Waiting,
+    mut step: impl FnMut(&mut D, &mut Work, &mut Context<'_>) -> Poll<Result<T, E>>,
+) -> Result<T, E> {
+    poll_fn(|cx| match step(down, w, cx) {
+        Poll::Pending => poll_over(down, w, waiting, cx).map(|kind| Err(kind.into())),
+        ready => ready,
+    })
+    .await
+}
+
+/// Ready when waiting makes no sense any more.
+fn poll_over<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    waiting: Waiting,
+    cx: &mut Context<'_>,
+) -> Poll<Kind> {
+    if waiting == Waiting::ForUpstream && down.uploaded() && down.poll_gone(w, cx).is_ready() {
+        return Poll::Ready(Kind::ClientGone);
+    }
+    if down.uploaded() {
+        down.deadline().start_whole();
+    }
+    down.deadline().poll(cx).map(|e| match e {
+        Expired::Whole => Kind::Timeout,
+        Expired::Idle if down.uploaded() => Kind::Stalled,
+        Expired::Idle => Kind::Idle,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
 
     async fn expiry(d: &mut Deadline) -> (Expired, Duration) {
         let began = Instant::now();

@@ -1,7 +1,8 @@
 //! Passing a response on to the client, while the rest of the request goes the other way.
 
-use super::attempt::{Sender, poll_abandoned, poll_expired};
+use super::attempt::Sender;
 use super::buffers::{Bulk, Work};
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::edits::Edits;
 use super::error::Kind;
@@ -11,7 +12,7 @@ use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use tidegate_model::{HeaderOp, MeshSettings};
 
 /// Sends the response whose head stands at the front of `bulk`. True when the upstream
@@ -187,12 +188,9 @@ async fn stream<D: Downstream>(
         let trailers = body.trailers(upstream);
         let framed = body.frame(&mut bulk, ended.then_some(trailers.unwrap_or_default()));
         let last = ended && framed && (body.form != Form::Content || trailers.is_none());
-        poll_fn(|cx| {
-            poll_upload(sender, upstream, down, w, cx)?;
-            match down.poll_body(w, &mut bulk, last, cx) {
-                Poll::Ready(r) => Poll::Ready(r.map_err(|_| Kind::ClientGone)),
-                Poll::Pending => poll_expired(down, cx).map(Err),
-            }
+        under_deadline(down, w, Waiting::ForClient, |down, w, cx| {
+            sender.go_on(upstream, down, w, cx)?;
+            down.poll_body(w, &mut bulk, last, cx).map_err(|_| Kind::ClientGone)
         })
         .await?;
         drop(bulk);
@@ -204,34 +202,16 @@ async fn stream<D: Downstream>(
             bulk = Bulk::take();
             continue;
         }
-        let next = poll_fn(|cx| {
-            poll_upload(sender, upstream, down, w, cx)?;
-            match upstream.poll_body(body.scan.limit(), cx) {
-                Poll::Pending => poll_abandoned(down, w, cx).map(Err),
-                ready => ready,
-            }
+        let next = under_deadline(down, w, Waiting::ForUpstream, |down, w, cx| {
+            sender.go_on(upstream, down, w, cx)?;
+            upstream.poll_body(body.scan.limit(), cx)
         })
         .await?;
         (bulk, ended) = body.next(next)?;
     }
     let trailers = body.trailers(upstream).filter(|_| body.form == Form::Content);
-    poll_fn(|cx| match down.poll_end(trailers, cx) {
-        Poll::Ready(r) => Poll::Ready(r.map_err(|_| Kind::ClientGone)),
-        Poll::Pending => poll_expired(down, cx).map(Err),
+    under_deadline(down, w, Waiting::ForClient, |down, _, cx| {
+        down.poll_end(trailers, cx).map_err(|_| Kind::ClientGone)
     })
     .await
-}
-
-/// Lets the upload go on; only its errors matter here.
-fn poll_upload<D: Downstream>(
-    sender: &mut Sender,
-    upstream: &mut Upstream,
-    down: &mut D,
-    w: &mut Work,
-    cx: &mut Context<'_>,
-) -> Result<(), Kind> {
-    match sender.poll(upstream, down, w, cx) {
-        Poll::Ready(result) => result,
-        Poll::Pending => Ok(()),
-    }
 }

@@ -25,6 +25,12 @@ pub(crate) enum NoHead {
     Error(Kind),
 }
 
+impl From<Kind> for NoHead {
+    fn from(kind: Kind) -> Self {
+        NoHead::Error(kind)
+    }
+}
+
 impl Upstream {
     /// Whether the connection served a request before.
     pub(crate) fn reused(&self) -> bool {
