@@ -108,6 +108,12 @@ struct SetupArgs {
     /// Become ready although security policies that select this gateway are not enforced
     #[arg(long)]
     allow_unenforced: bool,
+    /// Do not retry where neither the VirtualService nor meshConfig says so; Istio does, twice, what no upstream acted on
+    #[arg(long)]
+    no_default_retries: bool,
+    /// Do not limit retries where no DestinationRule does [default: 20 % of the requests under way, and always 3]
+    #[arg(long)]
+    no_default_retry_budget: bool,
     /// How results and diagnostics are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -229,6 +235,8 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
+        default_retries: !args.no_default_retries,
+        default_retry_budget: !args.no_default_retry_budget,
         now: std::time::SystemTime::now(),
     };
     let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);

@@ -14,6 +14,7 @@ mod mesh;
 mod object;
 mod pattern;
 mod re2;
+mod retry;
 mod route;
 mod secret;
 
@@ -30,6 +31,7 @@ pub use listener::{
 pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
+pub use retry::{RetryBudget, RetryCondition, RetryOn, RetryPolicy};
 pub use route::{
     Action, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch, PathRewrite,
     QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,

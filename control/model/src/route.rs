@@ -1,5 +1,6 @@
 use crate::{
-    ClusterName, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin, TableName, is_secret,
+    ClusterName, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin, RetryPolicy, TableName,
+    is_secret,
 };
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -242,6 +243,8 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     /// The time for the whole request, retries included; `None` is no limit (Istio 2.7).
     pub timeout: Option<Duration>,
+    /// How it is tried again; `None` is not at all.
+    pub retries: Option<RetryPolicy>,
 }
 
 /// One weighted destination with the header operations of all levels merged in the order in

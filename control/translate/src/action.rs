@@ -127,8 +127,12 @@ fn forwarded(
     if destinations.is_empty() {
         return Ok(refused("no_destination"));
     }
-    let timeout = route.timeout.filter(|t| !t.is_zero());
-    Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout }))
+    Ok(Action::Forward(Forward {
+        destinations,
+        path_rewrite: path_rewrite(route, kind),
+        timeout: route.timeout.filter(|t| !t.is_zero()),
+        retries: clusters.retries(route.retries.as_ref()),
+    }))
 }
 
 /// A path as it is written, with a slash before one that has none: it would run into the host.

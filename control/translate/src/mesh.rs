@@ -141,7 +141,8 @@ impl<'a> Outbound<'_, 'a> {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         };
-        let forward = Forward { destinations: vec![destination], path_rewrite: None, timeout: None };
+        let retries = self.clusters.retries(None);
+        let forward = Forward { destinations: vec![destination], path_rewrite: None, timeout: None, retries };
         Some(Arc::new(Route {
             name: "default".into(),
             rule: RuleRef { object: object.reference.clone(), index: 0, match_index: None, root: None },

@@ -129,7 +129,7 @@ fn https_redirect_is_for_plain_requests_only() {
 fn weights_share_the_dice() {
     let destinations = [("none", 0), ("most", 9), ("zero", 0), ("rest", 1)];
     let destinations = destinations.iter().map(|(host, weight)| destination(host, *weight)).collect();
-    let action = Action::Forward(Forward { destinations, path_rewrite: None, timeout: None });
+    let action = Action::Forward(Forward { destinations, path_rewrite: None, timeout: None, retries: None });
     let table = table(PathMatch::Any, action);
     let view = table.route_table(&TABLE.into()).unwrap();
     let request = Request::get("a.b", "/");
@@ -224,7 +224,8 @@ fn a_rule_that_does_not_compile_answers_instead_of_a_wider_one() {
         let (pattern, substitution) = (pattern.into(), substitution.into());
         forward(Some(PathRewrite::Regex { pattern, substitution }))
     };
-    let none = Forward { destinations: vec![destination("b", 0)], path_rewrite: None, timeout: None };
+    let none =
+        Forward { destinations: vec![destination("b", 0)], path_rewrite: None, timeout: None, retries: None };
     for (matches, action, said) in [
         (broken("a)|(b"), forward(None), "RE2"),
         (broken("(?=a)"), forward(None), "RE2"),

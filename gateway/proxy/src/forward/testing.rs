@@ -37,6 +37,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     };
     let endpoint = Endpoint {
         address: Address::Socket(upstream),
@@ -62,7 +63,12 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
 
 /// Sends everything to one destination.
 pub(crate) fn forward(destination: Destination) -> Action {
-    Action::Forward(Forward { destinations: vec![destination], path_rewrite: None, timeout: None })
+    Action::Forward(Forward {
+        destinations: vec![destination],
+        path_rewrite: None,
+        timeout: None,
+        retries: None,
+    })
 }
 
 /// Gives a domain one rule.
