@@ -86,6 +86,9 @@ impl RetryCondition {
 pub struct RetryOn(u32);
 
 impl RetryOn {
+    /// No condition.
+    pub const EMPTY: RetryOn = RetryOn(0);
+
     /// Whether a condition is in it.
     pub const fn has(self, condition: RetryCondition) -> bool {
         self.0 & 1 << condition as u8 != 0

@@ -22,7 +22,12 @@ pub(crate) fn destination(host: &str, weight: u32) -> Destination {
 }
 
 pub(crate) fn forward(path_rewrite: Option<PathRewrite>) -> Action {
-    Action::Forward(Forward { destinations: vec![destination("b", 1)], path_rewrite, timeout: None })
+    Action::Forward(Forward {
+        destinations: vec![destination("b", 1)],
+        path_rewrite,
+        timeout: None,
+        retries: None,
+    })
 }
 
 /// A redirect that changes nothing yet.

@@ -72,7 +72,7 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
     // the time that was up was the upstream's
-    down.deadline().end_whole();
+    down.deadline().end_limits();
     if send(down, w, body).await.is_ok() {
         life.sent = body.len() as u64;
     } else {

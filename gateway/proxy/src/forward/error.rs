@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     UpstreamMalformed,
     /// The route's timeout passed.
     Timeout,
+    /// The time for one try passed.
+    TryTimeout,
     /// The request's body stood still for too long.
     Idle,
     /// Nothing came from the upstream for too long.
@@ -111,6 +113,9 @@ impl Kind {
                 RESET,
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
+            Kind::TryTimeout => {
+                row(504, Flag::UpstreamTimeout, "upstream_per_try_timeout", "upstream request timeout")
+            }
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::Stalled => row(504, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
@@ -145,6 +150,7 @@ mod tests {
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
+            (Kind::TryTimeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
             (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),
             (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),

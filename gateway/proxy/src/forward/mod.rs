@@ -12,11 +12,14 @@ pub(crate) mod error;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;
+pub(crate) mod outgoing;
 pub(crate) mod path;
 pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
+pub(crate) mod retry;
+pub(crate) mod upload;
 pub(crate) mod upstream;
 pub(crate) mod view;
 

@@ -1,6 +1,5 @@
 //! Passing a response on to the client, while the rest of the request goes the other way.
 
-use super::attempt::Sender;
 use super::buffers::{Bulk, Work};
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
@@ -8,6 +7,7 @@ use super::edits::Edits;
 use super::error::Kind;
 use super::head::{ResponseChanges, write_response};
 use super::record::Life;
+use super::upload::{Sender, Upload};
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
@@ -26,7 +26,7 @@ pub(crate) async fn relay<D: Downstream>(
     mesh: &MeshSettings,
     upstream: &mut Upstream,
     mut bulk: Bulk,
-    sender: &mut Sender,
+    (upload, sender): (&mut Upload, &mut Sender),
 ) -> Result<bool, Kind> {
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
     let chunks = down.takes_chunks();
@@ -56,15 +56,26 @@ pub(crate) async fn relay<D: Downstream>(
     life.responded = true;
     bulk.advance(head);
     if let (true, Upstream::One(connection)) = (switching, &mut *upstream) {
-        (life.received, life.sent) = down.tunnel(w, &mut connection.stream, bulk).await;
+        // boxed, so that a tunnel is no part of every request
+        (life.received, life.sent) = Box::pin(down.tunnel(w, &mut connection.stream, bulk)).await;
         return Ok(false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;
-    let sent = stream(down, w, upstream, bulk, sender, &mut body).await;
+    let sent = stream(down, w, upstream, bulk, (upload, sender), &mut body).await;
     life.sent = body.scan.data();
     w.trailers.extend_from_slice(body.trailers(upstream).unwrap_or_default());
     sent?;
     Ok(body.scan.done() && !body.overread && w.response.persistent() && sender.complete())
+}
+
+/// Whether all of the response whose head stands at the front of `bulk` is there, and its
+/// connection may serve another request.
+pub(crate) fn is_whole(response: &Head, bulk: &mut Bulk, to_head: bool) -> bool {
+    let mut scan = BodyScan::new(response.response_framing(to_head));
+    let body = &mut bulk.bytes_mut()[response.len..];
+    let all = body.len();
+    let whole = scan.scan(body).is_ok_and(|(used, _)| used == all);
+    whole && scan.done() && response.persistent()
 }
 
 /// The body of a response on its way.
@@ -173,7 +184,7 @@ async fn stream<D: Downstream>(
     w: &mut Work,
     upstream: &mut Upstream,
     mut bulk: Bulk,
-    sender: &mut Sender,
+    (upload, sender): (&mut Upload, &mut Sender),
     body: &mut Body,
 ) -> Result<(), Kind> {
     let mut ended = body.scan.done();
@@ -189,12 +200,12 @@ async fn stream<D: Downstream>(
         let framed = body.frame(&mut bulk, ended.then_some(trailers.unwrap_or_default()));
         let last = ended && framed && (body.form != Form::Content || trailers.is_none());
         under_deadline(down, w, Waiting::ForClient, |down, w, cx| {
-            sender.go_on(upstream, down, w, cx)?;
+            sender.go_on(upload, upstream, down, w, cx)?;
             down.poll_body(w, &mut bulk, last, cx).map_err(|_| Kind::ClientGone)
         })
         .await?;
         drop(bulk);
-        down.deadline().touch();
+        down.deadline().go_on()?;
         if ended && framed {
             break;
         }
@@ -203,7 +214,7 @@ async fn stream<D: Downstream>(
             continue;
         }
         let next = under_deadline(down, w, Waiting::ForUpstream, |down, w, cx| {
-            sender.go_on(upstream, down, w, cx)?;
+            sender.go_on(upload, upstream, down, w, cx)?;
             upstream.poll_body(body.scan.limit(), cx)
         })
         .await?;

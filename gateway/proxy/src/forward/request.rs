@@ -1,35 +1,30 @@
 //! The phases of one request, in order.
 
 use super::answer::{Answer, answer, render};
-use super::attempt::{self, Response};
+use super::attempt::{Response, Tries};
 use super::buffers::Work;
 use super::downstream::Downstream;
-use super::edits::Edits;
 use super::error::Kind;
-use super::head::{RequestChanges, write_request};
+use super::outgoing::Outgoing;
 use super::plan::{Plan, plan};
-use super::record::{Life, Lookup, Protocol, Reply, Site};
+use super::record::{Life, Reply, Site};
 use super::relay;
 use super::upstream::Upstream;
-use crate::h1::authority;
-use crate::h1::body::BodyScan;
 use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
-use crate::telemetry::render_header;
-use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Instant;
-use tidegate_engine::{Decision, ForwardDecision};
-use tidegate_model::{FormatString, PathNormalization};
+use tidegate_engine::ForwardDecision;
 
 /// Serves the request whose head stands in `w`:
-/// head -> canonical path -> identity -> route -> (pick, connect, send, await) -> response -> log.
+/// head -> canonical path -> identity -> route -> (pick, connect, send, await), again where that
+/// failed and may be -> response -> log.
 pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
     let mut life = Life::begin(now);
-    down.deadline().start(now, site.worker.limits.request_idle, None);
+    down.deadline().start(now, site.worker.limits.request_idle);
     let uploading = down.begin_upload(w);
     let result = match (plan(&mut life, w, site, snapshot), uploading) {
         (_, Err(kind)) => Err(Answer::Error(kind, None)),
@@ -52,7 +47,7 @@ pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site
     let mut life = Life::begin(now);
     // the buffers were another request's: nothing of that is to be logged with this one
     w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
-    down.deadline().start(now, site.worker.limits.request_idle, None);
+    down.deadline().start(now, site.worker.limits.request_idle);
     answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
     life.finish(w, site);
 }
@@ -66,122 +61,23 @@ async fn forward<'t, D: Downstream>(
     decision: ForwardDecision<'t>,
     first: Range<usize>,
 ) -> Result<(), Kind> {
-    // the time that the upload takes is the client's
-    let (idle, timeout) = (site.worker.limits.request_idle, decision.forward.timeout);
-    if down.uploaded() {
-        down.deadline().start(life.began, idle, timeout);
-    } else {
-        down.deadline().start_idle(life.began, idle, timeout);
-    }
-    let destination = decision.destination;
-    life.cluster_name = destination.cluster.as_str();
-    let cluster = snapshot.clusters.get(&destination.cluster).ok_or(Kind::NoCluster)?;
-    life.cluster = Some(cluster);
-    let http2 = site.protocol.upstream(cluster.config().protocol) == Protocol::Http2;
-    if http2 {
-        down.upload_content();
-    }
-    serialise(w, life, site, snapshot, decision, first, http2)?;
-    let Response { mut upstream, bulk, mut sender } = attempt::response(down, w, life, site, cluster).await?;
+    let ops = &decision.destination.response_headers;
+    let outgoing = Outgoing::new(life, w, site, snapshot, decision, first)?;
+    let response = {
+        // in a block of its own, so that its memory is free again
+        let mut tries = Tries::new(down, w, life, site, outgoing);
+        tries.response().await?
+    };
+    let Response { mut upstream, bulk, mut upload, mut sender } = response;
     life.status = w.response.status;
-    life.details = Cow::Borrowed("via_upstream");
-    render(life, w, site, &destination.response_headers, Reply::Upstream(bulk.bytes()));
-    let ops = &destination.response_headers;
-    let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
-    if let (true, Some(pick), Upstream::One(connection)) = (reusable, &life.pick, upstream) {
+    life.set_details("via_upstream");
+    render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
+    let sending = (&mut upload, &mut sender);
+    let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, sending).await?;
+    if let (true, Some(cluster), Some(pick), Upstream::One(connection)) =
+        (reusable, life.cluster, &life.pick, upstream)
+    {
         site.worker.pool.put(cluster, pick, connection);
     }
     Ok(())
-}
-
-/// Writes head and first part of the body, as they go upstream, to `w.out`.
-fn serialise(
-    w: &mut Work,
-    life: &Life<'_>,
-    site: Site<'_>,
-    snapshot: &Snapshot,
-    decision: ForwardDecision<'_>,
-    first: Range<usize>,
-    http2: bool,
-) -> Result<(), Kind> {
-    let destination = decision.destination;
-    render(life, w, site, &destination.request_headers, Reply::Sent);
-    let replaced = match &destination.authority {
-        Some(format) => replace_authority(life, w, site, format)?,
-        None => false,
-    };
-    if !w.request.has_host() && w.authority.is_empty() {
-        // HTTP/1.0 without Host: HTTP/1.1 must say one
-        let host = life.cluster.map(|c| c.config().host.clone()).unwrap_or_default();
-        w.authority.extend_from_slice(host.as_bytes());
-    }
-    let own_host = replaced || w.request.host_ignored || !w.request.has_host();
-    let mut out = std::mem::take(&mut w.out);
-    let mut target = std::mem::take(&mut w.target);
-    out.clear();
-    target.clear();
-    if decision.forward.path_rewrite.is_some() {
-        Decision::Forward(decision).write_target(&super::view::View::of(w), &mut target);
-    }
-    let climbs = snapshot.mesh.path_normalization != PathNormalization::None && has_dot_segment(&target);
-    let bad = climbs || is_relative(&target);
-    if !bad {
-        let changes = RequestChanges {
-            target: Some(target.as_slice()).filter(|t| !t.is_empty()),
-            authority: Some(w.authority.as_slice()).filter(|_| own_host),
-            edits: Edits::new(&destination.request_headers, &w.rendered),
-        };
-        write_request(w, &mut out, &changes);
-        w.body_at = out.len();
-        out.extend_from_slice(&w.buf[first]);
-        if http2 {
-            // it was scanned before, so it is well-formed
-            let scanned = BodyScan::new(w.request.request_framing()).decode(&mut out[w.body_at..]);
-            let (_, content) = scanned.map_err(|_| Kind::BadBody)?;
-            out.truncate(w.body_at + content);
-        }
-    }
-    w.out = out;
-    w.target = target;
-    // a rewrite must not bring back what normalisation took away, nor make what is no path
-    if bad { Err(Kind::BadPath) } else { Ok(()) }
-}
-
-fn replace_authority(
-    life: &Life<'_>,
-    w: &mut Work,
-    site: Site<'_>,
-    format: &FormatString,
-) -> Result<bool, Kind> {
-    let mut authority = Vec::new();
-    match format.literal() {
-        Some(text) => {
-            w.authority.clear();
-            w.authority.extend_from_slice(text.as_bytes());
-            return Ok(!w.authority.is_empty());
-        }
-        None => {
-            let headers = Lookup { w, response: Reply::Sent };
-            render_header(format, &life.record(w, site, &headers), &mut authority);
-        }
-    }
-    if authority.is_empty() {
-        return Ok(false);
-    }
-    // what it is made of may be the client's
-    if !authority::is_valid(&authority) {
-        return Err(Kind::BadRequest(400, "invalid_upstream_authority"));
-    }
-    w.authority = authority;
-    Ok(true)
-}
-
-/// Whether a rewritten target is none that a server takes: neither a path nor `*` (RFC 9112 3.2).
-fn is_relative(target: &[u8]) -> bool {
-    !target.is_empty() && target != b"*" && !target.starts_with(b"/")
-}
-
-fn has_dot_segment(target: &[u8]) -> bool {
-    let path = target.split(|c| *c == b'?').next().unwrap_or_default();
-    path.split(|c| *c == b'/').any(|s| s == b"." || s == b"..")
 }

@@ -71,6 +71,19 @@ pub(crate) fn forward(destination: Destination) -> Action {
     })
 }
 
+/// A policy that tries twice more under these conditions, and does not wait.
+pub(crate) fn retries(on: &[RetryCondition]) -> Option<RetryPolicy> {
+    Some(RetryPolicy {
+        attempts: 2,
+        per_try_timeout: None,
+        on: on.iter().copied().collect(),
+        statuses: vec![],
+        backoff: Duration::ZERO,
+        max_backoff: Duration::ZERO,
+        avoid_previous_hosts: true,
+    })
+}
+
 /// Gives a domain one rule.
 pub(crate) fn host(model: &mut Model, domain: &str, action: Action) {
     let key = VirtualHostKey { table: "http.80".into(), domain: HostPattern::parse(domain) };

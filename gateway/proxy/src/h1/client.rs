@@ -216,7 +216,7 @@ impl Downstream for Client {
 
     async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64) {
         self.closing = true;
-        self.deadline.end_whole();
+        self.deadline.end_limits();
         super::tunnel::join(self, w, upstream, early).await
     }
 

@@ -59,7 +59,7 @@ pub(crate) async fn serve(
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), worker.limits.keep_alive_idle, None);
+        client.deadline.start(Instant::now(), worker.limits.keep_alive_idle);
     }
 }
 
@@ -106,7 +106,7 @@ async fn read_head(
             if w.end > w.pos {
                 if !begun {
                     begun = true;
-                    client.deadline.start(Instant::now(), limits.head_time, None);
+                    client.deadline.start(Instant::now(), limits.head_time);
                 }
                 let Work { buf, pos, end, request, .. } = &mut *w;
                 match request.parse_request(&buf[*pos..*end], head) {

@@ -40,6 +40,12 @@ pub(crate) enum Known {
     Claim,
     /// `X-Envoy-Upstream-Service-Time`.
     ServiceTime,
+    /// `X-Envoy-RateLimited`, of responses.
+    RateLimited,
+    /// `Grpc-Status`.
+    GrpcStatus,
+    /// `Grpc-Timeout`.
+    GrpcTimeout,
     /// `Server`.
     Server,
     /// `Date`.
@@ -60,6 +66,8 @@ pub(crate) fn known(name: &[u8]) -> Known {
         10 if is(b"connection") => Known::Connection,
         10 if is(b"keep-alive") => Known::HopByHop,
         10 if is(b"user-agent") => Known::UserAgent,
+        11 if is(b"grpc-status") => Known::GrpcStatus,
+        12 if is(b"grpc-timeout") => Known::GrpcTimeout,
         12 if is(b"content-type") => Known::ContentType,
         12 if is(b"x-request-id") => Known::RequestId,
         14 if is(b"content-length") => Known::ContentLength,
@@ -70,6 +78,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
         17 if is(b"transfer-encoding") => Known::TransferEncoding,
         17 if is(b"x-forwarded-proto") => Known::ForwardedProto,
         18 if is(b"x-istio-attributes") => Known::Internal,
+        19 if is(b"x-envoy-ratelimited") => Known::RateLimited,
         23 if is(b"x-forwarded-client-cert") => Known::Internal,
         29 if is(b"x-envoy-upstream-service-time") => Known::ServiceTime,
         n if n > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Known::Internal,
@@ -95,7 +104,9 @@ fn alias(name: &[u8]) -> Known {
         | Known::ContentType
         | Known::Date
         | Known::Server
-        | Known::Expect => Known::Other,
+        | Known::Expect
+        | Known::GrpcStatus
+        | Known::GrpcTimeout => Known::Other,
         _ => Known::HopByHop,
     }
 }
@@ -120,7 +131,7 @@ pub(crate) fn forbidden_in_trailers(name: &[u8]) -> bool {
     ];
     match known(name) {
         Known::Other => NAMES.iter().any(|n| name.eq_ignore_ascii_case(n)),
-        Known::Date | Known::Server | Known::UserAgent => false,
+        Known::Date | Known::Server | Known::UserAgent | Known::GrpcStatus => false,
         _ => true,
     }
 }

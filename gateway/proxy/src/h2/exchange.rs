@@ -19,8 +19,10 @@ use std::task::{Context, Poll, ready};
 /// Why there is no response, or no more of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// Nothing of the request was processed, so it may be sent again.
+    /// The upstream refused this request without looking at it.
     Refused,
+    /// The connection takes no more requests, and nothing of this one was looked at.
+    Leaving,
     /// The upstream reset the stream.
     Reset,
     /// The connection ended.
@@ -35,7 +37,7 @@ impl From<h2::Error> for Broken {
     fn from(e: h2::Error) -> Self {
         match e.reason() {
             // h2 reports GOAWAY only to streams beyond the last one that the peer looked at
-            Some(_) if e.is_go_away() && e.is_remote() => Broken::Refused,
+            Some(_) if e.is_go_away() && e.is_remote() => Broken::Leaving,
             Some(Reason::REFUSED_STREAM) if e.is_remote() => Broken::Refused,
             Some(_) if e.is_remote() => Broken::Reset,
             Some(_) if e.is_library() => Broken::Malformed,
@@ -84,7 +86,7 @@ impl Exchange {
     /// When it cannot be sent: [`Exchange::poll_head`] says why.
     pub(crate) fn open(&mut self, head: &[u8], scheme: &str, end: bool) -> io::Result<()> {
         let request = raise_request(head, scheme).ok_or(Broken::Unsendable);
-        let opened = request.and_then(|r| self.place.send.send_request(r, end).map_err(|_| Broken::Refused));
+        let opened = request.and_then(|r| self.place.send.send_request(r, end).map_err(|_| Broken::Leaving));
         match opened {
             Ok((response, send)) => {
                 self.response = Ok(response);

@@ -156,7 +156,7 @@ impl Streams {
         if since != self.block_since {
             self.block_since = since;
             if let Some(since) = since {
-                self.block.start(since, self.head_time, None);
+                self.block.start(since, self.head_time);
             }
         }
         if self.block_since.is_some() { self.block.poll(cx).map(|_| ()) } else { Poll::Pending }
@@ -168,7 +168,7 @@ impl Streams {
         if !self.leaving {
             self.leaving = true;
             self.h2.graceful_shutdown();
-            self.idle.start(Instant::now(), LAST, None);
+            self.idle.start(Instant::now(), LAST);
         }
     }
 }

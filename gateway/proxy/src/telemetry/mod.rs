@@ -16,6 +16,7 @@ mod writer;
 
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::render_header;
+pub(crate) use metrics::RetryCount;
 pub(crate) use record::{Headers, Record};
 pub(crate) use workload::Workload;
 
@@ -125,6 +126,11 @@ pub(crate) struct WorkerTelemetry {
 }
 
 impl WorkerTelemetry {
+    /// Counts a retry, or one that was wanted and may not be.
+    pub(crate) fn count_retry(&self, what: RetryCount) {
+        self.metrics.count_retry(what);
+    }
+
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
