@@ -6,7 +6,9 @@
 
 mod changes;
 mod cluster;
+mod cors;
 mod diagnostic;
+mod fault;
 mod format;
 mod header;
 mod listener;
@@ -22,7 +24,9 @@ pub use changes::{Change, Changes, Model};
 pub use cluster::{
     Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
 };
+pub use cors::Cors;
 pub use diagnostic::{Diagnostic, Severity};
+pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
 pub use listener::{

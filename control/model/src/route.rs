@@ -1,6 +1,6 @@
 use crate::{
-    ClusterName, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin, RetryPolicy, TableName,
-    is_secret,
+    ClusterName, Cors, Fault, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin, RetryPolicy,
+    TableName, is_secret,
 };
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -96,6 +96,8 @@ pub struct Route {
     pub origin: Origin,
     /// What a request must look like.
     pub matches: RouteMatch,
+    /// What pages of other origins may do.
+    pub cors: Option<Arc<Cors>>,
     /// What happens then.
     pub action: Arc<Action>,
 }
@@ -235,7 +237,7 @@ pub enum Action {
 }
 
 /// Sending a request on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Forward {
     /// Where to, by weight. Never empty; weights add up to more than 0.
     pub destinations: Vec<Destination>,
@@ -245,6 +247,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// How it is tried again; `None` is not at all.
     pub retries: Option<RetryPolicy>,
+    /// Faults to inject before anything is sent.
+    pub fault: Fault,
 }
 
 /// One weighted destination with the header operations of all levels merged in the order in

@@ -2,6 +2,7 @@
 
 use crate::clusters::{Absent, Clusters};
 use crate::delegate::Rule;
+use crate::fault::fault;
 use crate::headers;
 use crate::hosts::resolve;
 use crate::report::{Report, list};
@@ -132,6 +133,7 @@ fn forwarded(
         path_rewrite: path_rewrite(route, kind),
         timeout: route.timeout.filter(|t| !t.is_zero()),
         retries: clusters.retries(route.retries.as_ref()),
+        fault: route.fault.as_ref().map(fault).unwrap_or_default(),
     }))
 }
 

@@ -70,6 +70,8 @@ const VIRTUAL_SERVICE: Fields = Fields {
         "http[].retries.retryOn",
         "http[].retries.retryIgnorePreviousHosts",
         "http[].retries.backoff",
+        "http[].corsPolicy",
+        "http[].fault",
         "http[].headers",
     ],
     reasons: &[
@@ -78,8 +80,6 @@ const VIRTUAL_SERVICE: Fields = Fields {
             "http[].retries.retryRemoteLocalities",
             "has no effect as long as load balancing does not prefer localities: retries go to all of them",
         ),
-        ("http[].fault", "is not enforced yet: no fault is injected"),
-        ("http[].corsPolicy", "is not enforced yet: preflights go to the upstream"),
         ("tcp", "is not enforced yet: TCP routes are not served"),
         ("tls", "is not enforced yet: TLS routes are not served"),
     ],

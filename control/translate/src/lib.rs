@@ -7,11 +7,13 @@
 mod action;
 mod admission;
 mod clusters;
+mod cors;
 mod delegate;
 mod destination_rule;
 mod endpoints;
 mod enforcement;
 mod export;
+mod fault;
 mod gateway;
 mod headers;
 mod host_index;

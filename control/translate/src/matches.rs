@@ -64,9 +64,9 @@ pub(crate) fn conditions(block: &HttpMatchRequest) -> RouteMatch {
             Some(Written::Regex(s)) => PathMatch::Regex(s.as_str().into()),
         },
         ignore_path_case: block.ignore_uri_case == Some(true),
-        method: block.method.as_ref().and_then(string),
-        scheme: block.scheme.as_ref().and_then(string),
-        authority: block.authority.as_ref().and_then(string),
+        method: block.method.as_ref().and_then(string_match),
+        scheme: block.scheme.as_ref().and_then(string_match),
+        authority: block.authority.as_ref().and_then(string_match),
         headers,
         query: block
             .query_params
@@ -82,13 +82,14 @@ fn header(name: &str, written: &Written, invert: bool) -> HeaderMatch {
 }
 
 fn value(written: &Written) -> ValueMatch {
-    match string(written) {
+    match string_match(written) {
         Some(m) => ValueMatch::Value(m),
         None => ValueMatch::Present,
     }
 }
 
-fn string(written: &Written) -> Option<StringMatch> {
+/// A condition on text; `None` for one that says nothing.
+pub(crate) fn string_match(written: &Written) -> Option<StringMatch> {
     match written {
         Written::Present => None,
         Written::Exact(s) => Some(StringMatch::Exact(s.as_str().into())),

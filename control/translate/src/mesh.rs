@@ -142,12 +142,13 @@ impl<'a> Outbound<'_, 'a> {
             response_headers: Vec::new(),
         };
         let retries = self.clusters.retries(None);
-        let forward = Forward { destinations: vec![destination], path_rewrite: None, timeout: None, retries };
+        let forward = Forward { destinations: vec![destination], retries, ..Forward::default() };
         Some(Arc::new(Route {
             name: "default".into(),
             rule: RuleRef { object: object.reference.clone(), index: 0, match_index: None, root: None },
             origin: object.origin(),
             matches: RouteMatch::default(),
+            cors: None,
             action: Arc::new(Action::Forward(forward)),
         }))
     }

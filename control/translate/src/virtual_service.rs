@@ -2,11 +2,12 @@
 
 use crate::action::{PathKind, action};
 use crate::clusters::Clusters;
+use crate::cors::cors;
 use crate::delegate::Rule;
 use crate::matches::{Place, applies, asks_for_claims, conditions, is_catch_all};
 use crate::report::Report;
 use std::sync::Arc;
-use tidegate_model::{Action, PathMatch, Route, RouteMatch, RuleRef};
+use tidegate_model::{Action, Cors, PathMatch, Route, RouteMatch, RuleRef};
 
 /// The routes of one VirtualService's rules at `place`, up to the first that takes every request.
 pub(crate) fn routes(
@@ -19,9 +20,10 @@ pub(crate) fn routes(
     let mut routes = Vec::new();
     for rule in rules {
         let mut actions = Actions { rule, port: place.port, domain, made: [None, None] };
+        let cors = rule.route.cors_policy.as_ref().map(cors);
         if rule.blocks.is_empty() {
             let made = actions.get(PathKind::Prefix, clusters, report);
-            routes.push(route(rule, None, None, RouteMatch::default(), made));
+            routes.push(route(rule, None, None, RouteMatch::default(), cors, made));
             return routes;
         }
         for (index, block) in &rule.blocks {
@@ -35,7 +37,7 @@ pub(crate) fn routes(
             };
             let last = is_catch_all(&matches);
             let made = actions.get(kind, clusters, report);
-            routes.push(route(rule, *index, block.name.as_deref(), matches, made));
+            routes.push(route(rule, *index, block.name.as_deref(), matches, cors.clone(), made));
             if last {
                 return routes;
             }
@@ -73,6 +75,7 @@ fn route(
     match_index: Option<usize>,
     match_name: Option<&str>,
     matches: RouteMatch,
+    cors: Option<Arc<Cors>>,
     action: Arc<Action>,
 ) -> Arc<Route> {
     let field = match match_index {
@@ -93,6 +96,7 @@ fn route(
         },
         origin: rule.object.locate(&field),
         matches,
+        cors,
         action,
     })
 }

@@ -6,8 +6,9 @@
 //! From the outside in: `table` finds the route table of a listener, `host_index` the virtual host
 //! of an authority, `rule_index` and `path_index` the first rule of that virtual host whose
 //! `matcher` accepts the request; `rule` turns it into a decision, which `rewrite` and `redirect`
-//! write out. `pattern` shares the compiled regexes.
+//! write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled regexes.
 
+mod cors;
 mod decision;
 mod host_index;
 mod matcher;

@@ -84,7 +84,7 @@ fn query_value<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
 
 /// What a value must look like.
 #[derive(Clone, Debug)]
-enum Test {
+pub(crate) enum Test {
     Present,
     Exact(Arc<str>),
     Prefix(Arc<str>),
@@ -95,7 +95,7 @@ enum Test {
 }
 
 impl Test {
-    fn text(m: &StringMatch, patterns: &mut Patterns, refused: &mut Vec<InvalidPattern>) -> Self {
+    pub(crate) fn text(m: &StringMatch, patterns: &mut Patterns, refused: &mut Vec<InvalidPattern>) -> Self {
         match m {
             StringMatch::Exact(s) => Test::Exact(s.clone()),
             StringMatch::Prefix(s) => Test::Prefix(s.clone()),
@@ -113,7 +113,7 @@ impl Test {
         }
     }
 
-    fn holds(&self, value: &[u8]) -> bool {
+    pub(crate) fn holds(&self, value: &[u8]) -> bool {
         match self {
             Test::Present | Test::Broken => true,
             Test::Exact(s) => value == s.as_bytes(),

@@ -173,7 +173,7 @@ proptest! {
                 Verdict::Rule(route) => {
                     prop_assert_eq!(decision.route(), Some(route), "{:?}", request);
                     match decision {
-                        Decision::DirectResponse(_, d) => {
+                        Decision::DirectResponse(_, d, _) => {
                             prop_assert!(d.status == 500 && has_broken_regex(route));
                             prop_assert!(compiled.refused.iter().any(|(rule, _)| *rule == route.rule));
                         }

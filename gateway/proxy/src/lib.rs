@@ -4,6 +4,7 @@
 //! handshake wrappers and the shutdown watch. Ours: accept loop, HTTP/1 codec, forward loops,
 //! pools and the driving of `h2`.
 
+mod address;
 #[cfg(test)]
 mod allocations;
 mod connection;

@@ -1,6 +1,7 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
 use crate::admin;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
 use crate::lock::lock;
@@ -358,6 +359,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
             let worker = Rc::new(Worker {
                 limits,
                 pool: Pool::new(connector),
+                streams: Tasks::default(),
                 telemetry: state.telemetry.worker(),
                 draining: state.draining.clone(),
                 explain_errors,

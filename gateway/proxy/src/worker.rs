@@ -1,3 +1,4 @@
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
@@ -15,6 +16,8 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// Idle upstream connections of this worker.
     pub(crate) pool: Pool,
+    /// Its tasks that wait for streams of HTTP/2.
+    pub(crate) streams: Tasks,
     /// Log buffer and counters of this worker.
     pub(crate) telemetry: WorkerTelemetry,
     /// Whether the process is draining: answers say `Connection: close`.

@@ -3,14 +3,14 @@
 use super::buffers::{Bulk, Work};
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
-use super::edits::{Edits, line};
+use super::edits::{Edits, Ops, line};
 use super::error::{Kind, reason_phrase};
 use super::grpc::{self, is_grpc};
 use super::head::{end_response, write_date};
 use super::record::{Life, Lookup, Reply, Site};
-use crate::telemetry::render_header;
+use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
-use tidegate_model::{DirectResponse, HeaderOp, MeshSettings};
+use tidegate_model::{AbortStatus, DirectResponse, HeaderOp, MeshSettings};
 
 /// What to answer.
 pub(crate) enum Answer<'t> {
@@ -20,6 +20,10 @@ pub(crate) enum Answer<'t> {
     Redirect(u16, &'t [HeaderOp], Vec<u8>),
     /// What a rule says.
     Direct(&'t DirectResponse),
+    /// What CORS says to a preflight.
+    Preflight(&'t [HeaderOp]),
+    /// What a fault says.
+    Abort(AbortStatus),
 }
 
 /// How much of a body is handed over at once.
@@ -56,7 +60,18 @@ pub(crate) async fn answer<'t, D: Downstream>(
             life.details = Cow::Borrowed(&response.details);
             (response.status, &response.response_headers, &response.body)
         }
+        Answer::Preflight(headers) => {
+            life.details = Cow::Borrowed("cors_response");
+            (200, headers, b"")
+        }
+        Answer::Abort(status) => {
+            life.details = Cow::Borrowed("fault_filter_abort");
+            life.flags.set(Flag::FaultInjected);
+            life.cors = &[];
+            (if let AbortStatus::Http(status) = status { *status } else { 200 }, &[], b"fault filter abort")
+        }
     };
+    let ops = Ops { rule: ops, cors: life.cors };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
     let location = if let Answer::Redirect(_, _, l) = &answer { Some(l.as_slice()) } else { None };
@@ -64,11 +79,12 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
     if grpc {
+        let status = if let Answer::Abort(AbortStatus::Grpc(s)) = answer { s } else { grpc::status(status) };
         write_grpc_head(w, status, ops, location, body, mesh, connection);
     } else {
         write_head(w, status, ops, location, body.len(), mesh, connection);
     }
-    let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
+    let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
     // the time that was up was the upstream's
@@ -84,7 +100,7 @@ pub(crate) async fn answer<'t, D: Downstream>(
 fn write_head(
     w: &mut Work,
     status: u16,
-    ops: &[HeaderOp],
+    ops: Ops<'_>,
     location: Option<&[u8]>,
     length: usize,
     mesh: &MeshSettings,
@@ -116,8 +132,8 @@ fn write_head(
 /// An answer to a request of gRPC: its status and message are headers, and there is no body.
 fn write_grpc_head(
     w: &mut Work,
-    status: u16,
-    ops: &[HeaderOp],
+    status: u8,
+    ops: Ops<'_>,
     location: Option<&[u8]>,
     message: &[u8],
     mesh: &MeshSettings,
@@ -128,7 +144,7 @@ fn write_grpc_head(
     out.clear();
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     line(out, b"content-type", b"application/grpc");
-    line(out, b"grpc-status", itoa::Buffer::new().format(grpc::status(status)).as_bytes());
+    line(out, b"grpc-status", itoa::Buffer::new().format(status).as_bytes());
     if !message.is_empty() {
         out.extend_from_slice(b"grpc-message: ");
         grpc::encode(message, out);
@@ -145,7 +161,7 @@ fn write_grpc_head(
 }
 
 /// Renders the values of header operations that are not literal.
-pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: &[HeaderOp], response: Reply<'_>) {
+pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: Ops<'_>, response: Reply<'_>) {
     let mut rendered = std::mem::take(&mut w.rendered);
     rendered.render(ops, |format, out| {
         let headers = Lookup { w, response };

@@ -8,18 +8,24 @@ use super::error::Kind;
 use super::grpc;
 use super::head::write_interim;
 use super::outgoing::Outgoing;
-use super::record::{Life, Site};
+use super::record::{Life, Protocol, Site};
 use super::relay;
 use super::retry::{self, Outcome, Refusal, Verdict};
 use super::upload::{Sender, Upload};
 use super::upstream::{NoHead, Upstream};
+use super::websocket;
+use crate::h1::field::Known;
 use crate::h2::Exchange;
-use crate::telemetry::RetryCount;
-use crate::upstream::{ConnectError, EndpointId, Pick};
+use crate::telemetry::{Flag, RetryCount};
+use crate::upstream::{Cluster, ConnectError, EndpointId, Pick};
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
+use tidegate_model::UpstreamProtocol;
+use tokio::time::timeout;
 
 /// The most interim responses before the real one.
 const INTERIM: usize = 16;
@@ -56,7 +62,7 @@ pub(crate) struct Tries<'a, 't, D> {
     w: &'a mut Work,
     life: &'a mut Life<'t>,
     site: Site<'a>,
-    outgoing: Outgoing<'t>,
+    outgoing: Outgoing<'a>,
     upload: Upload,
     /// How many retries were made, and which endpoints have been tried.
     retries: u32,
@@ -74,7 +80,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         w: &'a mut Work,
         life: &'a mut Life<'t>,
         site: Site<'a>,
-        outgoing: Outgoing<'t>,
+        outgoing: Outgoing<'a>,
     ) -> Self {
         let keep = outgoing.http2 || outgoing.retries().is_some();
         let upload = Upload::new(site.worker.limits.retry_body, w.request.content_length(), keep);
@@ -87,7 +93,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         // the time that the upload takes is the client's
         self.down.deadline().limit_whole(self.outgoing.timeout);
         if self.down.uploaded() {
-            self.down.deadline().start_limits(self.life.began);
+            let delayed = self.life.flags.has(Flag::DelayInjected);
+            let now = if delayed { Instant::now() } else { self.life.began };
+            self.down.deadline().start_limits(now);
         }
         if self.outgoing.http2 {
             self.down.upload_content();
@@ -209,19 +217,21 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
 
     async fn connect(&mut self) -> Result<Upstream, Failed> {
         let (pool, cluster) = (&self.site.worker.pool, self.outgoing.cluster);
-        let (http2, fresh) = (self.outgoing.http2, self.fresh);
+        let (site, fresh) = (self.site, self.fresh);
+        let (http2, websocket) = (self.outgoing.http2, self.w.request.upgrade);
         let Some(pick) = &self.life.pick else { return Err(Kind::NoEndpoint.into()) };
         let upload = &mut self.upload;
         let mut get = pin!(async {
-            Ok(if http2 {
+            if http2 {
                 // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
-                Upstream::Two(Box::new(Exchange::new(Box::pin(pool.place(cluster, pick)).await?)))
-            } else {
-                Upstream::One(pool.get(cluster, pick, fresh).await?)
-            })
+                if let Some(exchange) = Box::pin(exchange(site, cluster, pick, websocket)).await? {
+                    return Ok(Upstream::Two(exchange));
+                }
+            }
+            Ok(Upstream::One(pool.get(cluster, pick, fresh).await?))
         });
         let connected = under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
-            let got = get.as_mut().poll(cx).map_err(NoConnection::Failed);
+            let got: Poll<Result<_, NoConnection>> = get.as_mut().poll(cx);
             if got.is_pending() {
                 upload.read_ahead(down, w, cx)?;
             }
@@ -265,14 +275,17 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
 
     /// Passes interim responses on; true when the final one's head is at the front of `bulk`.
     async fn interim_responses(&mut self, bulk: &mut Bulk, all_sent: bool) -> Result<bool, Kind> {
-        let Tries { down, w, interim, .. } = self;
+        let Tries { down, w, site, interim, .. } = self;
         loop {
             if !w.response.parse_response(bulk.bytes()).map_err(|_| Kind::UpstreamMalformed)? {
                 return Ok(false);
             }
             match w.response.status {
                 // before the end of the request its rest would be read as what follows the upgrade
-                101 if w.request.upgrade && w.response.upgrade && all_sent => return Ok(true),
+                101 if w.request.upgrade && w.response.upgrade && all_sent => {
+                    let completes = accepted(w, bulk.bytes(), *site);
+                    return if completes { Ok(true) } else { Err(Kind::UpstreamMalformed) };
+                }
                 101 => return Err(Kind::UpstreamMalformed),
                 100..200 => {}
                 _ => return Ok(true),
@@ -334,9 +347,49 @@ impl NoHead {
     }
 }
 
+/// Whether the upstream completed the handshake of a WebSocket. A client of HTTP/1 sees to that
+/// itself.
+fn accepted(w: &Work, response: &[u8], site: Site<'_>) -> bool {
+    if site.protocol == Protocol::Http1 {
+        return true;
+    }
+    let Some(key) = w.request.known(w.head(), Known::WebSocketKey).next() else { return false };
+    let expected = websocket::accept(key);
+    let mut said = w.response.known(response, Known::WebSocketAccept);
+    w.response.upgrade_websocket && said.next() == Some(expected.as_bytes()) && said.next().is_none()
+}
+
 enum NoConnection {
     Failed(ConnectError),
     Abandoned(Kind),
+}
+
+impl From<ConnectError> for NoConnection {
+    fn from(e: ConnectError) -> Self {
+        NoConnection::Failed(e)
+    }
+}
+
+/// A stream of HTTP/2; none where HTTP/1 is to be spoken instead, because a WebSocket does not
+/// fit and the upstream is only thought to speak what the client does.
+async fn exchange(
+    site: Site<'_>,
+    cluster: &Arc<Cluster>,
+    pick: &Pick,
+    websocket: bool,
+) -> Result<Option<Box<Exchange>>, NoConnection> {
+    let place = site.worker.pool.place(cluster, pick).await?;
+    if websocket {
+        let limit = cluster.config().connect_timeout;
+        let takes = timeout(limit, place.takes_websockets()).await;
+        if !takes.map_err(|_| ConnectError::Timeout)? {
+            return match cluster.config().protocol {
+                UpstreamProtocol::Client => Ok(None),
+                _ => Err(NoConnection::Abandoned(Kind::NoWebSocket)),
+            };
+        }
+    }
+    Ok(Some(Box::new(Exchange::new(place))))
 }
 
 impl From<Kind> for NoConnection {

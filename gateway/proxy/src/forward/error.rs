@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     UpstreamReset,
     /// The upstream's response breaks the rules.
     UpstreamMalformed,
+    /// The upstream speaks HTTP/2 and takes no WebSocket in it.
+    NoWebSocket,
     /// The route's timeout passed.
     Timeout,
     /// The time for one try passed.
@@ -65,6 +67,7 @@ impl Kind {
         const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
+        let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
                 row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
@@ -106,11 +109,12 @@ impl Kind {
             Kind::UpstreamReset => {
                 row(503, Flag::UpstreamReset, "upstream_reset_before_response_started{remote_reset}", RESET)
             }
-            Kind::UpstreamMalformed => row(
-                502,
-                Flag::UpstreamProtocolError,
-                "upstream_reset_before_response_started{protocol_error}",
-                RESET,
+            Kind::UpstreamMalformed => {
+                malformed("upstream_reset_before_response_started{protocol_error}", RESET)
+            }
+            Kind::NoWebSocket => malformed(
+                "upstream_reset_before_response_started{extended_connect_not_supported}",
+                "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
             Kind::TryTimeout => {
@@ -123,10 +127,11 @@ impl Kind {
     }
 }
 
-/// How long a client that is refused may go on sending before the connection is cut.
+/// How long a client that was answered before its end may pause in sending before it is cut off.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
-/// How much of that is read.
-pub(crate) const LINGER_BYTES: usize = 256 << 10;
+/// How long it may go on sending in all. An nginx in front takes a cut for a failure of its upstream,
+/// and does so itself only after as long.
+pub(crate) const LINGER_IN_ALL: Duration = Duration::from_secs(30);
 
 /// The reason phrase of a status that the gateway answers itself.
 pub(crate) fn reason_phrase(status: u16) -> &'static str {
@@ -149,6 +154,7 @@ mod tests {
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
+            (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::TryTimeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),

@@ -2,7 +2,7 @@
 
 use super::answer::render;
 use super::buffers::Work;
-use super::edits::Edits;
+use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::grpc;
 use super::head::{RequestChanges, write_request};
@@ -19,10 +19,10 @@ use tidegate_engine::{Decision, ForwardDecision};
 use tidegate_model::{FormatString, PathNormalization, RetryPolicy};
 
 /// What is sent, where to, and how often.
-pub(crate) struct Outgoing<'t> {
-    snapshot: &'t Snapshot,
-    decision: ForwardDecision<'t>,
-    pub(crate) cluster: &'t Arc<Cluster>,
+pub(crate) struct Outgoing<'a> {
+    snapshot: &'a Snapshot,
+    decision: &'a ForwardDecision<'a>,
+    pub(crate) cluster: &'a Arc<Cluster>,
     /// What of the body came with the head: a range of `w.buf`.
     first: Range<usize>,
     /// What is spoken.
@@ -32,13 +32,13 @@ pub(crate) struct Outgoing<'t> {
     pub(crate) timeout: Option<Duration>,
 }
 
-impl<'t> Outgoing<'t> {
-    pub(crate) fn new(
+impl<'a> Outgoing<'a> {
+    pub(crate) fn new<'t: 'a>(
         life: &mut Life<'t>,
         w: &Work,
         site: Site<'_>,
         snapshot: &'t Snapshot,
-        decision: ForwardDecision<'t>,
+        decision: &'a ForwardDecision<'t>,
         first: Range<usize>,
     ) -> Result<Self, Kind> {
         let name = &decision.destination.cluster;
@@ -56,7 +56,7 @@ impl<'t> Outgoing<'t> {
     }
 
     /// How it is tried again.
-    pub(crate) fn retries(&self) -> Option<&'t RetryPolicy> {
+    pub(crate) fn retries(&self) -> Option<&'a RetryPolicy> {
         self.decision.forward.retries.as_ref()
     }
 
@@ -70,7 +70,8 @@ impl<'t> Outgoing<'t> {
         rest: Option<Duration>,
     ) -> Result<(), Kind> {
         let destination = self.decision.destination;
-        render(life, w, site, &destination.request_headers, Reply::Sent);
+        let ops = Ops { rule: &destination.request_headers, ..Ops::default() };
+        render(life, w, site, ops, Reply::Sent);
         let replaced = match &destination.authority {
             Some(format) => replace_authority(life, w, site, format)?,
             None => false,
@@ -85,7 +86,7 @@ impl<'t> Outgoing<'t> {
         out.clear();
         target.clear();
         if self.decision.forward.path_rewrite.is_some() {
-            Decision::Forward(self.decision).write_target(&super::view::View::of(w), &mut target);
+            Decision::Forward(*self.decision).write_target(&super::view::View::of(w), &mut target);
         }
         let normalized = self.snapshot.mesh.path_normalization != PathNormalization::None;
         // a rewrite must not bring back what normalisation took away, nor make what is no path
@@ -95,7 +96,7 @@ impl<'t> Outgoing<'t> {
             let changes = RequestChanges {
                 target: Some(target.as_slice()).filter(|t| !t.is_empty()),
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
-                edits: Edits::new(&destination.request_headers, &w.rendered),
+                edits: Edits::new(ops, &w.rendered),
                 attempt: life.attempts,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),

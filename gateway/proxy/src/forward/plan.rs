@@ -48,11 +48,11 @@ pub(crate) fn plan<'t>(
     let decision = table.decide(&view, fastrand::u64(..));
     match decision {
         Decision::Forward(f) => {
-            life.route = Some(f.route);
+            (life.route, life.cors) = (Some(f.route), f.cors);
             Plan::Forward(f)
         }
-        Decision::Redirect(route, redirect) => {
-            life.route = Some(route);
+        Decision::Redirect(route, redirect, cors) => {
+            (life.route, life.cors) = (Some(route), cors);
             Plan::Answer(Answer::Redirect(
                 redirect.status,
                 &redirect.response_headers,
@@ -60,9 +60,13 @@ pub(crate) fn plan<'t>(
             ))
         }
         Decision::HttpsRedirect => Plan::Answer(Answer::Redirect(301, &[], location(&decision, &view))),
-        Decision::DirectResponse(route, response) => {
-            life.route = Some(route);
+        Decision::DirectResponse(route, response, cors) => {
+            (life.route, life.cors) = (Some(route), cors);
             Plan::Answer(Answer::Direct(response))
+        }
+        Decision::Preflight(route, headers) => {
+            life.route = Some(route);
+            Plan::Answer(Answer::Preflight(headers))
         }
         Decision::NoRoute(NoRoute::NoVirtualHost) if view.authority().is_empty() => {
             Plan::Answer(Answer::Error(Kind::NoHost, None))

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_model::{HeaderName, Route, UpstreamProtocol};
+use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtocol};
 
 /// Which connection of which worker a request is on.
 #[derive(Clone, Copy)]
@@ -54,6 +54,8 @@ pub(crate) struct Life<'t> {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) route: Option<&'t Route>,
+    /// What CORS does to the response's header, after the rule.
+    pub(crate) cors: &'t [HeaderOp],
     pub(crate) cluster_name: &'t str,
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
@@ -71,9 +73,11 @@ pub(crate) struct Life<'t> {
     pub(crate) upstream_local: Option<SocketAddr>,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
+    /// What was not understood was a HEAD: its answer has no body either.
+    pub(crate) refused_head: bool,
 }
 
-impl Life<'_> {
+impl<'t> Life<'t> {
     pub(crate) fn begin(now: Instant) -> Self {
         Life {
             start: SystemTime::now(),
@@ -85,6 +89,7 @@ impl Life<'_> {
             received: 0,
             sent: 0,
             route: None,
+            cors: &[],
             cluster_name: "",
             cluster: None,
             pick: None,
@@ -95,6 +100,15 @@ impl Life<'_> {
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
             responded: false,
+            refused_head: false,
+        }
+    }
+
+    /// The faults that the rule injects.
+    pub(crate) fn faults(&self) -> Option<&'t Fault> {
+        match self.route.map(|route| &*route.action) {
+            Some(Action::Forward(forward)) if forward.fault != Fault::default() => Some(&forward.fault),
+            _ => None,
         }
     }
 

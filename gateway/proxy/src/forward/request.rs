@@ -4,7 +4,9 @@ use super::answer::{Answer, answer, render};
 use super::attempt::{Response, Tries};
 use super::buffers::Work;
 use super::downstream::Downstream;
+use super::edits::Ops;
 use super::error::Kind;
+use super::fault::inject;
 use super::outgoing::Outgoing;
 use super::plan::{Plan, plan};
 use super::record::{Life, Reply, Site};
@@ -26,12 +28,22 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     let mut life = Life::begin(now);
     down.deadline().start(now, site.worker.limits.request_idle);
     let uploading = down.begin_upload(w);
-    let result = match (plan(&mut life, w, site, snapshot), uploading) {
-        (_, Err(kind)) => Err(Answer::Error(kind, None)),
-        (Plan::Answer(answer), _) => Err(answer),
-        (Plan::Forward(decision), Ok(first)) => forward(down, w, &mut life, site, snapshot, decision, first)
-            .await
-            .map_err(|k| Answer::Error(k, None)),
+    let planned = plan(&mut life, w, site, snapshot);
+    let faulted = match life.faults() {
+        Some(fault) if uploading.is_ok() => inject(down, w, &mut life, site, fault).await,
+        _ => Ok(()),
+    };
+    let next = match (faulted, planned, uploading) {
+        (_, _, Err(kind)) => Err(Answer::Error(kind, None)),
+        (Err(answer), ..) | (Ok(()), Plan::Answer(answer), _) => Err(answer),
+        (Ok(()), Plan::Forward(decision), Ok(first)) => Ok((decision, first)),
+    };
+    let result = match next {
+        Ok((ref decision, first)) => {
+            let sent = forward(down, w, &mut life, site, snapshot, decision, first).await;
+            sent.map_err(|kind| Answer::Error(kind, None))
+        }
+        Err(answer) => Err(answer),
     };
     if let Err(a) = result {
         answer(down, w, &mut life, site, &snapshot.mesh, a).await;
@@ -40,11 +52,18 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     life.finish(w, site);
 }
 
-/// Answers what was not understood as a request.
-pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, kind: Kind) {
+/// Answers what was not understood as a request, but for the method where it was HEAD.
+pub(crate) async fn refuse<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    kind: Kind,
+    to_head: bool,
+) {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let mut life = Life::begin(now);
+    life.refused_head = to_head;
     // the buffers were another request's: nothing of that is to be logged with this one
     w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle);
@@ -58,10 +77,9 @@ async fn forward<'t, D: Downstream>(
     life: &mut Life<'t>,
     site: Site<'_>,
     snapshot: &'t Snapshot,
-    decision: ForwardDecision<'t>,
+    decision: &ForwardDecision<'t>,
     first: Range<usize>,
 ) -> Result<(), Kind> {
-    let ops = &decision.destination.response_headers;
     let outgoing = Outgoing::new(life, w, site, snapshot, decision, first)?;
     let response = {
         // in a block of its own, so that its memory is free again
@@ -71,6 +89,7 @@ async fn forward<'t, D: Downstream>(
     let Response { mut upstream, bulk, mut upload, mut sender } = response;
     life.status = w.response.status;
     life.set_details("via_upstream");
+    let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors };
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let sending = (&mut upload, &mut sender);
     let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, sending).await?;

@@ -1,6 +1,7 @@
 //! A worker with a config made by hand, for tests of the codecs and of the forwarding.
 
 use crate::connection::Connection;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
@@ -63,12 +64,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
 
 /// Sends everything to one destination.
 pub(crate) fn forward(destination: Destination) -> Action {
-    Action::Forward(Forward {
-        destinations: vec![destination],
-        path_rewrite: None,
-        timeout: None,
-        retries: None,
-    })
+    Action::Forward(Forward { destinations: vec![destination], ..Forward::default() })
 }
 
 /// A policy that tries twice more under these conditions, and does not wait.
@@ -98,6 +94,7 @@ pub(crate) fn host(model: &mut Model, domain: &str, action: Action) {
         rule,
         origin: Origin::default(),
         matches: RouteMatch::default(),
+        cors: None,
         action: Arc::new(action),
     };
     let host = VirtualHost { key: key.clone(), routes: vec![Arc::new(route)], https_redirect: false };
@@ -128,6 +125,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     Rc::new(Worker {
         limits,
         pool: Pool::new(Connector::new()),
+        streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
         explain_errors: true,

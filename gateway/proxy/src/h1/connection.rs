@@ -1,11 +1,12 @@
 use super::client::Client;
 use super::head::{HeadLimits, Refused};
 use crate::connection::Connection;
-use crate::forward::buffers::Work;
+use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
-use crate::forward::error::{Kind, LINGER, LINGER_BYTES};
+use crate::forward::error::{Kind, LINGER, LINGER_IN_ALL};
 use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
+use crate::listener::LAST_CALL;
 use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -15,10 +16,10 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
-/// request in flight, at once when idle.
+/// request in flight, or after one that comes soon; the answer says so.
 pub(crate) async fn serve(
     stream: Stream,
     connection: Rc<Connection>,
@@ -37,7 +38,7 @@ pub(crate) async fn serve(
                 if let Some(w) = work.take() {
                     w.give_back();
                 }
-                return;
+                return close(&mut client).await;
             }
             Err(kind) => {
                 return refuse(&mut client, work.take().unwrap_or_else(Work::take), site, kind).await;
@@ -63,7 +64,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Whether the process stops. An idle connection is woken for it; asking takes no lock.
+/// Whether the listener goes or the process stops. An idle connection is woken for it; asking takes
+/// no lock.
 struct Stop {
     shutdown: ShutdownWatch,
     wake: Option<Pin<Box<dyn Future<Output = ()>>>>,
@@ -74,19 +76,21 @@ impl Stop {
         site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true)
     }
 
-    /// Ready when an idle connection should end. The task's waker is left with the watch once.
+    /// Ready when an idle connection should end: after the last call. A request that comes before is
+    /// served, since nothing but an answer can tell an HTTP/1 client that no other may follow
+    /// (RFC 9112 9.6). The task's waker is left with the watch once.
     fn poll(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.wake.is_none() {
+        let fresh = self.wake.is_none();
+        let wake = self.wake.get_or_insert_with(|| {
             let mut shutdown = self.shutdown.clone();
-            let mut wake: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            Box::pin(async move {
                 let _ = shutdown.wait_for(|stop| *stop).await;
-            });
-            if wake.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            self.wake = Some(wake);
-        }
-        if self.stopping(site) { Poll::Ready(()) } else { Poll::Pending }
+                tokio::time::sleep(LAST_CALL).await;
+            })
+        });
+        let stopping =
+            site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true);
+        if fresh || stopping { wake.as_mut().poll(cx) } else { Poll::Pending }
     }
 }
 
@@ -152,7 +156,8 @@ async fn read_head(
 /// Answers what is not a request, and ends the connection.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
-    request::refuse(client, &mut w, site, kind).await;
+    let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
+    request::refuse(client, &mut w, site, kind, to_head).await;
     w.give_back();
     close(client).await;
 }
@@ -164,14 +169,13 @@ async fn close(client: &mut Client) {
         if client.stream.shutdown().await.is_err() {
             return;
         }
-        let mut scratch = [0u8; 512];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match client.stream.read(&mut scratch).await {
-                Ok(n) if n > 0 => left = left.saturating_sub(n),
+        loop {
+            let read = poll_fn(|cx| Bulk::poll_read(&mut client.stream, cx, usize::MAX));
+            match tokio::time::timeout(LINGER, read).await {
+                Ok(Ok(bulk)) if !bulk.is_empty() => {}
                 _ => return,
             }
         }
     };
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let _ = tokio::time::timeout(LINGER_IN_ALL, drain).await;
 }

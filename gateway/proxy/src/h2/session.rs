@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// The most streams on one connection, whatever the peer allows.
 const STREAMS: usize = 100;
@@ -31,6 +32,9 @@ pub(crate) struct Session {
     active: Cell<usize>,
     /// Whether a request was sent on it before.
     used: Cell<bool>,
+    /// Whether the peer's SETTINGS came, or never will.
+    greeted: Cell<bool>,
+    greeting: Notify,
     idle_since: Cell<Instant>,
 }
 
@@ -64,6 +68,8 @@ impl Session {
             local,
             active: Cell::new(0),
             used: Cell::new(false),
+            greeted: Cell::new(false),
+            greeting: Notify::new(),
             idle_since: Cell::new(Instant::now()),
         });
         tokio::task::spawn_local(drive(connection, flusher, Rc::downgrade(&session)));
@@ -79,6 +85,11 @@ impl Session {
     /// Whether the peer takes another request now.
     pub(crate) fn has_room(&self) -> bool {
         self.active.get() < self.send.current_max_send_streams().min(STREAMS)
+    }
+
+    fn greet(&self) {
+        self.greeted.set(true);
+        self.greeting.notify_waiters();
     }
 
     /// Requests on it.
@@ -103,6 +114,15 @@ impl Session {
 }
 
 impl Place {
+    /// Whether the peer takes WebSockets: waits for its SETTINGS (RFC 8441 3).
+    pub(crate) async fn takes_websockets(&self) -> bool {
+        let greeting = self.session.greeting.notified();
+        if !self.session.greeted.get() {
+            greeting.await;
+        }
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
     /// Our address towards the endpoint.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.session.local
@@ -125,11 +145,18 @@ async fn drive(
 ) {
     {
         let mut connection = pin!(connection);
-        let mut last = None;
+        let (mut last, mut greeted) = (None, false);
         poll_fn(|cx| {
-            if connection.as_mut().poll(cx).is_ready()
+            let ended = connection.as_mut().poll(cx).is_ready()
                 || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)))
-            {
+                || flusher.flooded();
+            if !greeted && (ended || flusher.greeted()) {
+                greeted = true;
+                if let Some(session) = session.upgrade() {
+                    session.greet();
+                }
+            }
+            if ended {
                 return Poll::Ready(());
             }
             if session.strong_count() > 0 {

@@ -163,9 +163,7 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         }],
-        path_rewrite: None,
-        timeout: None,
-        retries: None,
+        ..Forward::default()
     }))
 }
 
@@ -205,6 +203,7 @@ fn route(action: Action) -> Route {
         },
         origin: Origin::default(),
         matches: RouteMatch::default(),
+        cors: None,
         action: Arc::new(action),
     }
 }

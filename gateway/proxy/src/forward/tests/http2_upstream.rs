@@ -8,26 +8,32 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use tidegate_model::{RetryCondition, UpstreamProtocol};
 
-fn http2_upstream(model: &mut Model) {
-    for cluster in model.clusters.values_mut() {
-        std::sync::Arc::make_mut(cluster).protocol = UpstreamProtocol::Http2;
+/// Has the upstream spoken to like this.
+pub(super) fn speak(protocol: UpstreamProtocol) -> impl FnOnce(&mut Model) {
+    move |model| {
+        for cluster in model.clusters.values_mut() {
+            std::sync::Arc::make_mut(cluster).protocol = protocol;
+        }
     }
 }
 
 fn upstream<F: Future<Output = ()>>(http2: bool, act: impl FnOnce(Stage) -> F) {
-    play(http2_upstream, http2, act);
+    play(speak(UpstreamProtocol::Http2), http2, act);
 }
 
-type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+pub(super) type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// The upstream's end of one connection, whose frames go on in a task of their own.
-struct Server(tokio::sync::mpsc::UnboundedReceiver<Asked>, tokio::sync::mpsc::UnboundedSender<()>);
+pub(super) struct Server(tokio::sync::mpsc::UnboundedReceiver<Asked>, tokio::sync::mpsc::UnboundedSender<()>);
 
 impl Server {
     async fn accept(listener: &TcpListener, streams: u32) -> Server {
+        Server::accept_as(listener, server::Builder::new().max_concurrent_streams(streams)).await
+    }
+
+    pub(super) async fn accept_as(listener: &TcpListener, settings: &server::Builder) -> Server {
         let stream = listener.accept().await.unwrap().0;
-        let mut connection: Connection<_, Bytes> =
-            server::Builder::new().max_concurrent_streams(streams).handshake(stream).await.unwrap();
+        let mut connection: Connection<_, Bytes> = settings.handshake(stream).await.unwrap();
         let (tell, asked) = tokio::sync::mpsc::unbounded_channel();
         let (leave, mut left) = tokio::sync::mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
@@ -44,7 +50,7 @@ impl Server {
         Server(asked, leave)
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> Asked {
         self.0.recv().await.expect("a request")
     }
 }
@@ -67,7 +73,7 @@ fn map(name: &'static str, value: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())])
 }
 
-async fn connect(client: DuplexStream) -> ::h2::client::SendRequest<Bytes> {
+pub(super) async fn connect(client: DuplexStream) -> ::h2::client::SendRequest<Bytes> {
     let (send, connection) = ::h2::client::handshake(client).await.unwrap();
     tokio::task::spawn_local(connection);
     send.ready().await.unwrap()
@@ -192,7 +198,7 @@ fn a_client_that_goes_away_resets_the_stream_alone() {
 #[test]
 fn what_was_refused_is_sent_again_and_what_was_reset_is_not() {
     let refused = |model: &mut Model| {
-        http2_upstream(model);
+        speak(UpstreamProtocol::Http2)(model);
         change(model, "*", |f| f.retries = retries(&[RetryCondition::RefusedStream]));
     };
     play(refused, false, |mut s| async move {
@@ -252,7 +258,7 @@ fn a_connection_that_leaves_takes_nothing_new_and_a_full_one_gets_company() {
 fn answers_of_the_gateway_are_said_in_grpc() {
     play(
         |model| {
-            http2_upstream(model);
+            speak(UpstreamProtocol::Http2)(model);
             model.endpoints.clear();
         },
         false,
@@ -297,16 +303,11 @@ fn a_slow_reader_holds_back_its_stream_alone() {
 
 #[test]
 fn the_protocol_of_the_client_is_kept() {
-    fn as_client(model: &mut Model) {
-        for cluster in model.clusters.values_mut() {
-            std::sync::Arc::make_mut(cluster).protocol = UpstreamProtocol::Client;
-        }
-    }
-    play(as_client, false, |mut s| async move {
+    play(speak(UpstreamProtocol::Client), false, |mut s| async move {
         s.send(GET).await;
         assert!(s.accept().await.1.starts_with("GET / HTTP/1.1\r\n"));
     });
-    play(as_client, true, |s| async move {
+    play(speak(UpstreamProtocol::Client), true, |s| async move {
         let Stage { client, upstream, shutdown: _shutdown } = s;
         let mut send = connect(client).await;
         let (answer, _) = send.send_request(Request::get("http://a.b/").body(()).unwrap(), true).unwrap();

@@ -1,0 +1,9 @@
+//! A real nginx in front of the gateway, and behind it.
+
+mod behind;
+mod front;
+mod http10;
+mod nginx;
+mod origin;
+mod raw;
+mod site;
