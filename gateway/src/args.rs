@@ -58,6 +58,8 @@ pub(crate) struct Serve {
     pub(crate) concurrency: usize,
     /// How long a stop waits.
     pub(crate) drain_timeout: Duration,
+    /// Bytes of a request's body that are kept for another try.
+    pub(crate) retry_body: usize,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
 }
@@ -148,6 +150,9 @@ struct ServeArgs {
     /// How long a stop waits for requests in flight
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// How much of a request's body is kept so that it can be sent again; a larger one is not retried
+    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    retry_body: u32,
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
@@ -222,6 +227,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         access_log: serve.access_log.map(access_log),
         concurrency: serve.concurrency.map_or(cores, usize::from),
         drain_timeout: serve.drain_timeout,
+        retry_body: serve.retry_body as usize,
         explain_errors: serve.explain_errors,
     })))
 }
@@ -380,6 +386,8 @@ mod tests {
         assert_eq!(&*s.setup.env.namespace, "istio-system");
         assert_eq!(s.access_log, None);
         assert_eq!(s.drain_timeout, Duration::from_secs(30));
+        assert_eq!(s.retry_body, 64 << 10);
+        assert!(s.setup.env.default_retries && s.setup.env.default_retry_budget);
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
         assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
         assert_eq!(s.setup.output, Output::Text);
@@ -390,8 +398,11 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json",
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
+             --retry-body 100 --no-default-retries --no-default-retry-budget",
         );
+        assert_eq!(s.retry_body, 100);
+        assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
         assert_eq!(s.admin, "[::1]:1".parse().unwrap());

@@ -6,6 +6,7 @@ mod cost;
 mod fault;
 mod http2;
 mod http2_upstream;
+mod retries;
 mod websocket;
 
 use super::testing::{change, connection, host, model, worker};
