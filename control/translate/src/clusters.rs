@@ -1,11 +1,12 @@
 use crate::destination_rule::{Policy, policy, subset};
 use crate::protocol::Protocol;
+use crate::retries;
 use crate::service_registry::{Port, Service};
 use crate::world::{World, port};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidegate_api::istio::ClientTlsMode;
-use tidegate_model::{Cluster, ClusterName, EndpointSet, Model};
+use tidegate_api::istio::{ClientTlsMode, HttpRetry};
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, RetryPolicy};
 
 /// The clusters that routes name, made when one first does.
 pub(crate) struct Clusters<'w, 'a> {
@@ -50,6 +51,11 @@ impl Absent {
 impl<'w, 'a> Clusters<'w, 'a> {
     pub(crate) fn new(world: &'w World<'a>) -> Self {
         Clusters { world, made: BTreeMap::new(), known: BTreeMap::new(), absent: BTreeMap::new() }
+    }
+
+    /// How requests of a rule with these retries are tried again.
+    pub(crate) fn retries(&self, written: Option<&HttpRetry>) -> Option<RetryPolicy> {
+        retries::policy(written, &self.world.mesh, self.world.env)
     }
 
     /// The cluster for a destination: its port, else the service's only one, else that of the listener.
@@ -122,7 +128,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             return Err(Absent::Subset(known.collect()));
         }
         let labels = named.flatten();
-        let policy = policy(&rules, labels, number, self.world.mesh.connect_timeout());
+        let policy = policy(&rules, labels, number, self.world);
         self.may_be_plain(&policy)?;
         if service.has_no_endpoints_by_nature() {
             return Err(Absent::NoAddress);
@@ -140,6 +146,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             load_balancer: policy.load_balancer,
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
+            retry_budget: policy.retry_budget,
         };
         Ok((Arc::new(cluster), Arc::new(EndpointSet { cluster: name.clone(), endpoints })))
     }

@@ -8,6 +8,7 @@ mod diagnostics;
 mod gateways;
 mod mesh;
 mod order;
+mod retries;
 mod routes;
 
 use crate::{Env, Translation, translate};
@@ -24,6 +25,8 @@ fn env() -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        default_retries: true,
+        default_retry_budget: true,
         now: std::time::SystemTime::now(),
     }
 }

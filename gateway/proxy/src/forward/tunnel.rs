@@ -2,6 +2,7 @@
 //! moved for too long.
 
 use super::buffers::{Bulk, Work};
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::error::Kind;
 use super::upstream::Upstream;
@@ -155,15 +156,15 @@ pub(super) async fn join<D: Downstream>(
     upstream: &mut Upstream,
     early: Bulk,
 ) -> Joined {
-    down.deadline().end_whole();
+    down.deadline().end_limits();
     let sent_early = down.begin_tunnel(w);
     let mut nothing = Bulk::take();
     let head = down.begin_response(w, false).is_ok()
-        && poll_fn(|cx| match down.poll_body(w, &mut nothing, false, cx) {
-            Poll::Pending => down.deadline().poll(cx).map(|_| false),
-            Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+        && under_deadline(down, w, Waiting::ForClient, |down, w, cx| {
+            down.poll_body(w, &mut nothing, false, cx).map_err(|_| Kind::ClientGone)
         })
-        .await;
+        .await
+        .is_ok();
     if !head {
         return (0, 0, Err(Kind::ClientGone));
     }

@@ -72,7 +72,7 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle, None);
+        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle);
     }
 }
 
@@ -122,7 +122,7 @@ async fn read_head(
             if w.end > w.pos {
                 if !begun {
                     begun = true;
-                    client.deadline.start(Instant::now(), limits.head_time, None);
+                    client.deadline.start(Instant::now(), limits.head_time);
                 }
                 let Work { buf, pos, end, request, .. } = &mut *w;
                 match request.parse_request(&buf[*pos..*end], head) {

@@ -7,6 +7,7 @@ mod fault;
 mod http2;
 mod http2_upstream;
 mod phases;
+mod retries;
 mod websocket;
 
 use super::testing::{change, connection, host, model, worker};
