@@ -1,3 +1,5 @@
+use crate::auth::TokenCache;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
@@ -17,6 +19,8 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// Idle upstream connections of this worker.
     pub(crate) pool: Pool,
+    /// Its tasks that wait for streams of HTTP/2.
+    pub(crate) streams: Tasks,
     /// Log buffer and counters of this worker.
     pub(crate) telemetry: WorkerTelemetry,
     /// Whether the process is draining: answers say `Connection: close`.
@@ -25,6 +29,8 @@ pub(crate) struct Worker {
     pub(crate) cut: Cut,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Tokens that this worker has verified.
+    pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }

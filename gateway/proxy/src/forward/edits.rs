@@ -51,6 +51,10 @@ impl Rendered {
     }
 }
 
+fn length_bit(name: &[u8]) -> u64 {
+    1 << (name.len() % 64)
+}
+
 fn value(op: &HeaderOp) -> Option<&FormatString> {
     match op {
         HeaderOp::Remove(_) => None,
@@ -71,15 +75,14 @@ fn name(op: &HeaderOp) -> &str {
 pub(crate) struct Edits<'a> {
     ops: Ops<'a>,
     rendered: &'a Rendered,
+    /// A bit for each length that a name of theirs has, modulo its width: nearly every other name has none of them.
+    lengths: u64,
 }
 
 impl<'a> Edits<'a> {
     pub(crate) fn new(ops: Ops<'a>, rendered: &'a Rendered) -> Self {
-        Edits { ops, rendered }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ops.len() == 0
+        let lengths = ops.iter().fold(0, |bits, op| bits | length_bit(name(op).as_bytes()));
+        Edits { ops, rendered, lengths }
     }
 
     fn value(&self, i: usize) -> &'a [u8] {
@@ -94,7 +97,7 @@ impl<'a> Edits<'a> {
 
     /// Whether a line of this name that was there before the edits is still there after them.
     pub(crate) fn keeps(&self, line: &[u8]) -> bool {
-        !self.replaced(line, 0)
+        self.lengths & length_bit(line) == 0 || !self.replaced(line, 0)
     }
 
     /// Whether an operation from the `from`th on takes away earlier lines of this name.

@@ -57,7 +57,7 @@ pub(crate) async fn relay<D: Downstream>(
     bulk.advance(head);
     if switching {
         let over;
-        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk).await;
+        (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk)).await;
         return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;

@@ -11,7 +11,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
+
+/// How long one way may stand still once the other has ended.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// One end of a tunnel: a connection of HTTP/1, or a stream of HTTP/2.
 pub(crate) trait End {
@@ -166,13 +170,20 @@ pub(super) async fn join<D: Downstream>(
     let (mut to_client, mut to_upstream) = (Way::with(early), Way::with_all(&w.buf[sent_early.clone()]));
     w.end -= sent_early.len();
     to_client.dirty = true;
+    let mut half_closed = false;
     let over = poll_fn(|cx| {
         let there = to_client.poll(upstream, down, cx);
         let back = to_upstream.poll(down, upstream, cx);
         if std::mem::take(&mut to_client.moved) | std::mem::take(&mut to_upstream.moved) {
             down.deadline().touch();
         }
+        if !half_closed && (to_client.closed || to_upstream.closed) {
+            half_closed = true;
+            down.deadline().shorten(HALF_CLOSED);
+        }
         match (there, back) {
+            // the upstream has said all, and now it takes no more
+            (Poll::Ready(Ok(())), Poll::Ready(Err(Failed::Sink))) => Poll::Ready(Ok(())),
             (Poll::Ready(Err(Failed::Sink)), _) | (_, Poll::Ready(Err(Failed::Source))) => {
                 Poll::Ready(Err(Kind::ClientGone))
             }
@@ -181,8 +192,9 @@ pub(super) async fn join<D: Downstream>(
             }
             (Poll::Ready(_), Poll::Ready(_)) => Poll::Ready(Ok(())),
             _ if down.poll_reset(cx).is_ready() => Poll::Ready(Err(Kind::ClientGone)),
+            (Poll::Ready(Ok(())), _) if upstream.poll_reset(cx).is_ready() => Poll::Ready(Ok(())),
             _ if upstream.poll_reset(cx).is_ready() => Poll::Ready(Err(Kind::UpstreamReset)),
-            _ => down.deadline().poll(cx).map(|_| Err(Kind::Stalled)),
+            _ => down.deadline().poll(cx).map(|_| if half_closed { Ok(()) } else { Err(Kind::Stalled) }),
         }
     })
     .await;

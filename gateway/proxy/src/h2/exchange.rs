@@ -2,6 +2,7 @@
 //! form of HTTP/1 on this side, so that one guard and one life serve both protocols.
 
 use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::memory::copied;
 use super::session::Place;
 use crate::forward::buffers::Bulk;
 use crate::forward::head::lines;
@@ -246,7 +247,7 @@ impl Exchange {
 /// A head that we wrote, for HTTP/2; all values are slices of one copy. For an upgrade to
 /// WebSocket, which is a GET without a body, also what answers its key.
 fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, Option<String>)> {
-    let shared = Bytes::copy_from_slice(head);
+    let shared = copied(head);
     let line = shared.split(|c| *c == b'\r').next()?;
     let mut words = line.split(|c| *c == b' ');
     let (method, target) = (words.next()?, words.next()?);
@@ -259,9 +260,9 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     *request.method_mut() = Method::from_bytes(method).ok()?;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.version_mut() = http::Version::HTTP_2;
-    raise_fields(&shared, request.headers_mut(), |k| {
+    raise_fields(&shared, request.headers_mut(), |name| {
         !matches!(
-            k,
+            known(name),
             Known::Host
                 | Known::Connection
                 | Known::TransferEncoding

@@ -225,8 +225,7 @@ impl Metrics {
         // Pods of a service live in its namespace.
         let workload_namespace: &str = if workload.name.is_empty() { "" } else { service_namespace };
         let mut flags = Vec::new();
-        // Writing to memory does not fail.
-        let _ = outcome.flags.write(&mut flags);
+        outcome.flags.write(&mut flags);
         let mut labels = self.identity.clone();
         labels.extend([
             label("destination_app", &workload.app),

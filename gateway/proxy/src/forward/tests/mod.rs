@@ -1,10 +1,12 @@
 //! Whole requests through a worker: real sockets upstream, a client in memory.
 
+mod abuse;
 mod connections;
 mod cost;
 mod fault;
 mod http2;
 mod http2_upstream;
+mod phases;
 mod websocket;
 
 use super::testing::{change, connection, host, model, worker};

@@ -306,6 +306,15 @@ fn only_idleness_ends_it() {
 }
 
 #[test]
+fn a_half_closed_one_does_not_stay_for_ever() {
+    each(|mut client, mut upstream| async move {
+        client.end().await;
+        assert_eq!(upstream.next().await, Ok(vec![]));
+        assert!(client.next().await.unwrap_or_default().is_empty());
+    });
+}
+
+#[test]
 fn a_handshake_that_is_not_completed_opens_nothing() {
     // what the upstream of HTTP/1 says, and what the client of HTTP/2 gets
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
