@@ -60,6 +60,11 @@ impl Cut {
         self.wake.notify_waiters();
     }
 
+    /// Whether it is over. Who awaits [`Cut::unless`] is polled once more then.
+    pub(crate) fn is_said(&self) -> bool {
+        self.said.get()
+    }
+
     /// Waits for `work`, or until the time is over: then it is false. To be awaited by a task itself,
     /// since its waker is left here once.
     pub(crate) async fn unless<F: Future<Output = ()>>(&self, mut work: Pin<&mut F>) -> bool {

@@ -11,6 +11,7 @@ use super::tunnel;
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
+use crate::worker::Cut;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use tidegate_model::MeshSettings;
@@ -27,6 +28,7 @@ pub(crate) async fn relay<D: Downstream>(
     upstream: &mut Upstream,
     mut bulk: Bulk,
     sender: &mut Sender,
+    cut: &Cut,
 ) -> Result<bool, Kind> {
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
     let chunks = down.takes_chunks();
@@ -57,7 +59,7 @@ pub(crate) async fn relay<D: Downstream>(
     bulk.advance(head);
     if switching {
         let over;
-        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk).await;
+        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk, cut).await;
         return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;

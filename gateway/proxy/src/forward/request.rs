@@ -104,7 +104,9 @@ async fn forward<'t, D: Downstream>(
     life.details = Cow::Borrowed("via_upstream");
     let ops = Ops { rule: &destination.response_headers, cors: life.cors };
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
-    let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
+    let reusable =
+        relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender, &site.worker.cut)
+            .await?;
     if let (true, Some(pick), Upstream::One(connection)) = (reusable, &life.pick, upstream) {
         site.worker.pool.put(cluster, pick, connection);
     }

@@ -306,6 +306,39 @@ fn only_idleness_ends_it() {
 }
 
 #[test]
+fn a_stop_says_goodbye_between_frames() {
+    const MASKED: &[u8] = b"\x81\x83mask\x01\x02\x03";
+    let say = || PLAYED.with_borrow(|worker| worker.as_ref().unwrap().cut.say());
+    let rest = async |side: &mut Side| {
+        let mut all = Vec::new();
+        while let Ok(piece) = side.next().await
+            && !piece.is_empty()
+        {
+            all.extend(piece);
+        }
+        all
+    };
+    each(|mut client, mut upstream| async move {
+        assert!(client.send(MASKED).await);
+        upstream.gets(MASKED).await;
+        // in the middle of a frame there is nothing to say
+        assert!(upstream.send(b"\x82\x05abc").await);
+        client.gets(b"\x82\x05abc").await;
+        say();
+        assert_eq!(rest(&mut client).await, b"");
+        let said = rest(&mut upstream).await;
+        let [0x88, 0x82, a, b, _, _, high, low] = said[..] else {
+            panic!("{said:?} is no Close, to HTTP/2 {}", matches!(upstream, Side::Stream(..)))
+        };
+        assert_eq!([high ^ a, low ^ b], 1001u16.to_be_bytes());
+    });
+    each(|mut client, _upstream| async move {
+        say();
+        assert_eq!(rest(&mut client).await, [0x88, 2, 0x03, 0xe9]);
+    });
+}
+
+#[test]
 fn a_half_closed_one_does_not_stay_for_ever() {
     each(|mut client, mut upstream| async move {
         client.end().await;
