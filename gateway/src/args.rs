@@ -2,12 +2,14 @@
 
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_engine::Claims;
 use tidegate_model::{AccessLog, AccessLogFormat};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::Env;
@@ -60,6 +62,10 @@ pub(crate) struct Serve {
     pub(crate) drain_timeout: Duration,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
+    /// Local networks that token keys may be fetched from.
+    pub(crate) jwks_allow: Vec<IpNet>,
+    /// Authorities that are trusted for fetching token keys beside those of the system.
+    pub(crate) jwks_ca: Option<PathBuf>,
 }
 
 /// An output format.
@@ -142,6 +148,13 @@ struct ServeArgs {
     /// How long a stop waits for requests in flight
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// Fetch token keys (jwksUri) from this network too, although it is loopback, link-local or a cloud's metadata; may be
+    /// repeated
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    jwks_allow: Vec<IpNet>,
+    /// Trust these authorities (PEM) for fetching token keys, beside those of the system
+    #[arg(long, value_name = "FILE")]
+    jwks_ca: Option<PathBuf>,
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
@@ -158,6 +171,9 @@ struct ExplainArgs {
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
     header: Vec<(String, String)>,
+    /// The claims of a token that the request would bring, as a JSON object, as if it had been verified
+    #[arg(long, value_name = "JSON", value_parser = claims)]
+    claims: Option<Claims>,
     /// Only the servers of this Gateway, or `mesh` for what a sidecar does
     #[arg(long, value_name = "NS/NAME|mesh", value_parser = gateway)]
     gateway: Option<String>,
@@ -195,6 +211,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             method: explain.method,
             url: explain.url,
             headers: explain.header,
+            claims: explain.claims,
             gateway: explain.gateway,
         };
         return Ok(Invocation::Explain(setup(explain.setup)?, query));
@@ -217,6 +234,8 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         concurrency: serve.concurrency.map_or(cores, usize::from),
         drain_timeout: serve.drain_timeout,
         explain_errors: serve.explain_errors,
+        jwks_allow: serve.jwks_allow,
+        jwks_ca: serve.jwks_ca,
     })))
 }
 
@@ -311,6 +330,15 @@ fn any_address() -> IpAddr {
     }
 }
 
+fn network(text: &str) -> anyhow::Result<IpNet> {
+    let one = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| one()).context("write a network, such as 127.0.0.0/8 or fd00::/8")
+}
+
+fn claims(text: &str) -> anyhow::Result<Claims> {
+    serde_json::from_str(text).context("write a JSON object, such as {\"sub\": \"me\"}")
+}
+
 fn duration(text: &str) -> anyhow::Result<Duration> {
     humantime::parse_duration(text).context("write a duration with its unit, such as 30s or 2m")
 }
@@ -382,7 +410,8 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json",
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
+             --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem",
         );
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
@@ -395,6 +424,8 @@ mod tests {
         assert_eq!(s.concurrency, 3);
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
+        assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
+        assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);
     }
 

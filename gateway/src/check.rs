@@ -51,6 +51,7 @@ fn diagnose(config: Config, env: &Env) -> Vec<Diagnostic> {
     for model in [translation.model, translate_mesh(&config.objects, env).model] {
         let refused = Table::compile(&model).refused;
         diagnostics.extend(tidegate_proxy::refused(&model, refused));
+        diagnostics.extend(tidegate_proxy::unusable_keys(&model));
     }
     report::sort(&mut diagnostics);
     diagnostics

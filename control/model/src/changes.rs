@@ -1,6 +1,6 @@
 use crate::{
-    Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings, RouteTable, Secret, SecretKey,
-    TableName, VirtualHost, VirtualHostKey,
+    Authentication, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings, RouteTable,
+    Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub struct Model {
     pub secrets: BTreeMap<SecretKey, Arc<Secret>>,
     /// Settings for everything.
     pub mesh: Arc<MeshSettings>,
+    /// Whose tokens are accepted.
+    pub authentication: Arc<Authentication>,
 }
 
 fn values<K, V: Serialize, S: serde::Serializer>(m: &BTreeMap<K, V>, s: S) -> Result<S::Ok, S::Error> {
@@ -55,6 +57,8 @@ pub struct Changes {
     pub secrets: Vec<Change<SecretKey, Secret>>,
     /// Settings for everything, when they changed.
     pub mesh: Option<Arc<MeshSettings>>,
+    /// Whose tokens are accepted, when that changed.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 impl Changes {
@@ -67,6 +71,7 @@ impl Changes {
             && self.endpoints.is_empty()
             && self.secrets.is_empty()
             && self.mesh.is_none()
+            && self.authentication.is_none()
     }
 }
 
@@ -81,6 +86,7 @@ impl Model {
             endpoints: diff(&old.endpoints, &self.endpoints),
             secrets: diff(&old.secrets, &self.secrets),
             mesh: (self.mesh != old.mesh).then(|| self.mesh.clone()),
+            authentication: (self.authentication != old.authentication).then(|| self.authentication.clone()),
         }
     }
 }

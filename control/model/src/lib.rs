@@ -4,6 +4,7 @@
 //! compared cheaply ([`Model::diff`]) and only what changed is compiled again.
 //! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
 
+mod authentication;
 mod changes;
 mod cluster;
 mod cors;
@@ -19,6 +20,9 @@ mod re2;
 mod route;
 mod secret;
 
+pub use authentication::{
+    Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
+};
 pub use changes::{Change, Changes, Model};
 pub use cluster::{
     Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
@@ -35,8 +39,8 @@ pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
 pub use route::{
-    Action, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch, PathRewrite,
-    QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,
-    VirtualHost, VirtualHostKey,
+    Action, ClaimMatch, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch,
+    PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch,
+    ValueMatch, VirtualHost, VirtualHostKey,
 };
 pub use secret::{Secret, SecretKey};

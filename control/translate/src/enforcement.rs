@@ -138,6 +138,30 @@ const WORKLOAD_ENTRY: Fields = Fields {
     ],
 };
 
+const REQUEST_AUTHENTICATION: Fields = Fields {
+    enforced: &[
+        "selector",
+        // A policy with targets does not select this gateway, which is said of it as a whole.
+        "targetRef",
+        "targetRefs",
+        "jwtRules[].issuer",
+        "jwtRules[].audiences",
+        "jwtRules[].jwksUri",
+        "jwtRules[].jwks_uri",
+        "jwtRules[].jwks",
+        "jwtRules[].fromHeaders",
+        "jwtRules[].fromParams",
+        "jwtRules[].fromCookies",
+        "jwtRules[].outputPayloadToHeader",
+        "jwtRules[].outputClaimToHeaders",
+        "jwtRules[].forwardOriginalToken",
+        "jwtRules[].timeout",
+        "jwtRules[].spaceDelimitedClaims",
+        "jwtRules[].presence",
+    ],
+    reasons: &[],
+};
+
 const MESH_CONFIG: Fields = Fields {
     enforced: &[
         "accessLogFile",
@@ -174,6 +198,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             Spec::DestinationRule(_) => &DESTINATION_RULE,
             Spec::ServiceEntry(_) => &SERVICE_ENTRY,
             Spec::WorkloadEntry(_) => &WORKLOAD_ENTRY,
+            Spec::RequestAuthentication(_) => &REQUEST_AUTHENTICATION,
             _ => continue,
         };
         walk_from(object, "spec", fields, report);

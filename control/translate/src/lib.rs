@@ -6,6 +6,7 @@
 
 mod action;
 mod admission;
+mod authentication;
 mod clusters;
 mod cors;
 mod delegate;
@@ -42,7 +43,7 @@ pub use validate::validate;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tidegate_api::Objects;
+use tidegate_api::{Object, Objects};
 use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, TableName};
 
 /// Who a gateway is to its configuration.
@@ -94,6 +95,11 @@ pub struct Binding {
 /// `objects` should have passed [`Admission`], which keeps invalid ones out.
 pub fn translate(objects: &Objects, env: &Env) -> Translation {
     gateway::translate(objects, env)
+}
+
+/// Whether a policy of `security.istio.io` is for the gateway that `env` describes.
+pub fn guards(policy: &Object, env: &Env) -> bool {
+    unserved::selects_gateway(env, policy)
 }
 
 /// What a sidecar in `env.namespace` with `env.labels` would route outbound: one route table for every port of every

@@ -5,9 +5,11 @@
 //!
 //! From the outside in: `table` finds the route table of a listener, `host_index` the virtual host
 //! of an authority, `rule_index` and `path_index` the first rule of that virtual host whose
-//! `matcher` accepts the request; `rule` turns it into a decision, which `rewrite` and `redirect`
-//! write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled regexes.
+//! `matcher` accepts the request (`claim` where it asks for one of a token); `rule` turns it into a decision, which
+//! `rewrite` and `redirect` write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled
+//! regexes.
 
+mod claim;
 mod cors;
 mod decision;
 mod host_index;
@@ -24,6 +26,6 @@ mod view;
 mod virtual_host;
 
 pub use decision::{Considered, Decision, Explanation, ForwardDecision, NoRoute};
-pub use request::{HeaderValue, RequestView, Scheme};
+pub use request::{Claims, HeaderValue, RequestView, Scheme};
 pub use table::{Compiled, ListenerRoute, Table};
 pub use view::RouteTableView;

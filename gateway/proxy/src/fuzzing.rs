@@ -1,5 +1,6 @@
 //! What the fuzz targets call: each function panics where a parser breaks a promise.
 
+use crate::auth::{KeySet, Token};
 use crate::forward::path::canonicalize;
 use crate::h1::body::{BodyScan, Malformed};
 use crate::h1::head::{Framing, Head, HeadLimits, Refused};
@@ -64,6 +65,20 @@ fn check_spans(head: &Head, bytes: &[u8]) {
         assert!(!value.iter().any(|c| matches!(c, b'\r' | b'\n' | 0)), "value {value:?}");
     }
 }
+
+/// Tokens and key sets: whatever they are, they are read and tried, and what is signed is what was read.
+pub fn token(bytes: &[u8]) {
+    if let (Ok(token), Ok((keys, unusable))) = (Token::parse(bytes), KeySet::parse(KEYS.as_bytes())) {
+        assert!(unusable.is_empty(), "the key is one: {unusable:?}");
+        let _ = keys.verify(&token);
+        assert!(bytes.starts_with(token.signed) && bytes[token.signed.len()] == b'.');
+    }
+    let _ = KeySet::parse(bytes);
+}
+
+/// A key to try with: the base point of P-256.
+const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256",
+    "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
 
 /// Chunked bodies: the same bytes passed on however they arrive, and canonical afterwards.
 pub fn body(bytes: &[u8]) {
@@ -144,7 +159,10 @@ pub fn path(bytes: &[u8]) {
 
 /// Seeds for each target, made from one raw request: the target's name, and its input.
 #[cfg(test)]
-fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 4] {
+fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 5] {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let after = |part: &[u8]| {
         let at = request.windows(part.len()).position(|w| w == part);
         at.map_or(request, |at| &request[at + part.len()..])
@@ -155,6 +173,7 @@ fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 4] {
         ("response_head", [b"HTTP/1.1 200 OK\r\n", after(b"\r\n")].concat()),
         ("body", after(b"\r\n\r\n").to_vec()),
         ("path", target.to_vec()),
+        ("token", [part(br#"{"alg":"ES256"}"#), part(request), part(target)].join(".").into_bytes()),
     ]
 }
 
@@ -166,6 +185,7 @@ fn run(target: &str, bytes: &[u8]) {
         "response_head" => response_head(bytes),
         "body" => body(bytes),
         "path" => path(bytes),
+        "token" => token(bytes),
         other => panic!("no fuzz target {other}"),
     }
 }

@@ -1,6 +1,7 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
 use crate::admin;
+use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_engine::Table;
+use tidegate_engine::{Claims, Table};
 use tidegate_model::{AccessLog, AccessLogFormat, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +45,8 @@ pub struct Options {
     pub explain_errors: bool,
     /// Who this gateway is, for metrics.
     pub identity: Identity,
+    /// How the keys that tokens are verified with may be fetched.
+    pub keys: KeyFetching,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
 }
@@ -66,6 +69,8 @@ pub struct ExplainQuery {
     pub url: String,
     /// Header lines.
     pub headers: Vec<(String, String)>,
+    /// The claims of a token that it would bring, as if it had been verified.
+    pub claims: Option<Claims>,
     /// `NS/NAME` of a Gateway, or `mesh`; `None` is any listener that serves the URL's scheme and port.
     pub gateway: Option<String>,
 }
@@ -74,6 +79,8 @@ pub struct ExplainQuery {
 const HANDED_ON: usize = 256;
 /// How long the goodbyes to what is cut may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a config waits for the token keys that were never fetched before.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the listeners that it removes.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -114,6 +121,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The authorities for fetching keys cannot be used.
+    #[error("--jwks-ca: {0}")]
+    Roots(#[from] InvalidRoots),
     /// Threads or files could not be made.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
@@ -160,6 +170,7 @@ pub(crate) struct Shown {
 struct Control {
     model: Arc<Model>,
     registry: Registry,
+    keys: KeyStore,
     listeners: Listeners,
     access_log: Option<AccessLog>,
 }
@@ -194,6 +205,7 @@ impl Proxy {
         let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
         let status_socket = own_socket("the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        let keys = KeyStore::over_network(runtime.handle().clone(), HttpFetch::new(&options.keys)?);
         let mut registry = Registry::new(runtime.handle().clone());
         let clusters = registry.apply(&Model::default());
         let live = Arc::new(Live::new(Snapshot {
@@ -202,6 +214,7 @@ impl Proxy {
             clusters,
             tls: ServerConfigs::default(),
             mesh: Arc::default(),
+            authentication: None,
         }));
         let state = Arc::new(State {
             live,
@@ -224,6 +237,7 @@ impl Proxy {
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
+            keys,
             listeners,
             access_log: options.access_log,
         });
@@ -245,6 +259,10 @@ impl Proxy {
         let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
         let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
+        let (authentication, unusable) =
+            Authenticator::build(&model.authentication, old.authentication.as_deref(), &mut control.keys);
+        diagnostics.extend(unusable);
+        control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
         diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
@@ -258,7 +276,8 @@ impl Proxy {
             let clusters = control.registry.apply(&model);
             let mesh = model.mesh.clone();
             let table = compiled.table;
-            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh });
+            let authentication = authentication.map(Arc::new);
+            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);
@@ -374,6 +393,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 draining: state.draining.clone(),
                 cut: Cut::default(),
                 explain_errors,
+                tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {

@@ -1,3 +1,4 @@
+use crate::auth::TokenCache;
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
@@ -29,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) cut: Cut,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Tokens that this worker has verified.
+    pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }

@@ -1,6 +1,6 @@
 use http::Uri;
 use std::borrow::Cow;
-use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::{HeaderName, PathNormalization};
 use tidegate_proxy::{ExplainQuery, canonical_path};
 
@@ -17,6 +17,7 @@ pub(super) struct Request {
     path: Vec<u8>,
     query: Option<String>,
     headers: Vec<(HeaderName, String)>,
+    claims: Option<Claims>,
 }
 
 impl Request {
@@ -52,6 +53,7 @@ impl Request {
             path: uri.path().as_bytes().to_vec(),
             query: uri.query().map(str::to_owned),
             headers,
+            claims: query.claims.clone(),
         })
     }
 
@@ -93,6 +95,10 @@ impl RequestView for Request {
         self.query.as_deref().map(str::as_bytes)
     }
 
+    fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_bytes());
         let first = values.next();
@@ -117,6 +123,7 @@ mod tests {
             method: "GET".to_owned(),
             url: url.to_owned(),
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            claims: None,
             gateway: None,
         }
     }

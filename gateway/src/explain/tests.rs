@@ -33,6 +33,8 @@ spec:
   - match: [{uri: {exact: /none}}, {uri: {prefix: /cart}, headers: {x-user: {exact: jason}}}]
     rewrite: {uri: /basket, authority: cart.internal}
     route: [{destination: {host: cart, port: {number: 80}}}]
+  - match: [{uri: {prefix: /mine}, headers: {'@request.auth.claims.group': {exact: admin}}}]
+    directResponse: {status: 200, body: {string: 'yes'}}
   - match: [{uri: {prefix: /old}}]
     redirect: {uri: /new, redirectCode: 308}
   - match: [{uri: {prefix: /hello}}]
@@ -110,6 +112,7 @@ fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Ans
         method: "GET".to_owned(),
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        claims: None,
         gateway: gateway.map(str::to_owned),
     })
 }
@@ -241,4 +244,20 @@ fn credentials_that_rules_ask_for_are_not_shown() {
     let text = answer.to_string();
     assert!(!text.contains("c3Bh"), "{text}");
     assert!(text.contains("headers[authorization]: exact (hidden) does not match"), "{text}");
+}
+
+#[test]
+fn claims_are_taken_as_verified() {
+    let query = |claims: Value| ExplainQuery {
+        method: "GET".to_owned(),
+        url: "http://shop.example.com/mine".to_owned(),
+        claims: claims.as_object().cloned(),
+        ..ExplainQuery::default()
+    };
+    let answer = |claims| serde_json::to_value(world().explain(&query(claims)).unwrap()).unwrap();
+    assert_eq!(answer(json!({"group": ["staff", "admin"]}))["outcome"], "direct_response");
+    let refused = answer(Value::Null);
+    assert_eq!(refused["outcome"], "no_route");
+    let considered = refused["considered"].to_string();
+    assert!(considered.contains("no verified token"), "{considered}");
 }

@@ -16,6 +16,7 @@ mod istio_files;
 mod reload;
 mod soak;
 mod stop;
+mod tokens;
 mod websocket;
 
 use std::io::Write as _;

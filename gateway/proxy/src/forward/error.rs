@@ -1,5 +1,6 @@
 //! The errors of a request: one table from kind to status, response flag, details and body.
 
+use crate::auth::Denial;
 use crate::telemetry::Flag;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub(crate) enum Kind {
     NoHost,
     /// The head did not come in time.
     HeadTimeout,
+    /// Its token is not accepted.
+    Denied(Denial),
     /// No rule for it.
     NoRoute,
     /// The rule names a cluster that does not exist.
@@ -63,10 +66,17 @@ pub(crate) struct Row {
     pub(crate) body: &'static str,
 }
 
+/// What is said when an upstream ends a request before it answers.
+const RESET: &str = "upstream connect error or disconnect/reset before headers";
+
+fn denied(denial: Denial) -> Row {
+    let (status, body, details) = denial.row();
+    Row { status, flag: None, details, body }
+}
+
 impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
-        const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
@@ -87,6 +97,7 @@ impl Kind {
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
+            Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {

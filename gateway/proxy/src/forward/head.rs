@@ -72,6 +72,9 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         });
     }
     write_own(w, out, edits, changes.target.is_some(), view);
+    if let Some(verified) = &w.verified {
+        verified.write(out, edits);
+    }
     edits.write(out);
     out.extend_from_slice(b"\r\n");
 }

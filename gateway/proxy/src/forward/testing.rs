@@ -1,5 +1,6 @@
 //! A worker with a config made by hand, for tests of the codecs and of the forwarding.
 
+use crate::auth::{Authenticator, HttpFetch, KeyFetching, KeyStore, TokenCache};
 use crate::connection::Connection;
 use crate::h2::Tasks;
 use crate::limits::Limits;
@@ -100,12 +101,15 @@ pub(crate) fn change(model: &mut Model, domain: &str, f: impl FnOnce(&mut Forwar
 pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     crate::tls::install_provider();
     let mut registry = Registry::new(tokio::runtime::Handle::current());
+    let fetch = HttpFetch::new(&KeyFetching::default()).unwrap();
+    let mut keys = KeyStore::over_network(tokio::runtime::Handle::current(), fetch);
     let snapshot = Snapshot {
         generation: 1,
         table: Table::compile(model).table,
         clusters: registry.apply(model),
         tls: ServerConfigs::default(),
         mesh: model.mesh.clone(),
+        authentication: Authenticator::build(&model.authentication, None, &mut keys).0.map(Arc::new),
     };
     let identity = Identity { workload: "test".into(), namespace: "test".into() };
     Rc::new(Worker {
@@ -116,6 +120,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         draining: Arc::default(),
         cut: Cut::default(),
         explain_errors: true,
+        tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
 }

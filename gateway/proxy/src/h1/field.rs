@@ -15,7 +15,7 @@ pub(crate) enum Known {
     Connection,
     /// `Keep-Alive`, `Proxy-Connection`, `HTTP2-Settings`: for this hop alone.
     HopByHop,
-    /// Named by `Connection`, so for this hop alone.
+    /// For this hop alone: named by `Connection`, or taken off the request by who read it here.
     Nominated,
     /// `Upgrade`.
     Upgrade,

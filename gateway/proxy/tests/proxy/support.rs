@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::*;
-use tidegate_proxy::{Identity, Limits, Options, Proxy};
+use tidegate_proxy::{Identity, KeyFetching, Limits, Options, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -33,6 +33,7 @@ pub(crate) fn options() -> Options {
         access_log: Some(AccessLog { file: "".into(), format: AccessLogFormat::DefaultText }),
         explain_errors: true,
         identity: Identity { workload: "test".into(), namespace: "test".into() },
+        keys: KeyFetching { allowed: vec!["127.0.0.0/8".parse().unwrap()], ..KeyFetching::default() },
         explain: Arc::new(|query| match query.url.as_str() {
             "bad" => Err("url is not absolute".into()),
             url => Ok(json!({ "url": url, "method": query.method, "headers": query.headers })),
