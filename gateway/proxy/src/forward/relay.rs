@@ -58,8 +58,9 @@ pub(crate) async fn relay<D: Downstream>(
     life.responded = true;
     bulk.advance(head);
     if switching {
+        // boxed, since few requests become tunnels
         let over;
-        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk, cut).await;
+        (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk, cut)).await;
         return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;

@@ -357,7 +357,7 @@ fn a_handshake_that_is_not_completed_opens_nothing() {
         (format!("{wrong}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"), 502),
         (other, 502),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno".to_string(), 403),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_string(), 200),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_string(), 502),
     ] {
         play(
             |_| {},
