@@ -83,6 +83,11 @@ impl Cut {
         self.waiting.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
     }
 
+    /// Whether it is over. Who awaits [`Cut::unless`] is polled once more then.
+    pub(crate) fn is_said(&self) -> bool {
+        self.said.get()
+    }
+
     /// Waits for `work`, or until the time is over: then it is false. To be awaited by a task itself,
     /// since its waker is left here once.
     pub(crate) fn unless<'a, F: Future<Output = ()>>(&'a self, work: Pin<&'a mut F>) -> Unless<'a, F> {

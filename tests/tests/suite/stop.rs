@@ -87,6 +87,7 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
     site.write("gateway.yaml", &with_tls()?)?;
     site.write("routes.yaml", &forward_to(&[workload]))?;
     let mut gateway = Start::with(site.path()).arg("--drain-timeout").arg("1s").start(&net).await?;
+    let mut silent = silent_websocket(gateway.at(8080)).await?;
     let mut tunnel = websocket(gateway.at(8080)).await?;
     backend.begin(&Behaviour { delay: Some("1h".into()), ..Behaviour::default() }, &BTreeMap::new());
     let (plain, tls) = (Request::to(gateway.at(8080)), Request::to(gateway.at(8443)));
@@ -106,6 +107,9 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
     }
     assert!(begun.elapsed() >= Duration::from_millis(900), "it did not wait: {:?}", begun.elapsed());
     assert_eq!(tunnel.read(&mut [0]).await?, 0, "a tunnel is closed, not reset");
+    let mut goodbye = Vec::new();
+    silent.read_to_end(&mut goodbye).await?;
+    assert_eq!(goodbye, [0x88, 2, 0x03, 0xe9], "Close, 1001");
     assert_eq!(gateway.wait(Duration::from_secs(15)).await?.code(), Some(0));
     for (path, status) in [("/plain", 0), ("/tls", 0), ("/h2", 0), ("/ws", 101)] {
         let mine = |l: &str| l.contains(&format!("\"path\":\"{path}\""));
@@ -136,8 +140,16 @@ fn with_tls() -> Result<String> {
     Ok(text)
 }
 
-/// A WebSocket at the path `/ws` whose other end sends back what comes, after one round.
+/// A WebSocket at the path `/ws` whose other end sends back what comes, after one round that is no
+/// frame.
 async fn websocket(to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = silent_websocket(to).await?;
+    echo(&mut stream, b"hello").await?;
+    Ok(stream)
+}
+
+/// The same without a byte on it.
+async fn silent_websocket(to: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(to).await?;
     let request = "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -147,7 +159,6 @@ async fn websocket(to: SocketAddr) -> Result<TcpStream> {
         head.push(stream.read_u8().await?);
     }
     ensure!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    echo(&mut stream, b"hello").await?;
     Ok(stream)
 }
 

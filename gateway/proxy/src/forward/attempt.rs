@@ -287,6 +287,10 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
                     return if completes { Ok(true) } else { Err(Kind::UpstreamMalformed) };
                 }
                 101 => return Err(Kind::UpstreamMalformed),
+                // a client of HTTP/2 would take it for the beginning of the WebSocket (RFC 8441 5)
+                200..300 if w.request.upgrade && site.protocol == Protocol::Http2 => {
+                    return Err(Kind::UpstreamMalformed);
+                }
                 100..200 => {}
                 _ => return Ok(true),
             }

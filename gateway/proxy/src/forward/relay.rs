@@ -12,6 +12,7 @@ use super::upload::{Sender, Upload};
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
+use crate::worker::Cut;
 use std::future::poll_fn;
 use std::task::Poll;
 use tidegate_model::MeshSettings;
@@ -28,6 +29,7 @@ pub(crate) async fn relay<D: Downstream>(
     upstream: &mut Upstream,
     mut bulk: Bulk,
     (upload, sender): (&mut Upload, &mut Sender),
+    cut: &Cut,
 ) -> Result<bool, Kind> {
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
     let chunks = down.takes_chunks();
@@ -59,7 +61,7 @@ pub(crate) async fn relay<D: Downstream>(
     if switching {
         // boxed, so that a tunnel is no part of every request
         let over;
-        (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk)).await;
+        (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk, cut)).await;
         return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;

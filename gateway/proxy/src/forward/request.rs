@@ -94,7 +94,8 @@ async fn forward<'t, D: Downstream>(
     let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors };
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let sending = (&mut upload, &mut sender);
-    let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, sending).await?;
+    let (mesh, cut) = (&snapshot.mesh, &site.worker.cut);
+    let reusable = relay::relay(down, w, life, ops, mesh, &mut upstream, bulk, sending, cut).await?;
     if let (true, Some(cluster), Some(pick), Upstream::One(connection)) =
         (reusable, life.cluster, &life.pick, upstream)
     {

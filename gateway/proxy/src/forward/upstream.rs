@@ -192,6 +192,12 @@ impl End for Upstream {
         }
     }
 
+    fn linger(&mut self) {
+        if let Upstream::Two(exchange) = self {
+            exchange.linger();
+        }
+    }
+
     fn cut(&mut self) {
         match self {
             Upstream::One(c) => c.stream.cut(),

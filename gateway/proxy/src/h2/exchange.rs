@@ -233,6 +233,11 @@ impl Exchange {
         }
     }
 
+    /// Keeps the stream for a moment: with its handles goes what was not sent yet.
+    pub(crate) fn linger(&mut self) {
+        super::fields::linger(self.send.take());
+    }
+
     /// Resets the stream.
     pub(crate) fn cut(&mut self) {
         if let Some(send) = &mut self.send {
