@@ -156,7 +156,7 @@ async fn read_head(
                 Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
                 Poll::Pending => {
                     if work.is_none() && stop.calls(site, cx) {
-                        client.deadline.start(Instant::now(), LAST_CALL, None);
+                        client.deadline.start(Instant::now(), LAST_CALL);
                     }
                     client.deadline.poll(cx).map(Err)
                 }
