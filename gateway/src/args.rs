@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -60,6 +61,8 @@ pub(crate) struct Serve {
     pub(crate) drain_timeout: Duration,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
+    /// Peers whose PROXY headers are believed.
+    pub(crate) proxy_protocol_from: Vec<IpNet>,
 }
 
 /// An output format.
@@ -145,7 +148,24 @@ struct ServeArgs {
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where gatewayTopology.proxyProtocol asks for it; those of
+    /// others never do [default: private, link-local and loopback addresses]
+    #[arg(long, value_name = "CIDR", value_parser = network, num_args = 1..)]
+    proxy_protocol_from: Vec<IpNet>,
 }
+
+/// Where load balancers in front of a gateway are, unless it is said.
+const NEAR: [&str; 9] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+];
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
@@ -217,6 +237,10 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         concurrency: serve.concurrency.map_or(cores, usize::from),
         drain_timeout: serve.drain_timeout,
         explain_errors: serve.explain_errors,
+        proxy_protocol_from: match serve.proxy_protocol_from {
+            given if given.is_empty() => NEAR.into_iter().map(network).collect::<Result<_, _>>()?,
+            given => given,
+        },
     })))
 }
 
@@ -230,6 +254,7 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
         now: std::time::SystemTime::now(),
+        files: tidegate_translate::Files::new(),
     };
     let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
     let env = Env {
@@ -294,6 +319,12 @@ fn namespace(text: &str) -> anyhow::Result<String> {
 fn ip(text: &str) -> anyhow::Result<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     bare.parse().context("write an IP address, such as 127.0.0.1 or [::1]")
+}
+
+/// A network, or one address.
+fn network(text: &str) -> anyhow::Result<IpNet> {
+    let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse().ok().or_else(one).context("write a network, such as 10.0.0.0/8, or an address")
 }
 
 fn address(text: &str) -> anyhow::Result<SocketAddr> {
@@ -375,6 +406,9 @@ mod tests {
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
         assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
         assert_eq!(s.setup.output, Output::Text);
+        let near =
+            |ip: &str| s.proxy_protocol_from.iter().any(|n| n.contains(&ip.parse::<IpAddr>().unwrap()));
+        assert_eq!(["10.1.2.3", "::1", "8.8.8.8", "2001:db8::1"].map(near), [true, true, false, false]);
     }
 
     #[test]
@@ -382,7 +416,8 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json",
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors \
+             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 -o json",
         );
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
@@ -396,6 +431,7 @@ mod tests {
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
         assert_eq!(s.setup.output, Output::Json);
+        assert_eq!(s.proxy_protocol_from.len(), 2);
     }
 
     #[test]

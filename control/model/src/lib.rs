@@ -16,6 +16,8 @@ mod pattern;
 mod re2;
 mod route;
 mod secret;
+mod tcp;
+mod tls;
 
 pub use changes::{Change, Changes, Model};
 pub use cluster::{
@@ -24,9 +26,7 @@ pub use cluster::{
 pub use diagnostic::{Diagnostic, Severity};
 pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
-pub use listener::{
-    Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsMode, TlsServer, TlsVersion,
-};
+pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
 pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
@@ -35,4 +35,6 @@ pub use route::{
     QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,
     VirtualHost, VirtualHostKey,
 };
-pub use secret::{Secret, SecretKey};
+pub use secret::{Authorities, Secret, SecretKey};
+pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
+pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};

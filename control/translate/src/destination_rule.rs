@@ -10,7 +10,8 @@ use tidegate_api::istio::{
 };
 use tidegate_model::{LoadBalancer, UpstreamProtocol};
 
-/// How long a connection without a request is kept when nothing is said.
+/// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
+/// said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The DestinationRules, found by the host of a service.
@@ -126,6 +127,8 @@ pub(crate) struct Policy {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// How long a TCP connection may stand still; `None` is for ever.
+    pub(crate) tcp_idle_timeout: Option<Duration>,
     /// What is spoken, whatever the port says.
     pub(crate) protocol: Option<UpstreamProtocol>,
     /// How the upstream wants to be spoken to; `None` is plain text.
@@ -182,11 +185,13 @@ pub(crate) fn policy(
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
     let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
+    let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
     let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
         load_balancer,
         connect_timeout: connect.unwrap_or(default_connect_timeout),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
+        tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
         tls,
     }

@@ -5,9 +5,11 @@ mod clusters;
 mod delegates;
 mod diagnostics;
 mod gateways;
+mod l4;
 mod mesh;
 mod order;
 mod routes;
+mod tls;
 
 use crate::{Env, Translation, translate};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ fn env() -> Env {
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
         now: std::time::SystemTime::now(),
+        files: crate::Files::new(),
     }
 }
 

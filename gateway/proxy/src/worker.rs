@@ -3,6 +3,7 @@ use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
+use ipnet::IpNet;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Arc<AtomicBool>,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
+    pub(crate) proxy_protocol_from: Vec<IpNet>,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }

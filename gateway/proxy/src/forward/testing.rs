@@ -112,6 +112,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
         explain_errors: true,
+        proxy_protocol_from: Vec::new(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
 }
@@ -124,6 +125,8 @@ pub(crate) fn connection() -> Rc<Connection> {
         local: at(80),
         peer: at(40000),
         tls: None,
+        passed_sni: None,
         last: LastSnapshot::default(),
+        began: crate::l4::Began::now(),
     })
 }

@@ -9,3 +9,4 @@ pub(crate) mod head;
 mod tunnel;
 
 pub(crate) use connection::serve;
+pub(crate) use tunnel::Way;

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 
 /// One direction.
 #[derive(Default)]
-struct Way {
+pub(crate) struct Way {
     /// What was read before the tunnel and does not fit into the first piece.
     rest: Vec<u8>,
     piece: Option<Bulk>,
@@ -38,8 +38,23 @@ impl Way {
         Way { bytes: bytes.len() as u64, rest: rest.to_vec(), ..Way::with(piece) }
     }
 
+    /// Bytes that were read from the source.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether something was written since this was asked last.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Copies as much as goes now; ready when the source has ended and the sink was told.
-    fn poll(&mut self, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll(
+        &mut self,
+        from: &mut Stream,
+        to: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.closed {
             if let Some(piece) = &mut self.piece {
                 ready!(piece.poll_write_to(to, cx))?;
@@ -101,7 +116,7 @@ pub(super) async fn join(
     poll_fn(|cx| {
         let to_client = down.poll(upstream, &mut client.stream, cx);
         let to_upstream = up.poll(&mut client.stream, upstream, cx);
-        if std::mem::take(&mut down.moved) | std::mem::take(&mut up.moved) {
+        if down.take_moved() | up.take_moved() {
             client.deadline.touch();
         }
         match (to_client, to_upstream) {
