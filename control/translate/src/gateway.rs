@@ -30,6 +30,9 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     for rules in &expanded {
         unreachable::report(rules, &mut report);
     }
+    for item in &world.virtual_services {
+        unreachable::report_tcp(*item, &mut report);
+    }
     let mut out = Translation { ready, ..Translation::default() };
     for (object, _) in selected(&world) {
         out.bindings.insert(full_name(object), crate::Binding::default());

@@ -230,3 +230,22 @@ fn a_tcp_port_has_one_server_and_a_tls_server_without_rules_none() {
     let Some(ListenerProtocol::Tls(served)) = listener(&t) else { panic!("not TLS") };
     assert_eq!(served.iter().map(|s| s.hosts.join(",")).collect::<Vec<_>>(), ["*"]);
 }
+
+#[test]
+fn rules_that_no_connection_reaches_are_said() {
+    let to = "route: [{destination: {host: tcp}}]";
+    for (gateways, rules, expected) in [
+        ("g", format!("{{{to}}}, {{match: [{{port: 1}}], {to}}}"), true),
+        ("g", format!("{{match: [{{port: 1}}, {{sourceLabels: {{a: b}}}}], {to}}}, {{{to}}}"), true),
+        ("g", format!("{{match: [{{port: 1}}], {to}}}, {{{to}}}"), false),
+        ("g, mesh", format!("{{match: [{{sourceLabels: {{a: b}}}}], {to}}}, {{{to}}}"), false),
+    ] {
+        let lines = [
+            gateway("default/g", &server(31400, "TCP", "a.com", "")),
+            format!("VirtualService default/v: {{hosts: [a.com], gateways: [{gateways}], tcp: [{rules}]}}"),
+        ];
+        let t = translate(&objects(&format!("{TCP}\n{}", lines.join("\n"))), &env());
+        let found = said(&t).iter().any(|s| s == "warning spec.tcp[1] unreachable-rule");
+        assert_eq!(found, expected, "{rules}: {:?}", said(&t));
+    }
+}
