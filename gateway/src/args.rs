@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_engine::Claims;
 use tidegate_model::{AccessLog, AccessLogFormat};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::Env;
@@ -63,6 +64,10 @@ pub(crate) struct Serve {
     pub(crate) explain_errors: bool,
     /// Peers whose PROXY headers are believed.
     pub(crate) proxy_protocol_from: Vec<IpNet>,
+    /// Local networks that token keys may be fetched from.
+    pub(crate) jwks_allow: Vec<IpNet>,
+    /// Authorities that are trusted for fetching token keys beside those of the system.
+    pub(crate) jwks_ca: Option<PathBuf>,
 }
 
 /// An output format.
@@ -145,6 +150,13 @@ struct ServeArgs {
     /// How long a stop waits for requests in flight
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// Fetch token keys (jwksUri) from this network too, although it is loopback, link-local or a cloud's metadata; may be
+    /// repeated
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    jwks_allow: Vec<IpNet>,
+    /// Trust these authorities (PEM) for fetching token keys, beside those of the system
+    #[arg(long, value_name = "FILE")]
+    jwks_ca: Option<PathBuf>,
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
@@ -178,6 +190,9 @@ struct ExplainArgs {
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
     header: Vec<(String, String)>,
+    /// The claims of a token that the request would bring, as a JSON object, as if it had been verified
+    #[arg(long, value_name = "JSON", value_parser = claims)]
+    claims: Option<Claims>,
     /// Only the servers of this Gateway, or `mesh` for what a sidecar does
     #[arg(long, value_name = "NS/NAME|mesh", value_parser = gateway)]
     gateway: Option<String>,
@@ -215,6 +230,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             method: explain.method,
             url: explain.url,
             headers: explain.header,
+            claims: explain.claims,
             gateway: explain.gateway,
         };
         return Ok(Invocation::Explain(setup(explain.setup)?, query));
@@ -241,6 +257,8 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             given if given.is_empty() => NEAR.into_iter().map(network).collect::<Result<_, _>>()?,
             given => given,
         },
+        jwks_allow: serve.jwks_allow,
+        jwks_ca: serve.jwks_ca,
     })))
 }
 
@@ -321,12 +339,6 @@ fn ip(text: &str) -> anyhow::Result<IpAddr> {
     bare.parse().context("write an IP address, such as 127.0.0.1 or [::1]")
 }
 
-/// A network, or one address.
-fn network(text: &str) -> anyhow::Result<IpNet> {
-    let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
-    text.parse().ok().or_else(one).context("write a network, such as 10.0.0.0/8, or an address")
-}
-
 fn address(text: &str) -> anyhow::Result<SocketAddr> {
     if let Some(port) = text.strip_prefix(':') {
         return Ok(SocketAddr::new(any_address(), port_number(port)?));
@@ -340,6 +352,15 @@ fn any_address() -> IpAddr {
         Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
         Err(_) => Ipv4Addr::UNSPECIFIED.into(),
     }
+}
+
+fn network(text: &str) -> anyhow::Result<IpNet> {
+    let one = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| one()).context("write a network, such as 127.0.0.0/8 or fd00::/8")
+}
+
+fn claims(text: &str) -> anyhow::Result<Claims> {
+    serde_json::from_str(text).context("write a JSON object, such as {\"sub\": \"me\"}")
 }
 
 fn duration(text: &str) -> anyhow::Result<Duration> {
@@ -416,8 +437,8 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors \
-             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 -o json",
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
+             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem",
         );
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
@@ -430,6 +451,8 @@ mod tests {
         assert_eq!(s.concurrency, 3);
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
+        assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
+        assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);
         assert_eq!(s.proxy_protocol_from.len(), 2);
     }

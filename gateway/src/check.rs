@@ -55,6 +55,7 @@ fn diagnose(config: Config) -> Vec<Diagnostic> {
     for model in [translation.model, translate_mesh(&config.objects, &config.env).model] {
         let refused = Table::compile(&model).refused;
         diagnostics.extend(tidegate_proxy::refused(&model, refused));
+        diagnostics.extend(tidegate_proxy::unusable_keys(&model));
     }
     report::sort(&mut diagnostics);
     diagnostics

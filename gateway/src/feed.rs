@@ -12,13 +12,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-use tidegate_api::{Objects, Refused};
+use tidegate_api::{Object, Objects, Refused};
 use tidegate_model::{
     Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef, TlsAction, TlsServer,
 };
 use tidegate_proxy::{Proxy, Report};
 use tidegate_source::{Folder, NamedFiles};
-use tidegate_translate::{Admission, Env, files, translate};
+use tidegate_translate::{Admission, Env, files, guards, translate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What `/explain` asks: the config that is live.
@@ -124,7 +124,8 @@ impl Feed {
                  with --allow-unenforced"
             );
         }
-        let unknown = unknown_policies(&loaded.refused, &objects, &self.env);
+        let mut unknown = unknown_policies(&loaded.refused, &objects, &self.env);
+        unknown.extend(unknown_left_out(&admitted.left_out, &self.env));
         for policy in &unknown {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
@@ -191,9 +192,17 @@ fn unknown_policies<'r>(refused: &'r [Refused], objects: &Objects, env: &Env) ->
             && &*r.reference.kind != "PeerAuthentication"
             && (*namespace == env.namespace || *namespace == env.root_namespace)
     };
-    let served = |r: &&Refused| objects.others().any(|object| r.is(object));
+    let served = |r: &&Refused| objects.iter().any(|object| r.is(object));
     let unknown = refused.iter().filter(|_| !env.allow_unenforced).filter(guards).filter(|r| !served(r));
     unknown.map(|r| &r.reference).collect()
+}
+
+/// Security policies that guard this gateway and are not valid, without a good version.
+fn unknown_left_out<'o>(left_out: &'o [Arc<Object>], env: &Env) -> Vec<&'o ObjectRef> {
+    let unknown = left_out
+        .iter()
+        .filter(|o| !env.allow_unenforced && o.group() == "security.istio.io" && guards(o, env));
+    unknown.map(|o| &o.reference).collect()
 }
 
 /// `http`, `https` where that is terminated here, else `tls` or `tcp`.
@@ -295,6 +304,30 @@ mod tests {
         let loaded = Folder::open(setup.config.clone()).load();
         setup.env.allow_unenforced = true;
         assert!(unknown_policies(&loaded.refused, &loaded.objects, &setup.env).is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_is_not_valid_is_left_out_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let Invocation::Check(setup) = parse(["x", "--check", "--config", path]).unwrap() else {
+            panic!("not a check")
+        };
+        for (namespace, rule, left) in [
+            ("istio-system", "{issuer: i}", 0),
+            ("istio-system", "{issuer: i, jwks: no JSON}", 1),
+            ("elsewhere", "{issuer: i, jwks: no JSON}", 0),
+        ] {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+                 metadata: {{name: p, namespace: {namespace}}}\nspec: {{jwtRules: [{rule}]}}\n"
+            );
+            fs::write(dir.path().join("policy.yaml"), text).unwrap();
+            let loaded = Folder::open(setup.config.clone()).load();
+            assert!(loaded.refused.is_empty(), "{:?}", loaded.diagnostics);
+            let admitted = Admission::new().admit(loaded.objects, &setup.env);
+            assert_eq!(unknown_left_out(&admitted.left_out, &setup.env).len(), left, "{namespace} {rule}");
+        }
     }
 
     #[test]

@@ -182,6 +182,8 @@ pub enum Failure {
     Refused,
     /// No answer in time.
     Timeout,
+    /// The server said goodbye before it took the request (RFC 9113 6.8): it may be sent again elsewhere.
+    Goodbye,
     /// The connection or stream ended without an answer, or with one that is no HTTP.
     Closed(String),
 }
@@ -191,6 +193,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Refused => f.write_str("connection refused"),
             Failure::Timeout => f.write_str("no answer in time"),
+            Failure::Goodbye => f.write_str("the server said goodbye"),
             Failure::Closed(why) => write!(f, "closed: {why}"),
         }
     }

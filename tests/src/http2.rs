@@ -71,5 +71,8 @@ fn append(headers: &mut Vec<(String, String)>, more: &HeaderMap) {
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn closed(e: h2::Error) -> Failure {
-    Failure::Closed(e.to_string())
+    match e.reason() {
+        Some(h2::Reason::NO_ERROR) if e.is_go_away() && e.is_remote() => Failure::Goodbye,
+        _ => Failure::Closed(e.to_string()),
+    }
 }

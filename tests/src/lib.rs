@@ -17,6 +17,7 @@ pub mod load;
 mod pki;
 pub mod python;
 mod recorder;
+pub mod soak;
 mod syn;
 mod token;
 

@@ -1,6 +1,6 @@
 use crate::{
-    Authorities, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings, RouteTable, Secret,
-    SecretKey, TableName, VirtualHost, VirtualHostKey,
+    Authentication, Authorities, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings,
+    RouteTable, Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub struct Model {
     pub authorities: BTreeMap<SecretKey, Arc<Authorities>>,
     /// Settings for everything.
     pub mesh: Arc<MeshSettings>,
+    /// Whose tokens are accepted.
+    pub authentication: Arc<Authentication>,
 }
 
 fn values<K, V: Serialize, S: serde::Serializer>(m: &BTreeMap<K, V>, s: S) -> Result<S::Ok, S::Error> {
@@ -60,6 +62,8 @@ pub struct Changes {
     pub authorities: Vec<Change<SecretKey, Authorities>>,
     /// Settings for everything, when they changed.
     pub mesh: Option<Arc<MeshSettings>>,
+    /// Whose tokens are accepted, when that changed.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 impl Changes {
@@ -73,6 +77,7 @@ impl Changes {
             && self.secrets.is_empty()
             && self.authorities.is_empty()
             && self.mesh.is_none()
+            && self.authentication.is_none()
     }
 }
 
@@ -88,6 +93,7 @@ impl Model {
             secrets: diff(&old.secrets, &self.secrets),
             authorities: diff(&old.authorities, &self.authorities),
             mesh: (self.mesh != old.mesh).then(|| self.mesh.clone()),
+            authentication: (self.authentication != old.authentication).then(|| self.authentication.clone()),
         }
     }
 }

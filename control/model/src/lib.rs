@@ -4,9 +4,12 @@
 //! compared cheaply ([`Model::diff`]) and only what changed is compiled again.
 //! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
 
+mod authentication;
 mod changes;
 mod cluster;
+mod cors;
 mod diagnostic;
+mod fault;
 mod format;
 mod header;
 mod listener;
@@ -19,11 +22,16 @@ mod secret;
 mod tcp;
 mod tls;
 
+pub use authentication::{
+    Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
+};
 pub use changes::{Change, Changes, Model};
 pub use cluster::{
     Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
 };
+pub use cors::Cors;
 pub use diagnostic::{Diagnostic, Severity};
+pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
 pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
@@ -31,9 +39,9 @@ pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
 pub use route::{
-    Action, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch, PathRewrite,
-    QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,
-    VirtualHost, VirtualHostKey,
+    Action, ClaimMatch, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch,
+    PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch,
+    ValueMatch, VirtualHost, VirtualHostKey,
 };
 pub use secret::{Authorities, Secret, SecretKey};
 pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};

@@ -2,6 +2,7 @@
 
 use crate::clusters::{Absent, Clusters};
 use crate::delegate::Rule;
+use crate::fault::fault;
 use crate::headers;
 use crate::hosts::resolve;
 use crate::report::{Report, list};
@@ -129,7 +130,8 @@ fn forwarded(
         return Ok(refused("no_destination"));
     }
     let timeout = route.timeout.filter(|t| !t.is_zero());
-    Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout }))
+    let fault = route.fault.as_ref().map(fault).unwrap_or_default();
+    Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout, fault }))
 }
 
 /// A path as it is written, with a slash before one that has none: it would run into the host.

@@ -29,6 +29,8 @@ pub struct Admitted {
     pub objects: Objects,
     /// What is wrong with the others, and warnings of validation.
     pub diagnostics: Vec<Diagnostic>,
+    /// Those that are not valid and have no good version.
+    pub left_out: Vec<Arc<Object>>,
 }
 
 impl Admission {
@@ -42,6 +44,7 @@ impl Admission {
         let mut diagnostics = Vec::new();
         let mut checked = BTreeMap::new();
         let mut objects = Objects::new();
+        let mut left_out = Vec::new();
         for object in loaded.iter() {
             let key = key(object);
             let found = self.check(&key, object);
@@ -55,14 +58,15 @@ impl Admission {
             if !valid {
                 diagnostics.push(refused(object, counting.is_some()));
             }
-            if let Some(object) = counting {
-                objects.insert(object.clone());
+            match counting {
+                Some(object) => _ = objects.insert(object.clone()),
+                None => left_out.push(object.clone()),
             }
         }
         self.hold(&mut objects, env, &mut diagnostics);
         self.checked = checked;
         self.admitted = objects.iter().map(|o| (key(o), o.clone())).collect();
-        Admitted { objects, diagnostics }
+        Admitted { objects, diagnostics, left_out }
     }
 
     /// The result of validation, anew only for an object that changed.

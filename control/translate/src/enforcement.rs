@@ -78,6 +78,8 @@ const VIRTUAL_SERVICE: Fields = Fields {
         "http[].delegate",
         "http[].rewrite",
         "http[].timeout",
+        "http[].corsPolicy",
+        "http[].fault",
         "http[].headers",
         "tcp[].match[].port",
         "tcp[].match[].gateways",
@@ -92,8 +94,6 @@ const VIRTUAL_SERVICE: Fields = Fields {
     reasons: &[
         ("http[].match[].statPrefix", "has no effect: in Istio it names statistics of Envoy"),
         ("http[].retries", "is not enforced yet: requests are not retried by it"),
-        ("http[].fault", "is not enforced yet: no fault is injected"),
-        ("http[].corsPolicy", "is not enforced yet: preflights go to the upstream"),
         ("tcp[].match[].destinationSubnets", OF_SIDECARS),
         ("tcp[].match[].sourceSubnet", "has no effect, in Istio neither"),
         ("tcp[].match[].sourceLabels", OF_SIDECARS),
@@ -167,6 +167,30 @@ const WORKLOAD_ENTRY: Fields = Fields {
     ],
 };
 
+const REQUEST_AUTHENTICATION: Fields = Fields {
+    enforced: &[
+        "selector",
+        // A policy with targets does not select this gateway, which is said of it as a whole.
+        "targetRef",
+        "targetRefs",
+        "jwtRules[].issuer",
+        "jwtRules[].audiences",
+        "jwtRules[].jwksUri",
+        "jwtRules[].jwks_uri",
+        "jwtRules[].jwks",
+        "jwtRules[].fromHeaders",
+        "jwtRules[].fromParams",
+        "jwtRules[].fromCookies",
+        "jwtRules[].outputPayloadToHeader",
+        "jwtRules[].outputClaimToHeaders",
+        "jwtRules[].forwardOriginalToken",
+        "jwtRules[].timeout",
+        "jwtRules[].spaceDelimitedClaims",
+        "jwtRules[].presence",
+    ],
+    reasons: &[],
+};
+
 const MESH_CONFIG: Fields = Fields {
     enforced: &[
         "accessLogFile",
@@ -204,6 +228,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             Spec::DestinationRule(_) => &DESTINATION_RULE,
             Spec::ServiceEntry(_) => &SERVICE_ENTRY,
             Spec::WorkloadEntry(_) => &WORKLOAD_ENTRY,
+            Spec::RequestAuthentication(_) => &REQUEST_AUTHENTICATION,
             _ => continue,
         };
         walk_from(object, "spec", fields, report);

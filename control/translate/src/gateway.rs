@@ -7,9 +7,9 @@ use crate::hosts::intersect;
 use crate::matches::{Place, gateway_name};
 use crate::report::Report;
 use crate::servers::{Kind, Server, Shared, full_name, merge, selected};
-use crate::virtual_service::{catch_alls_last, routes, waits_for_claims};
+use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
-use crate::{Env, Translation, enforcement, l4, references, tls, unreachable, unserved};
+use crate::{Env, Translation, authentication, enforcement, l4, references, tls, unreachable, unserved};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidegate_api::Objects;
@@ -50,6 +50,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     let Tables { clusters, mut report, .. } = tables;
     out.absent = clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut report));
+    out.model.authentication = Arc::new(authentication::authentication(&world, &mut report));
     out.diagnostics = report.finish();
     out
 }
@@ -262,8 +263,8 @@ impl Tables<'_, '_> {
         for ((_, index), domains) in self.attached(server, &gateway) {
             let rules = &self.expanded[index];
             let routes = routes(rules, &place, &world.env.domain, &mut self.clusters, &mut self.report);
-            // Without a route here it must not stand before a wider host; with claims, it must.
-            if routes.is_empty() && !waits_for_claims(rules, &place) {
+            // Without a route here it must not stand before a wider host.
+            if routes.is_empty() {
                 continue;
             }
             let of_gateway = asks_for_gateways(rules).then(|| gateway.clone());

@@ -94,7 +94,7 @@ pub(crate) fn is_authority(name: &str) -> bool {
 }
 
 /// Text as it stands.
-fn literal(text: &str) -> FormatString {
+pub(crate) fn literal(text: &str) -> FormatString {
     FormatString::parse(&text.replace('%', "%%")).unwrap_or_default()
 }
 

@@ -6,12 +6,15 @@
 
 mod action;
 mod admission;
+mod authentication;
 mod clusters;
+mod cors;
 mod delegate;
 mod destination_rule;
 mod endpoints;
 mod enforcement;
 mod export;
+mod fault;
 mod gateway;
 mod headers;
 mod host_index;
@@ -42,7 +45,7 @@ pub use validate::validate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tidegate_api::Objects;
+use tidegate_api::{Object, Objects};
 use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, TableName};
 
 /// Who a gateway is to its configuration.
@@ -108,6 +111,11 @@ pub struct Binding {
 /// `objects` should have passed [`Admission`], which keeps invalid ones out.
 pub fn translate(objects: &Objects, env: &Env) -> Translation {
     gateway::translate(objects, env)
+}
+
+/// Whether a policy of `security.istio.io` is for the gateway that `env` describes.
+pub fn guards(policy: &Object, env: &Env) -> bool {
+    unserved::selects_gateway(env, policy)
 }
 
 /// What a sidecar in `env.namespace` with `env.labels` would route outbound: one route table for every port of every

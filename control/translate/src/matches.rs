@@ -3,10 +3,10 @@
 use crate::world::selects;
 use std::collections::BTreeMap;
 use tidegate_api::istio::{HttpMatchRequest, StringMatch as Written};
-use tidegate_model::{HeaderMatch, HeaderName, PathMatch, QueryMatch, RouteMatch, StringMatch, ValueMatch};
-
-/// What JWT claims are called among headers.
-pub(crate) const CLAIMS: &str = "@request.auth.claims";
+use tidegate_model::{
+    ClaimMatch, ClaimPath, HeaderMatch, HeaderName, PathMatch, QueryMatch, RouteMatch, StringMatch,
+    ValueMatch,
+};
 
 /// Where a request is routed, as far as match blocks ask.
 pub(crate) struct Place<'a> {
@@ -32,9 +32,9 @@ pub(crate) fn applies(block: &HttpMatchRequest, place: &Place<'_>) -> bool {
     namespace.is_none_or(|n| n == place.namespace) && selects(&block.source_labels, place.labels)
 }
 
-/// Whether a block asks for JWT claims, which no request has as long as tokens are not read.
+/// Whether a block asks for claims of tokens.
 pub(crate) fn asks_for_claims(block: &HttpMatchRequest) -> bool {
-    block.headers.keys().chain(block.without_headers.keys()).any(|h| h.starts_with(CLAIMS))
+    block.headers.keys().chain(block.without_headers.keys()).any(|h| ClaimPath::parse(h).is_some())
 }
 
 /// A gateway as a VirtualService in `own` names it, as `namespace/name`; `mesh` stays.
@@ -54,8 +54,15 @@ pub(crate) fn gateway_name(written: &str, own: &str) -> String {
 
 /// The conditions of a block on requests.
 pub(crate) fn conditions(block: &HttpMatchRequest) -> RouteMatch {
-    let mut headers: Vec<HeaderMatch> = block.headers.iter().map(|(n, m)| header(n, m, false)).collect();
-    headers.extend(block.without_headers.iter().map(|(n, m)| header(n, m, true)));
+    let (mut headers, mut claims) = (Vec::new(), Vec::new());
+    for (written, invert) in [(&block.headers, false), (&block.without_headers, true)] {
+        for (name, m) in written {
+            match ClaimPath::parse(name) {
+                Some(path) => claims.push(ClaimMatch { path, value: value(m), invert }),
+                None => headers.push(header(name, m, invert)),
+            }
+        }
+    }
     RouteMatch {
         path: match &block.uri {
             None | Some(Written::Present) => PathMatch::Any,
@@ -64,15 +71,16 @@ pub(crate) fn conditions(block: &HttpMatchRequest) -> RouteMatch {
             Some(Written::Regex(s)) => PathMatch::Regex(s.as_str().into()),
         },
         ignore_path_case: block.ignore_uri_case == Some(true),
-        method: block.method.as_ref().and_then(string),
-        scheme: block.scheme.as_ref().and_then(string),
-        authority: block.authority.as_ref().and_then(string),
+        method: block.method.as_ref().and_then(string_match),
+        scheme: block.scheme.as_ref().and_then(string_match),
+        authority: block.authority.as_ref().and_then(string_match),
         headers,
         query: block
             .query_params
             .iter()
             .map(|(name, m)| QueryMatch { name: name.as_str().into(), value: value(m) })
             .collect(),
+        claims,
     }
 }
 
@@ -82,13 +90,14 @@ fn header(name: &str, written: &Written, invert: bool) -> HeaderMatch {
 }
 
 fn value(written: &Written) -> ValueMatch {
-    match string(written) {
+    match string_match(written) {
         Some(m) => ValueMatch::Value(m),
         None => ValueMatch::Present,
     }
 }
 
-fn string(written: &Written) -> Option<StringMatch> {
+/// A condition on text; `None` for one that says nothing.
+pub(crate) fn string_match(written: &Written) -> Option<StringMatch> {
     match written {
         Written::Present => None,
         Written::Exact(s) => Some(StringMatch::Exact(s.as_str().into())),
@@ -110,6 +119,7 @@ pub(crate) fn is_catch_all(m: &RouteMatch) -> bool {
         && m.authority.is_none()
         && m.headers.is_empty()
         && m.query.is_empty()
+        && m.claims.is_empty()
 }
 
 #[cfg(test)]
@@ -160,9 +170,16 @@ mod tests {
     fn presence_and_inversion() {
         let block = HttpMatchRequest {
             headers: [("X-A".into(), Written::Present), ("Host".into(), Written::Exact("h".into()))].into(),
-            without_headers: [("x-b".into(), Written::Regex(".*".into()))].into(),
+            without_headers: [
+                ("x-b".into(), Written::Regex(".*".into())),
+                ("@Request.auth.claims[A.b][c]".into(), Written::Present),
+            ]
+            .into(),
             ..HttpMatchRequest::default()
         };
+        let claims: Vec<_> =
+            conditions(&block).claims.into_iter().map(|c| (c.path.to_string(), c.value, c.invert)).collect();
+        assert_eq!(claims, [("@request.auth.claims[A.b][c]".to_owned(), ValueMatch::Present, true)]);
         let seen: Vec<_> =
             conditions(&block).headers.into_iter().map(|h| (h.name.to_string(), h.value, h.invert)).collect();
         let exact = ValueMatch::Value(StringMatch::Exact("h".into()));

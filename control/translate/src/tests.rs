@@ -1,6 +1,7 @@
 //! Small YAML in, checks of the model and the diagnostics out.
 
 mod admission;
+mod authentication;
 mod clusters;
 mod delegates;
 mod diagnostics;
@@ -54,7 +55,9 @@ fn read(lines: &str) -> Vec<tidegate_api::Object> {
             "Deployment" => ("apps/v1", "spec"),
             "Endpoints" => ("v1", ""),
             "EndpointSlice" => ("discovery.k8s.io/v1", ""),
-            "AuthorizationPolicy" | "PeerAuthentication" => ("security.istio.io/v1", "spec"),
+            "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
+                ("security.istio.io/v1", "spec")
+            }
             "EnvoyFilter" => ("networking.istio.io/v1alpha3", "spec"),
             _ => ("networking.istio.io/v1", "spec"),
         };

@@ -2,11 +2,12 @@
 
 use crate::action::{PathKind, action};
 use crate::clusters::Clusters;
+use crate::cors::cors;
 use crate::delegate::Rule;
-use crate::matches::{Place, applies, asks_for_claims, conditions, is_catch_all};
+use crate::matches::{Place, applies, conditions, is_catch_all};
 use crate::report::Report;
 use std::sync::Arc;
-use tidegate_model::{Action, PathMatch, Route, RouteMatch, RuleRef};
+use tidegate_model::{Action, Cors, PathMatch, Route, RouteMatch, RuleRef};
 
 /// The routes of one VirtualService's rules at `place`, up to the first that takes every request.
 pub(crate) fn routes(
@@ -19,13 +20,14 @@ pub(crate) fn routes(
     let mut routes = Vec::new();
     for rule in rules {
         let mut actions = Actions { rule, port: place.port, domain, made: [None, None] };
+        let cors = rule.route.cors_policy.as_ref().map(cors);
         if rule.blocks.is_empty() {
             let made = actions.get(PathKind::Prefix, clusters, report);
-            routes.push(route(rule, None, None, RouteMatch::default(), made));
+            routes.push(route(rule, None, None, RouteMatch::default(), cors, made));
             return routes;
         }
         for (index, block) in &rule.blocks {
-            if !applies(block, place) || asks_for_claims(block) {
+            if !applies(block, place) {
                 continue;
             }
             let matches = conditions(block);
@@ -35,19 +37,13 @@ pub(crate) fn routes(
             };
             let last = is_catch_all(&matches);
             let made = actions.get(kind, clusters, report);
-            routes.push(route(rule, *index, block.name.as_deref(), matches, made));
+            routes.push(route(rule, *index, block.name.as_deref(), matches, cors.clone(), made));
             if last {
                 return routes;
             }
         }
     }
     routes
-}
-
-/// Whether a rule counts at `place` but for its asking for claims, so that its requests must not go elsewhere.
-pub(crate) fn waits_for_claims(rules: &[Rule<'_>], place: &Place<'_>) -> bool {
-    let mut blocks = rules.iter().flat_map(|rule| &rule.blocks);
-    blocks.any(|(_, block)| asks_for_claims(block) && applies(block, place))
 }
 
 /// The actions of a rule, each made once.
@@ -73,6 +69,7 @@ fn route(
     match_index: Option<usize>,
     match_name: Option<&str>,
     matches: RouteMatch,
+    cors: Option<Arc<Cors>>,
     action: Arc<Action>,
 ) -> Arc<Route> {
     let field = match match_index {
@@ -93,6 +90,7 @@ fn route(
         },
         origin: rule.object.locate(&field),
         matches,
+        cors,
         action,
     })
 }

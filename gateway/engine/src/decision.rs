@@ -1,16 +1,19 @@
 use crate::rewrite::RegexRewrite;
 use serde::Serialize;
-use tidegate_model::{Destination, DirectResponse, Forward, Redirect, Route, RuleRef};
+use tidegate_model::{Destination, DirectResponse, Forward, HeaderOp, Redirect, Route, RuleRef};
 
-/// What happens to a request.
+/// What happens to a request. Where header operations stand last, they are those of CORS, to be applied
+/// to whatever response there will be, after those of the rule.
 #[derive(Clone, Copy, Debug)]
 pub enum Decision<'t> {
     /// Send it on.
     Forward(ForwardDecision<'t>),
     /// Answer with a redirect; [`Decision::write_location`] gives its location.
-    Redirect(&'t Route, &'t Redirect),
+    Redirect(&'t Route, &'t Redirect, &'t [HeaderOp]),
     /// Answer directly.
-    DirectResponse(&'t Route, &'t DirectResponse),
+    DirectResponse(&'t Route, &'t DirectResponse, &'t [HeaderOp]),
+    /// Answer a CORS preflight with 200 and these headers.
+    Preflight(&'t Route, &'t [HeaderOp]),
     /// 301 to https, from `httpsRedirect` of a server of this virtual host.
     HttpsRedirect,
     /// 404, and why.
@@ -22,7 +25,9 @@ impl<'t> Decision<'t> {
     pub fn route(&self) -> Option<&'t Route> {
         match self {
             Decision::Forward(chosen) => Some(chosen.route),
-            Decision::Redirect(route, _) | Decision::DirectResponse(route, _) => Some(route),
+            Decision::Redirect(route, ..)
+            | Decision::DirectResponse(route, ..)
+            | Decision::Preflight(route, _) => Some(route),
             Decision::HttpsRedirect | Decision::NoRoute(_) => None,
         }
     }
@@ -37,6 +42,8 @@ pub struct ForwardDecision<'t> {
     pub forward: &'t Forward,
     /// The destination that the dice chose.
     pub destination: &'t Destination,
+    /// Operations of CORS on the response's headers, after those of the destination.
+    pub cors: &'t [HeaderOp],
     /// The compiled form of a [`tidegate_model::PathRewrite::Regex`].
     pub(crate) regex: Option<&'t RegexRewrite>,
 }

@@ -6,10 +6,13 @@
 //! From the outside in: `connection` decides what happens to a connection by its listener and, with
 //! TLS, by the name in `sni_index`; `table` finds the route table of a listener, `host_index` the virtual host
 //! of an authority, `rule_index` and `path_index` the first rule of that virtual host whose
-//! `matcher` accepts the request; `rule` turns it into a decision, which `rewrite` and `redirect`
-//! write out. `pattern` shares the compiled regexes.
+//! `matcher` accepts the request (`claim` where it asks for one of a token); `rule` turns it into a decision, which
+//! `rewrite` and `redirect` write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled
+//! regexes.
 
+mod claim;
 mod connection;
+mod cors;
 mod decision;
 mod host_index;
 mod matcher;
@@ -29,6 +32,6 @@ pub use connection::{
     ConnectionDecision, ConnectionExplanation, ConnectionView, ListenerView, Refusal, TcpDecision,
 };
 pub use decision::{Considered, Decision, Explanation, ForwardDecision, NoRoute};
-pub use request::{HeaderValue, RequestView, Scheme};
+pub use request::{Claims, HeaderValue, RequestView, Scheme};
 pub use table::{Compiled, Table};
 pub use view::RouteTableView;

@@ -8,7 +8,7 @@ impl Decision<'_> {
     /// Appends the value of `Location` of a redirect; nothing for other decisions.
     pub fn write_location<R: RequestView + ?Sized>(&self, request: &R, out: &mut Vec<u8>) {
         match self {
-            Decision::Redirect(route, redirect) => {
+            Decision::Redirect(route, redirect, _) => {
                 write_origin(redirect, request, out);
                 write_path_and_query(route, redirect, request, out);
             }
@@ -18,7 +18,10 @@ impl Decision<'_> {
                 out.extend_from_slice(request.path());
                 write_query(request, out);
             }
-            Decision::Forward(_) | Decision::DirectResponse(..) | Decision::NoRoute(_) => {}
+            Decision::Forward(_)
+            | Decision::DirectResponse(..)
+            | Decision::Preflight(..)
+            | Decision::NoRoute(_) => {}
         }
     }
 }

@@ -1,7 +1,8 @@
+use crate::cors::{Asked, CompiledCors};
 use crate::matcher::Matcher;
 use crate::pattern::Patterns;
 use crate::rewrite::RegexRewrite;
-use crate::{Decision, ForwardDecision};
+use crate::{Decision, ForwardDecision, RequestView};
 use std::sync::Arc;
 use tidegate_model::{Action, DirectResponse, Forward, Redirect, RedirectPort, Route};
 
@@ -10,6 +11,7 @@ use tidegate_model::{Action, DirectResponse, Forward, Redirect, RedirectPort, Ro
 pub(crate) struct Rule {
     route: Arc<Route>,
     matcher: Matcher,
+    cors: Option<Box<CompiledCors>>,
     /// Sums of the weights up to and including each destination.
     weights: Box<[u64]>,
     regex: Option<Box<RegexRewrite>>,
@@ -28,10 +30,12 @@ impl Rule {
     ) -> (Self, Vec<String>) {
         let mut invalid = Vec::new();
         let matcher = Matcher::compile(&route.matches, patterns, &mut invalid);
+        let cors = route.cors.as_ref().map(|cors| CompiledCors::compile(cors, patterns, &mut invalid));
         let mut reasons: Vec<String> = invalid.iter().map(ToString::to_string).collect();
         let mut rule = Rule {
             route: route.clone(),
             matcher,
+            cors: cors.map(Box::new),
             weights: [].into(),
             regex: None,
             redirect: None,
@@ -80,22 +84,28 @@ impl Rule {
     }
 
     /// What happens to a request that it accepts.
-    pub(crate) fn decide(&self, dice: u64) -> Decision<'_> {
+    pub(crate) fn decide<R: RequestView + ?Sized>(&self, request: &R, dice: u64) -> Decision<'_> {
         let route = &*self.route;
         if let Some(refusal) = &self.refusal {
-            return Decision::DirectResponse(route, refusal);
+            return Decision::DirectResponse(route, refusal, &[]);
         }
+        let cors = match self.cors.as_ref().map_or(Asked::Nothing, |cors| cors.asked(request)) {
+            Asked::Preflight(headers) => return Decision::Preflight(route, headers),
+            Asked::Response(headers) => headers,
+            Asked::Nothing => &[],
+        };
         match &*route.action {
             Action::Forward(forward) => Decision::Forward(ForwardDecision {
                 route,
                 forward,
                 destination: &forward.destinations[self.pick(dice)],
+                cors,
                 regex: self.regex.as_deref(),
             }),
             Action::Redirect(redirect) => {
-                Decision::Redirect(route, self.redirect.as_deref().unwrap_or(redirect))
+                Decision::Redirect(route, self.redirect.as_deref().unwrap_or(redirect), cors)
             }
-            Action::DirectResponse(direct) => Decision::DirectResponse(route, direct),
+            Action::DirectResponse(direct) => Decision::DirectResponse(route, direct, cors),
         }
     }
 

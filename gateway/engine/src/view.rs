@@ -38,13 +38,13 @@ impl<'t> RouteTableView<'t> {
 
     /// Decides a request. `dice` is a uniformly random number that picks among weights.
     pub fn decide<R: RequestView + ?Sized>(&self, request: &R, dice: u64) -> Decision<'t> {
-        self.find(request).decision(dice)
+        self.find(request).decision(request, dice)
     }
 
     /// Decides by the same code and says which rules were considered and why they lost.
     pub fn explain<R: RequestView + ?Sized>(&self, request: &R, dice: u64) -> Explanation<'t> {
         let found = self.find(request);
-        let decision = found.decision(dice);
+        let decision = found.decision(request, dice);
         let (host, considered) = match found {
             Found::NoHost => (None, Vec::new()),
             Found::Https(host) => (Some(host), Vec::new()),
@@ -74,12 +74,12 @@ impl<'t> RouteTableView<'t> {
 }
 
 impl<'t> Found<'t> {
-    fn decision(&self, dice: u64) -> Decision<'t> {
+    fn decision<R: RequestView + ?Sized>(&self, request: &R, dice: u64) -> Decision<'t> {
         match self {
             Found::NoHost => Decision::NoRoute(NoRoute::NoVirtualHost),
             Found::Https(_) => Decision::HttpsRedirect,
             Found::Rule(_, None) => Decision::NoRoute(NoRoute::NoRule),
-            Found::Rule(host, Some(rank)) => host.rules()[*rank].decide(dice),
+            Found::Rule(host, Some(rank)) => host.rules()[*rank].decide(request, dice),
         }
     }
 }

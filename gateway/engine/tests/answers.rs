@@ -129,7 +129,7 @@ fn https_redirect_is_for_plain_requests_only() {
 fn weights_share_the_dice() {
     let destinations = [("none", 0), ("most", 9), ("zero", 0), ("rest", 1)];
     let destinations = destinations.iter().map(|(host, weight)| destination(host, *weight)).collect();
-    let action = Action::Forward(Forward { destinations, path_rewrite: None, timeout: None });
+    let action = Action::Forward(Forward { destinations, ..Forward::default() });
     let table = table(PathMatch::Any, action);
     let view = table.route_table(&TABLE.into()).unwrap();
     let request = Request::get("a.b", "/");
@@ -224,7 +224,7 @@ fn a_rule_that_does_not_compile_answers_instead_of_a_wider_one() {
         let (pattern, substitution) = (pattern.into(), substitution.into());
         forward(Some(PathRewrite::Regex { pattern, substitution }))
     };
-    let none = Forward { destinations: vec![destination("b", 0)], path_rewrite: None, timeout: None };
+    let none = Forward { destinations: vec![destination("b", 0)], ..Forward::default() };
     for (matches, action, said) in [
         (broken("a)|(b"), forward(None), "RE2"),
         (broken("(?=a)"), forward(None), "RE2"),
@@ -240,7 +240,7 @@ fn a_rule_that_does_not_compile_answers_instead_of_a_wider_one() {
         assert_eq!(*rule, rules[0].rule);
         assert!(reason.contains(said), "{reason}");
         match decide(&compiled.table, &Request::get("a", "/")) {
-            Decision::DirectResponse(route, direct) => {
+            Decision::DirectResponse(route, direct, _) => {
                 assert_eq!((route.rule.index, direct.status), (0, 500));
                 assert!(!direct.details.is_empty());
             }
@@ -305,4 +305,127 @@ fn what_does_not_change_is_shared() {
     };
     assert_eq!(found(&before, "a"), found(&after, "a"));
     assert_eq!((found(&before, "b").1, found(&after, "b").1), (1, 2));
+}
+
+/// What is written, whether a token meets it and why not, and whether a request without one does.
+fn claim_conditions() -> Vec<(RouteMatch, bool, &'static str, bool)> {
+    let exact = |s: &str| ValueMatch::Value(StringMatch::Exact(s.into()));
+    let claim = |path: &str, value, invert| {
+        let path = ClaimPath::parse(&format!("{}{path}", ClaimPath::PREFIX)).unwrap();
+        RouteMatch { claims: vec![ClaimMatch { path, value, invert }], ..RouteMatch::default() }
+    };
+    vec![
+        (claim(".sub", exact("me"), false), true, "", false),
+        (
+            claim(".sub", exact("m"), false),
+            false,
+            r#"headers[@request.auth.claims[sub]]: exact "m" does not match "me""#,
+            false,
+        ),
+        (claim(".groups", exact("b"), false), true, "", false),
+        (claim(".groups", exact("3"), false), false, "", false),
+        (claim(".n", exact("7"), false), false, "", false),
+        (claim(".n", ValueMatch::Present, false), true, "", false),
+        (claim("[x.y/z][k]", exact("v"), false), true, "", false),
+        (
+            claim(".x.y/z.k", exact("v"), false),
+            false,
+            "headers[@request.auth.claims[x][y/z][k]]: absent, wants exact \"v\"",
+            false,
+        ),
+        (claim(".o.k", exact("w"), false), true, "", false),
+        (claim(".sub.k", ValueMatch::Present, false), false, "", false),
+        (claim(".o", exact("v"), false), false, "", false),
+        (
+            claim(".sub", exact("me"), true),
+            false,
+            r#"withoutHeaders[@request.auth.claims[sub]]: exact "me" matches "me""#,
+            true,
+        ),
+        (claim(".groups", exact("c"), true), true, "", true),
+        (claim(".none", exact(""), true), true, "", true),
+        (
+            claim(".sub", ValueMatch::Present, true),
+            false,
+            "withoutHeaders[@request.auth.claims[sub]]: present",
+            true,
+        ),
+        (
+            claim("[id_token]", exact("u"), false),
+            false,
+            "headers[@request.auth.claims[id_token]]: exact (hidden) does not match \"t\"",
+            false,
+        ),
+    ]
+}
+
+#[test]
+fn claims_are_those_of_a_verified_token() {
+    let token = serde_json::json!({
+        "sub": "me", "n": 7, "groups": ["a", "b", 3], "x.y/z": {"k": "v"}, "o": {"k": ["v", "w"]}, "id_token": "t",
+    });
+    let serde_json::Value::Object(token) = token else { panic!("an object") };
+    let with = Request { claims: Some(token), ..Request::get("a", "/") };
+    for (matches, met, why, without) in claim_conditions() {
+        let routes = vec![route(0, matches.clone(), forward(None))];
+        let table = Table::compile(&model([virtual_host(TABLE, "*", routes)])).table;
+        let is = |request: &Request| decide(&table, request).route().is_some();
+        let forged = Request::get("a", "/").with("@request.auth.claims.sub", "me");
+        assert_eq!((is(&with), is(&forged)), (met, without), "{matches:?}");
+        if !why.is_empty() {
+            let explained = table.route_table(&TABLE.into()).unwrap().explain(&with, 0);
+            assert_eq!(explained.considered[0].lost_by.as_deref(), Some(why));
+        }
+    }
+    let routes = vec![route(0, claim_conditions()[0].0.clone(), forward(None))];
+    let table = Table::compile(&model([virtual_host(TABLE, "*", routes)])).table;
+    let explained = table.route_table(&TABLE.into()).unwrap().explain(&Request::get("a", "/"), 0);
+    let said = explained.considered[0].lost_by.clone();
+    assert_eq!(
+        said.as_deref(),
+        Some("headers[@request.auth.claims[sub]]: no verified token, wants exact \"me\"")
+    );
+}
+
+#[test]
+fn origins_are_asked_for() {
+    let set = |v: &str| vec![HeaderOp::Set(HeaderName::new("x"), FormatString::parse(v).unwrap())];
+    let cors = |origin, unmatched| Cors {
+        allow_origins: vec![origin],
+        preflight_headers: set("granted"),
+        unmatched_headers: unmatched,
+        response_headers: set("response"),
+    };
+    let exact = || StringMatch::Exact("https://a".into());
+    let regex = || StringMatch::Regex("https://[a-c]".into());
+    let method = ("access-control-request-method", "PUT");
+    for (policy, verb, headers, preflight, expected) in [
+        (cors(exact(), None), "OPTIONS", vec![("origin", "https://a"), method], true, "granted"),
+        (cors(exact(), None), "OPTIONS", vec![("origin", "https://b"), method], false, ""),
+        (cors(exact(), Some(set("none"))), "OPTIONS", vec![("origin", "https://b"), method], true, "none"),
+        (cors(exact(), Some(set("none"))), "OPTIONS", vec![method], false, ""),
+        (cors(exact(), None), "OPTIONS", vec![("origin", "https://a")], false, "response"),
+        (cors(exact(), None), "GET", vec![("origin", "https://a"), method], false, "response"),
+        (cors(exact(), None), "GET", vec![("origin", "")], false, ""),
+        (cors(regex(), None), "GET", vec![("origin", "https://c")], false, "response"),
+        (cors(regex(), None), "GET", vec![("origin", "https://cc")], false, ""),
+        (cors(StringMatch::Exact("*".into()), None), "GET", vec![("origin", "null")], false, "response"),
+    ] {
+        let mut rule = Route::clone(&route(0, RouteMatch::default(), forward(None)));
+        rule.cors = Some(Arc::new(policy));
+        let table = Table::compile(&model([virtual_host(TABLE, "*", vec![Arc::new(rule)])])).table;
+        let mut request = Request::get("a.b", "/");
+        request.method = verb.into();
+        request.headers.extend(headers.iter().map(|(n, v)| ((*n).into(), (*v).into())));
+        let (answered, ops) = match decide(&table, &request) {
+            Decision::Preflight(_, ops) => (true, ops),
+            Decision::Forward(f) => (false, f.cors),
+            other => panic!("{other:?}"),
+        };
+        let said = ops.iter().map(|op| match op {
+            HeaderOp::Set(_, value) => value.as_str(),
+            _ => "",
+        });
+        assert_eq!((answered, said.collect::<String>()), (preflight, expected.into()), "{verb} {headers:?}");
+    }
 }

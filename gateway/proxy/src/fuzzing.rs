@@ -1,5 +1,6 @@
 //! What the fuzz targets call: each function panics where a parser breaks a promise.
 
+use crate::auth::{KeySet, Token};
 use crate::forward::path::canonicalize;
 use crate::h1::body::{BodyScan, Malformed};
 use crate::h1::head::{Framing, Head, HeadLimits, Refused};
@@ -64,6 +65,20 @@ fn check_spans(head: &Head, bytes: &[u8]) {
         assert!(!value.iter().any(|c| matches!(c, b'\r' | b'\n' | 0)), "value {value:?}");
     }
 }
+
+/// Tokens and key sets: whatever they are, they are read and tried, and what is signed is what was read.
+pub fn token(bytes: &[u8]) {
+    if let (Ok(token), Ok((keys, unusable))) = (Token::parse(bytes), KeySet::parse(KEYS.as_bytes())) {
+        assert!(unusable.is_empty(), "the key is one: {unusable:?}");
+        let _ = keys.verify(&token);
+        assert!(bytes.starts_with(token.signed) && bytes[token.signed.len()] == b'.');
+    }
+    let _ = KeySet::parse(bytes);
+}
+
+/// A key to try with: the base point of P-256.
+const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256",
+    "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
 
 /// Chunked bodies: the same bytes passed on however they arrive, and canonical afterwards.
 pub fn body(bytes: &[u8]) {
@@ -184,7 +199,10 @@ pub fn proxy_header(bytes: &[u8]) {
 
 /// Seeds for each target, made from one raw request: the target's name, and its input.
 #[cfg(test)]
-fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 6] {
+fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 7] {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let after = |part: &[u8]| {
         let at = request.windows(part.len()).position(|w| w == part);
         at.map_or(request, |at| &request[at + part.len()..])
@@ -201,6 +219,7 @@ fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 6] {
         ("path", target.to_vec()),
         ("client_hello", record(&hello)),
         ("proxy_header", [b"PROXY ", request].concat()),
+        ("token", [part(br#"{"alg":"ES256"}"#), part(request), part(target)].join(".").into_bytes()),
     ]
 }
 
@@ -214,6 +233,7 @@ fn run(target: &str, bytes: &[u8]) {
         "path" => path(bytes),
         "client_hello" => client_hello(bytes),
         "proxy_header" => proxy_header(bytes),
+        "token" => token(bytes),
         other => panic!("no fuzz target {other}"),
     }
 }

@@ -4,8 +4,10 @@
 //! handshake wrappers and the shutdown watch. Ours: accept loop, HTTP/1 codec, forward loops,
 //! pools and the driving of `h2`.
 
+mod address;
 #[cfg(test)]
 mod allocations;
+mod auth;
 mod connection;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,6 +28,7 @@ mod worker;
 
 mod admin;
 
+pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::canonical_path;
 pub use limits::Limits;
 pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

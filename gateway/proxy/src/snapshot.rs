@@ -1,3 +1,4 @@
+use crate::auth::Authenticator;
 use crate::connection::Connection;
 use crate::tls::ServerConfigs;
 use crate::upstream::Clusters;
@@ -19,6 +20,8 @@ pub(crate) struct Snapshot {
     pub(crate) tls: ServerConfigs,
     /// Mesh-wide settings.
     pub(crate) mesh: Arc<MeshSettings>,
+    /// Whose tokens are accepted; `None` where tokens mean nothing.
+    pub(crate) authentication: Option<Arc<Authenticator>>,
 }
 
 impl Snapshot {

@@ -1,14 +1,19 @@
+use crate::auth::TokenCache;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
 use ipnet::IpNet;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tokio::sync::mpsc;
+use std::task::Poll;
+use tokio::sync::{Notify, mpsc};
 
 /// What one worker thread owns: nothing in it is shared on the hot path but what sits in `Arc`s.
 pub(crate) struct Worker {
@@ -16,35 +21,76 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// Idle upstream connections of this worker.
     pub(crate) pool: Pool,
+    /// Its tasks that wait for streams of HTTP/2.
+    pub(crate) streams: Tasks,
     /// Log buffer and counters of this worker.
     pub(crate) telemetry: WorkerTelemetry,
     /// Whether the process is draining: answers say `Connection: close`.
     pub(crate) draining: Arc<AtomicBool>,
+    /// Ends what is still in flight when the drain time is over.
+    pub(crate) cut: Cut,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
     /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
     pub(crate) proxy_protocol_from: Vec<IpNet>,
+    /// Tokens that this worker has verified.
+    pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }
 
 /// A snapshot held by a request. Cloning touches no atomic shared with other workers.
-pub(crate) type Pin = Rc<Arc<Snapshot>>;
+pub(crate) type Pinned = Rc<Arc<Snapshot>>;
 
 impl Worker {
     /// The snapshot that a connection's requests go by now: the last that had its listener once
     /// that is gone, else the live one, from a per-worker cache checked against one atomic.
-    pub(crate) fn pin(&self, last: &LastSnapshot) -> Pin {
+    pub(crate) fn pin(&self, last: &LastSnapshot) -> Pinned {
         // The order counts: who sees the config without the listener then sees the last one with it.
         let live = self.cache.pin();
         last.get().map_or(live, |last| Rc::new(last.clone()))
     }
 }
 
+/// The end of the time in which requests may end by themselves.
+#[derive(Default)]
+pub(crate) struct Cut {
+    said: Cell<bool>,
+    wake: Notify,
+}
+
+impl Cut {
+    /// The time is over.
+    pub(crate) fn say(&self) {
+        self.said.set(true);
+        self.wake.notify_waiters();
+    }
+
+    /// Waits for `work`, or until the time is over: then it is false. To be awaited by a task itself,
+    /// since its waker is left here once.
+    pub(crate) async fn unless<F: Future<Output = ()>>(&self, mut work: Pin<&mut F>) -> bool {
+        let mut woken = None;
+        poll_fn(|cx| {
+            if work.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            if self.said.get() {
+                return Poll::Ready(false);
+            }
+            if woken.is_none() {
+                // boxed, since it is there as long as the connection
+                let _ = woken.insert(Box::pin(self.wake.notified())).as_mut().poll(cx);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 /// A worker's view of the live snapshot.
 pub(crate) struct SnapshotCache {
     live: Arc<Live>,
-    seen: RefCell<Pin>,
+    seen: RefCell<Pinned>,
 }
 
 impl SnapshotCache {
@@ -53,7 +99,7 @@ impl SnapshotCache {
         SnapshotCache { live, seen }
     }
 
-    pub(crate) fn pin(&self) -> Pin {
+    pub(crate) fn pin(&self) -> Pinned {
         let mut seen = self.seen.borrow_mut();
         if seen.generation != self.live.generation() {
             *seen = Rc::new(self.live.load());
@@ -68,7 +114,9 @@ pub(crate) enum Command {
     Listen(Arc<Listening>),
     /// A new snapshot is live: let the old one go even if no request comes.
     Refresh,
-    /// End at once, whatever is still going on.
+    /// Say goodbye to whatever is still going on.
+    Cut,
+    /// End at once.
     Stop,
 }
 
@@ -90,6 +138,7 @@ pub(crate) async fn run(
                     tokio::task::spawn_local(acceptor.clone().run(listening));
                 }
                 Some(Command::Refresh) => drop(acceptor.worker.cache.pin()),
+                Some(Command::Cut) => acceptor.worker.cut.say(),
                 Some(Command::Stop) | None => return,
             },
             Some(accepted) = handed_on.recv() => acceptor.serve(accepted),

@@ -209,7 +209,7 @@ impl View {
                 });
                 self.forward(forward, &mut answer);
             }
-            Decision::Redirect(_, redirect) => {
+            Decision::Redirect(_, redirect, _) => {
                 (answer.outcome, answer.status) = ("redirect", Some(redirect.status));
                 answer.location = location();
             }
@@ -218,10 +218,14 @@ impl View {
                 answer.reason = Some("httpsRedirect of the Gateway's server".to_owned());
                 answer.location = location();
             }
-            Decision::DirectResponse(_, response) => {
+            Decision::DirectResponse(_, response, _) => {
                 (answer.outcome, answer.status) = ("direct_response", Some(response.status));
                 answer.reason =
                     (&*response.details != "direct_response").then(|| response.details.to_string());
+            }
+            Decision::Preflight(..) => {
+                (answer.outcome, answer.status) = ("direct_response", Some(200));
+                answer.reason = Some("corsPolicy answers preflights".to_owned());
             }
             Decision::NoRoute(why) => {
                 (answer.outcome, answer.status) = ("no_route", Some(404));

@@ -1,6 +1,6 @@
 use http::Uri;
 use std::borrow::Cow;
-use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::{HeaderName, PathNormalization};
 use tidegate_proxy::{ExplainQuery, canonical_path};
 
@@ -40,6 +40,7 @@ pub(super) struct Request {
     path: Vec<u8>,
     query: Option<String>,
     headers: Vec<(HeaderName, String)>,
+    claims: Option<Claims>,
 }
 
 impl Request {
@@ -77,6 +78,7 @@ impl Request {
             path: uri.path().as_bytes().to_vec(),
             query: uri.query().map(str::to_owned),
             headers,
+            claims: query.claims.clone(),
         })
     }
 
@@ -113,6 +115,10 @@ impl RequestView for Request {
         self.query.as_deref().map(str::as_bytes)
     }
 
+    fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_bytes());
         let first = values.next();
@@ -137,6 +143,7 @@ mod tests {
             method: "GET".to_owned(),
             url: url.to_owned(),
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            claims: None,
             gateway: None,
         }
     }

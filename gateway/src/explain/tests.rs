@@ -57,6 +57,8 @@ spec:
   - match: [{uri: {exact: /none}}, {uri: {prefix: /cart}, headers: {x-user: {exact: jason}}}]
     rewrite: {uri: /basket, authority: cart.internal}
     route: [{destination: {host: cart, port: {number: 80}}}]
+  - match: [{uri: {prefix: /mine}, headers: {'@request.auth.claims.group': {exact: admin}}}]
+    directResponse: {status: 200, body: {string: 'yes'}}
   - match: [{uri: {prefix: /old}}]
     redirect: {uri: /new, redirectCode: 308}
   - match: [{uri: {prefix: /hello}}]
@@ -135,6 +137,7 @@ fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Ans
         method: "GET".to_owned(),
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        claims: None,
         gateway: gateway.map(str::to_owned),
     })
 }
@@ -288,4 +291,20 @@ fn connections_are_explained_by_the_rules_for_them() {
     assert_eq!((&refused["outcome"], &refused["status"]), (&json!("no_route"), &Value::Null));
     let error = ask("tcp://anything:1", &[], Some("default/edge")).unwrap_err();
     assert!(error.contains("nothing serves tcp on port 1; there is http on 80, https on 443"), "{error}");
+}
+
+#[test]
+fn claims_are_taken_as_verified() {
+    let query = |claims: Value| ExplainQuery {
+        method: "GET".to_owned(),
+        url: "http://shop.example.com/mine".to_owned(),
+        claims: claims.as_object().cloned(),
+        ..ExplainQuery::default()
+    };
+    let answer = |claims| serde_json::to_value(world().explain(&query(claims)).unwrap()).unwrap();
+    assert_eq!(answer(json!({"group": ["staff", "admin"]}))["outcome"], "direct_response");
+    let refused = answer(Value::Null);
+    assert_eq!(refused["outcome"], "no_route");
+    let considered = refused["considered"].to_string();
+    assert!(considered.contains("no verified token"), "{considered}");
 }

@@ -15,7 +15,9 @@ mod harness;
 mod hostile;
 mod istio_files;
 mod reload;
+mod soak;
 mod stop;
+mod tokens;
 mod websocket;
 
 use std::io::Write as _;

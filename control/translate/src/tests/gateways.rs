@@ -181,7 +181,7 @@ fn without_a_route_here_a_host_does_not_shadow_a_wider_one() {
         domains(&usual(&lines.join("\n")), "http.80")
     };
     assert_eq!(with("port: 8443"), ["*"]);
-    // Its requests have no token that was read; they must not go where nobody asks for one.
+    // Requests without such a token must not go where nobody asks for one.
     assert_eq!(with("headers: {'@request.auth.claims.sub': {exact: me}}"), ["x.com", "*"]);
 }
 

@@ -2,6 +2,7 @@
 
 use super::http_route;
 use super::rules::{Check, is_token};
+use crate::fault::GRPC_STATUSES;
 use std::time::Duration;
 use tidegate_api::istio::{
     CorsPolicy, Destination, HttpFaultInjection, HttpRetry, HttpRoute, RouteDestination,
@@ -9,25 +10,6 @@ use tidegate_api::istio::{
 
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-];
 const RETRY_CONDITIONS: [&str; 16] = [
     "5xx",
     "gateway-error",

@@ -22,7 +22,7 @@ pub(crate) fn destination(host: &str, weight: u32) -> Destination {
 }
 
 pub(crate) fn forward(path_rewrite: Option<PathRewrite>) -> Action {
-    Action::Forward(Forward { destinations: vec![destination("b", 1)], path_rewrite, timeout: None })
+    Action::Forward(Forward { destinations: vec![destination("b", 1)], path_rewrite, ..Forward::default() })
 }
 
 /// A redirect that changes nothing yet.
@@ -48,6 +48,7 @@ pub(crate) fn route(index: usize, matches: RouteMatch, action: Action) -> Arc<Ro
         },
         origin: Origin::default(),
         matches,
+        cors: None,
         action: Arc::new(action),
     })
 }

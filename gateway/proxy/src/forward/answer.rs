@@ -2,16 +2,19 @@
 
 use super::buffers::{Bulk, Work};
 use super::downstream::Downstream;
-use super::edits::{Edits, line};
+use super::edits::{Edits, Ops, line};
 use super::error::{Kind, reason_phrase};
 use super::grpc::{self, is_grpc};
-use super::head::{end_response, write_date};
+use super::head::{end_response, write_date, write_target};
 use super::record::{Life, Lookup, Reply, Site};
-use crate::telemetry::render_header;
+use super::view::View;
+use crate::auth::Denial;
+use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::Poll;
-use tidegate_model::{DirectResponse, HeaderOp, MeshSettings};
+use tidegate_engine::RequestView;
+use tidegate_model::{AbortStatus, DirectResponse, HeaderOp, MeshSettings};
 
 /// What to answer.
 pub(crate) enum Answer<'t> {
@@ -21,8 +24,14 @@ pub(crate) enum Answer<'t> {
     Redirect(u16, &'t [HeaderOp], Vec<u8>),
     /// What a rule says.
     Direct(&'t DirectResponse),
+    /// What CORS says to a preflight.
+    Preflight(&'t [HeaderOp]),
+    /// What a fault says.
+    Abort(AbortStatus),
 }
 
+/// How much of a target a refused request is told again.
+const REALM: usize = 256;
 /// How much of a body is handed over at once.
 const PIECE: usize = 32 << 10;
 
@@ -57,19 +66,30 @@ pub(crate) async fn answer<'t, D: Downstream>(
             life.details = Cow::Borrowed(&response.details);
             (response.status, &response.response_headers, &response.body)
         }
+        Answer::Preflight(headers) => {
+            life.details = Cow::Borrowed("cors_response");
+            (200, headers, b"")
+        }
+        Answer::Abort(status) => {
+            life.details = Cow::Borrowed("fault_filter_abort");
+            life.flags.set(Flag::FaultInjected);
+            life.cors = &[];
+            (if let AbortStatus::Http(status) = status { *status } else { 200 }, &[], b"fault filter abort")
+        }
     };
+    let ops = Ops { rule: ops, cors: life.cors };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
-    let location = if let Answer::Redirect(_, _, l) = &answer { Some(l.as_slice()) } else { None };
     // after a request that breaks the rules, the next one is not to be trusted
     let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
     if grpc {
-        write_grpc_head(w, status, ops, location, body, mesh, connection);
+        let status = if let Answer::Abort(AbortStatus::Grpc(s)) = answer { s } else { grpc::status(status) };
+        write_grpc_head(w, status, ops, &answer, body, mesh, connection);
     } else {
-        write_head(w, status, ops, location, body.len(), mesh, connection);
+        write_head(w, status, ops, &answer, body.len(), mesh, connection);
     }
-    let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
+    let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
     if send(down, w, body).await.is_ok() {
@@ -83,12 +103,13 @@ pub(crate) async fn answer<'t, D: Downstream>(
 fn write_head(
     w: &mut Work,
     status: u16,
-    ops: &[HeaderOp],
-    location: Option<&[u8]>,
+    ops: Ops<'_>,
+    answer: &Answer<'_>,
     length: usize,
     mesh: &MeshSettings,
     connection: &[u8],
 ) {
+    let own = own_line(answer, w);
     let Work { reply: out, rendered, .. } = w;
     let edits = Edits::new(ops, rendered);
     out.clear();
@@ -97,8 +118,8 @@ fn write_head(
     out.push(b' ');
     out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\n");
-    if let Some(location) = location.filter(|_| edits.keeps(b"location")) {
-        line(out, b"location", location);
+    if let Some((name, value)) = own.filter(|(name, _)| edits.keeps(name.as_bytes())) {
+        line(out, name.as_bytes(), &value);
     }
     if length > 0 && edits.keeps(b"content-type") {
         line(out, b"content-type", b"text/plain");
@@ -112,29 +133,63 @@ fn write_head(
     end_response(out, edits, mesh, connection);
 }
 
+/// The line that an answer has by its kind.
+fn own_line<'a>(answer: &'a Answer<'_>, w: &Work) -> Option<(&'static str, Cow<'a, [u8]>)> {
+    match answer {
+        Answer::Redirect(_, _, location) => Some(("location", Cow::Borrowed(location))),
+        Answer::Error(Kind::Denied(denial), _) => {
+            Some(("www-authenticate", Cow::Owned(challenge(w, *denial))))
+        }
+        _ => None,
+    }
+}
+
+/// What a request without a good token is told to bring (RFC 6750 3), for its URL as in Envoy.
+fn challenge(w: &Work, denial: Denial) -> Vec<u8> {
+    let view = View::of(w);
+    let mut target = Vec::with_capacity(REALM);
+    write_target(view, &mut target);
+    target.truncate(REALM);
+    let mut value = b"Bearer realm=\"".to_vec();
+    let url = [view.scheme().as_str().as_bytes(), b"://", view.authority(), &target];
+    for b in url.concat() {
+        match b {
+            b'"' => value.extend_from_slice(b"%22"),
+            b'\\' => value.extend_from_slice(b"%5C"),
+            b => value.push(b),
+        }
+    }
+    value.push(b'"');
+    if denial != Denial::Missing {
+        value.extend_from_slice(b", error=\"invalid_token\"");
+    }
+    value
+}
+
 /// An answer to a request of gRPC: its status and message are headers, and there is no body.
 fn write_grpc_head(
     w: &mut Work,
-    status: u16,
-    ops: &[HeaderOp],
-    location: Option<&[u8]>,
+    status: u8,
+    ops: Ops<'_>,
+    answer: &Answer<'_>,
     message: &[u8],
     mesh: &MeshSettings,
     connection: &[u8],
 ) {
+    let own = own_line(answer, w);
     let Work { reply: out, rendered, .. } = w;
     let edits = Edits::new(ops, rendered);
     out.clear();
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     line(out, b"content-type", b"application/grpc");
-    line(out, b"grpc-status", itoa::Buffer::new().format(grpc::status(status)).as_bytes());
+    line(out, b"grpc-status", itoa::Buffer::new().format(status).as_bytes());
     if !message.is_empty() {
         out.extend_from_slice(b"grpc-message: ");
         grpc::encode(message, out);
         out.extend_from_slice(b"\r\n");
     }
-    if let Some(location) = location.filter(|_| edits.keeps(b"location")) {
-        line(out, b"location", location);
+    if let Some((name, value)) = own.filter(|(name, _)| edits.keeps(name.as_bytes())) {
+        line(out, name.as_bytes(), &value);
     }
     line(out, b"content-length", b"0");
     if edits.keeps(b"date") {
@@ -144,7 +199,7 @@ fn write_grpc_head(
 }
 
 /// Renders the values of header operations that are not literal.
-pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: &[HeaderOp], response: Reply<'_>) {
+pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: Ops<'_>, response: Reply<'_>) {
     let mut rendered = std::mem::take(&mut w.rendered);
     rendered.render(ops, |format, out| {
         let headers = Lookup { w, response };

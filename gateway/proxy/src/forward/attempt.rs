@@ -8,6 +8,8 @@ use super::error::Kind;
 use super::head::write_interim;
 use super::record::{Life, Protocol, Site};
 use super::upstream::{NoHead, Upstream};
+use super::websocket;
+use crate::h1::field::Known;
 use crate::h2::Exchange;
 use crate::upstream::{Cluster, ConnectError, Pick};
 use std::borrow::Cow;
@@ -16,6 +18,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
+use tidegate_model::UpstreamProtocol;
+use tokio::time::timeout;
 
 /// The most interim responses before the real one.
 const INTERIM: usize = 16;
@@ -61,7 +65,7 @@ pub(crate) async fn response<D: Downstream>(
         life.attempts += 1;
         let sent_at = Instant::now();
         let mut sender = Sender::default();
-        match head(down, w, &mut upstream, &mut sender).await {
+        match head(down, w, site, &mut upstream, &mut sender).await {
             Ok(bulk) => {
                 let now = Instant::now();
                 life.service_time = Some(now - sent_at);
@@ -93,6 +97,12 @@ enum NoConnection {
     Abandoned(Kind),
 }
 
+impl From<ConnectError> for NoConnection {
+    fn from(e: ConnectError) -> Self {
+        NoConnection::Failed(e)
+    }
+}
+
 async fn connect<D: Downstream>(
     down: &mut D,
     w: &mut Work,
@@ -102,20 +112,43 @@ async fn connect<D: Downstream>(
     fresh: bool,
 ) -> Result<Upstream, NoConnection> {
     let pool = &site.worker.pool;
+    let websocket = w.request.upgrade;
     let mut get = pin!(async {
-        Ok(match site.protocol.upstream(cluster.config().protocol) {
-            Protocol::Http1 => Upstream::One(pool.get(cluster, pick, fresh).await?),
+        if site.protocol.upstream(cluster.config().protocol) == Protocol::Http2 {
             // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
-            Protocol::Http2 => {
-                Upstream::Two(Box::new(Exchange::new(Box::pin(pool.place(cluster, pick)).await?)))
+            if let Some(exchange) = Box::pin(exchange(site, cluster, pick, websocket)).await? {
+                return Ok(Upstream::Two(exchange));
             }
-        })
+        }
+        Ok(Upstream::One(pool.get(cluster, pick, fresh).await?))
     });
     poll_fn(|cx| match get.as_mut().poll(cx) {
-        Poll::Ready(connection) => Poll::Ready(connection.map_err(NoConnection::Failed)),
+        Poll::Ready(connection) => Poll::Ready(connection),
         Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoConnection::Abandoned(kind))),
     })
     .await
+}
+
+/// A stream of HTTP/2; none where HTTP/1 is to be spoken instead, because a WebSocket does not
+/// fit and the upstream is only thought to speak what the client does.
+async fn exchange(
+    site: Site<'_>,
+    cluster: &Arc<Cluster>,
+    pick: &Pick,
+    websocket: bool,
+) -> Result<Option<Box<Exchange>>, NoConnection> {
+    let place = site.worker.pool.place(cluster, pick).await?;
+    if websocket {
+        let limit = cluster.config().connect_timeout;
+        let takes = timeout(limit, place.takes_websockets()).await;
+        if !takes.map_err(|_| ConnectError::Timeout)? {
+            return match cluster.config().protocol {
+                UpstreamProtocol::Client => Ok(None),
+                _ => Err(NoConnection::Abandoned(Kind::NoWebSocket)),
+            };
+        }
+    }
+    Ok(Some(Box::new(Exchange::new(place))))
 }
 
 /// Ready when waiting makes no sense any more: the client is gone, or the time is up.
@@ -142,6 +175,7 @@ pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) ->
 async fn head<D: Downstream>(
     down: &mut D,
     w: &mut Work,
+    site: Site<'_>,
     upstream: &mut Upstream,
     sender: &mut Sender,
 ) -> Result<Bulk, NoHead> {
@@ -169,7 +203,7 @@ async fn head<D: Downstream>(
             return Err(NoHead::Error(Kind::UpstreamClosed));
         }
         down.deadline().touch();
-        if interim_responses(down, w, &mut bulk, &mut interim, sender).await.map_err(NoHead::Error)? {
+        if interim_responses(down, w, site, &mut bulk, &mut interim, sender).await.map_err(NoHead::Error)? {
             return Ok(bulk);
         }
         got = Some(bulk);
@@ -180,6 +214,7 @@ async fn head<D: Downstream>(
 async fn interim_responses<D: Downstream>(
     down: &mut D,
     w: &mut Work,
+    site: Site<'_>,
     bulk: &mut Bulk,
     count: &mut usize,
     sender: &Sender,
@@ -190,7 +225,9 @@ async fn interim_responses<D: Downstream>(
         }
         match w.response.status {
             // before the end of the request its rest would be read as what follows the upgrade
-            101 if w.request.upgrade && w.response.upgrade && sender.complete() => return Ok(true),
+            101 if w.request.upgrade && w.response.upgrade && sender.complete() => {
+                return if accepted(w, bulk.bytes(), site) { Ok(true) } else { Err(Kind::UpstreamMalformed) };
+            }
             101 => return Err(Kind::UpstreamMalformed),
             100..200 => {}
             _ => return Ok(true),
@@ -204,6 +241,18 @@ async fn interim_responses<D: Downstream>(
         bulk.advance(w.response.len);
         bulk.rewind();
     }
+}
+
+/// Whether the upstream completed the handshake of a WebSocket. A client of HTTP/1 sees to that
+/// itself.
+fn accepted(w: &Work, response: &[u8], site: Site<'_>) -> bool {
+    if site.protocol == Protocol::Http1 {
+        return true;
+    }
+    let Some(key) = w.request.known(w.head(), Known::WebSocketKey).next() else { return false };
+    let expected = websocket::accept(key);
+    let mut said = w.response.known(response, Known::WebSocketAccept);
+    w.response.upgrade_websocket && said.next() == Some(expected.as_bytes()) && said.next().is_none()
 }
 
 /// Sends a request: first `w.out`, then the rest of the body as it comes.

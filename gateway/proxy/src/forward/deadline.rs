@@ -66,6 +66,13 @@ impl Deadline {
         (self.whole, self.whole_for) = (None, None);
     }
 
+    /// From now on nothing may stand still for longer than `idle`.
+    pub(crate) fn shorten(&mut self, idle: Duration) {
+        self.idle_for = self.idle_for.min(idle);
+        self.touch();
+        self.wake();
+    }
+
     /// Has the timer wake in time for what is next.
     fn wake(&mut self) {
         let until = tokio::time::Instant::from_std(self.next());

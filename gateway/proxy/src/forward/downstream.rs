@@ -1,13 +1,13 @@
 use super::buffers::{Bulk, Work};
 use super::deadline::Deadline;
 use super::error::Kind;
-use pingora::protocols::Stream;
+use super::tunnel::End;
 use std::io;
 use std::ops::Range;
 use std::task::{Context, Poll};
 
 /// The client's side of one request: a request on an HTTP/1 connection, or a stream of HTTP/2.
-pub(crate) trait Downstream {
+pub(crate) trait Downstream: End {
     /// The request's deadlines.
     fn deadline(&mut self) -> &mut Deadline;
 
@@ -57,9 +57,9 @@ pub(crate) trait Downstream {
     /// Ends the response after its body: trailers, where they did not pass with the chunks.
     fn poll_end(&mut self, trailers: Option<&[u8]>, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Joins client and upstream after a 101: `early` came with the response's head, and what the
-    /// client sent early stands in `w.buf`. Returns the bytes from and to the client.
-    async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64);
+    /// From the 101 on, bytes go both ways ([`End`]): says which part of `w.buf` the client sent
+    /// early.
+    fn begin_tunnel(&mut self, w: &Work) -> Range<usize>;
 
     /// Cuts a response off: the client must not take it for whole.
     fn abort(&mut self);

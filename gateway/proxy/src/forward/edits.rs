@@ -4,6 +4,27 @@ use crate::h1::field::{Known, known};
 use std::ops::Range;
 use tidegate_model::{FormatString, HeaderOp};
 
+/// Operations of a rule, and those of CORS after them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ops<'a> {
+    pub(crate) rule: &'a [HeaderOp],
+    pub(crate) cors: &'a [HeaderOp],
+}
+
+impl<'a> Ops<'a> {
+    fn len(self) -> usize {
+        self.rule.len() + self.cors.len()
+    }
+
+    fn get(self, i: usize) -> &'a HeaderOp {
+        self.rule.get(i).unwrap_or_else(|| &self.cors[i - self.rule.len()])
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'a HeaderOp> + Clone {
+        self.rule.iter().chain(self.cors)
+    }
+}
+
 /// Values of operations that are not literal, rendered once per request.
 #[derive(Default)]
 pub(crate) struct Rendered {
@@ -14,13 +35,13 @@ pub(crate) struct Rendered {
 impl Rendered {
     /// Renders every value that is not a literal with `render`, before any edit is applied:
     /// formats see the message as it came.
-    pub(crate) fn render(&mut self, ops: &[HeaderOp], mut render: impl FnMut(&FormatString, &mut Vec<u8>)) {
+    pub(crate) fn render(&mut self, ops: Ops<'_>, mut render: impl FnMut(&FormatString, &mut Vec<u8>)) {
         self.text.clear();
         self.values.clear();
         if ops.iter().all(|op| value(op).is_none_or(|v| v.literal().is_some())) {
             return;
         }
-        for op in ops {
+        for op in ops.iter() {
             let start = self.text.len();
             if let Some(v) = value(op).filter(|v| v.literal().is_none()) {
                 render(v, &mut self.text);
@@ -28,6 +49,10 @@ impl Rendered {
             self.values.push(start..self.text.len());
         }
     }
+}
+
+fn length_bit(name: &[u8]) -> u64 {
+    1 << (name.len() % 64)
 }
 
 fn value(op: &HeaderOp) -> Option<&FormatString> {
@@ -48,21 +73,20 @@ fn name(op: &HeaderOp) -> &str {
 /// replaces nothing, as in Envoy.
 #[derive(Clone, Copy)]
 pub(crate) struct Edits<'a> {
-    ops: &'a [HeaderOp],
+    ops: Ops<'a>,
     rendered: &'a Rendered,
+    /// A bit for each length that a name of theirs has, modulo its width: nearly every other name has none of them.
+    lengths: u64,
 }
 
 impl<'a> Edits<'a> {
-    pub(crate) fn new(ops: &'a [HeaderOp], rendered: &'a Rendered) -> Self {
-        Edits { ops, rendered }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ops.is_empty()
+    pub(crate) fn new(ops: Ops<'a>, rendered: &'a Rendered) -> Self {
+        let lengths = ops.iter().fold(0, |bits, op| bits | length_bit(name(op).as_bytes()));
+        Edits { ops, rendered, lengths }
     }
 
     fn value(&self, i: usize) -> &'a [u8] {
-        match value(&self.ops[i]) {
+        match value(self.ops.get(i)) {
             None => b"",
             Some(v) => match v.literal() {
                 Some(l) => l.as_bytes(),
@@ -73,14 +97,14 @@ impl<'a> Edits<'a> {
 
     /// Whether a line of this name that was there before the edits is still there after them.
     pub(crate) fn keeps(&self, line: &[u8]) -> bool {
-        !self.replaced(line, 0)
+        self.lengths & length_bit(line) == 0 || !self.replaced(line, 0)
     }
 
     /// Whether an operation from the `from`th on takes away earlier lines of this name.
     fn replaced(&self, line: &[u8], from: usize) -> bool {
         (from..self.ops.len()).any(|i| {
-            name(&self.ops[i]).as_bytes().eq_ignore_ascii_case(line)
-                && match &self.ops[i] {
+            name(self.ops.get(i)).as_bytes().eq_ignore_ascii_case(line)
+                && match self.ops.get(i) {
                     HeaderOp::Remove(_) => true,
                     HeaderOp::Set(..) => !self.value(i).is_empty(),
                     HeaderOp::Append(..) => false,
@@ -113,6 +137,8 @@ fn is_framing(name: &[u8]) -> bool {
                 | Known::HopByHop
                 | Known::Upgrade
                 | Known::Te
+                | Known::WebSocketKey
+                | Known::WebSocketAccept
         )
 }
 
@@ -143,6 +169,8 @@ mod tests {
 
     fn apply(ops: &[HeaderOp], lines: &[(&str, &str)]) -> String {
         let mut rendered = Rendered::default();
+        let (rule, cors) = ops.split_at(ops.len() / 2);
+        let ops = Ops { rule, cors };
         rendered.render(ops, |f, out| {
             if f.as_str() == "%PROTOCOL%" {
                 out.extend_from_slice(b"HTTP/1.1");

@@ -1,5 +1,6 @@
 //! The errors of a request: one table from kind to status, response flag, details and body.
 
+use crate::auth::Denial;
 use crate::telemetry::Flag;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub(crate) enum Kind {
     NoHost,
     /// The head did not come in time.
     HeadTimeout,
+    /// Its token is not accepted.
+    Denied(Denial),
     /// No rule for it.
     NoRoute,
     /// The rule names a cluster that does not exist.
@@ -34,6 +37,8 @@ pub(crate) enum Kind {
     UpstreamReset,
     /// The upstream's response breaks the rules.
     UpstreamMalformed,
+    /// The upstream speaks HTTP/2 and takes no WebSocket in it.
+    NoWebSocket,
     /// The route's timeout passed.
     Timeout,
     /// The request's body stood still for too long.
@@ -42,6 +47,10 @@ pub(crate) enum Kind {
     Stalled,
     /// The client went away.
     ClientGone,
+    /// The process ended before it.
+    Cut,
+    /// A defect of ours.
+    Defect,
 }
 
 /// A row of the table.
@@ -57,12 +66,20 @@ pub(crate) struct Row {
     pub(crate) body: &'static str,
 }
 
+/// What is said when an upstream ends a request before it answers.
+const RESET: &str = "upstream connect error or disconnect/reset before headers";
+
+fn denied(denial: Denial) -> Row {
+    let (status, body, details) = denial.row();
+    Row { status, flag: None, details, body }
+}
+
 impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
-        const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
+        let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
                 row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
@@ -80,6 +97,7 @@ impl Kind {
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
+            Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
@@ -104,24 +122,28 @@ impl Kind {
             Kind::UpstreamReset => {
                 row(503, Flag::UpstreamReset, "upstream_reset_before_response_started{remote_reset}", RESET)
             }
-            Kind::UpstreamMalformed => row(
-                502,
-                Flag::UpstreamProtocolError,
-                "upstream_reset_before_response_started{protocol_error}",
-                RESET,
+            Kind::UpstreamMalformed => {
+                malformed("upstream_reset_before_response_started{protocol_error}", RESET)
+            }
+            Kind::NoWebSocket => malformed(
+                "upstream_reset_before_response_started{extended_connect_not_supported}",
+                "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::Stalled => row(504, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
+            Kind::Cut => row(0, Flag::LocalReset, "drain_timeout", ""),
+            Kind::Defect => row(0, Flag::LocalReset, "internal_error", ""),
         }
     }
 }
 
-/// How long a client that is refused may go on sending before the connection is cut.
+/// How long a client that was answered before its end may pause in sending before it is cut off.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
-/// How much of that is read.
-pub(crate) const LINGER_BYTES: usize = 256 << 10;
+/// How long it may go on sending in all. An nginx in front takes a cut for a failure of its upstream,
+/// and does so itself only after as long.
+pub(crate) const LINGER_IN_ALL: Duration = Duration::from_secs(30);
 
 /// The reason phrase of a status that the gateway answers itself.
 pub(crate) fn reason_phrase(status: u16) -> &'static str {
@@ -144,10 +166,13 @@ mod tests {
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
+            (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
             (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),
             (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),
+            (Kind::Cut, 0, Some(Flag::LocalReset)),
+            (Kind::Defect, 0, Some(Flag::LocalReset)),
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }

@@ -5,6 +5,7 @@ use super::edits::{Edits, line};
 use super::view::View;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
+use memchr::memchr;
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use tidegate_engine::RequestView;
@@ -52,9 +53,10 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         | Known::Internal
         | Known::ServiceTime => false,
         Known::Upgrade => head.upgrade,
+        Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
         Known::Expect => head.http11,
-        _ => edits.is_empty() || edits.keeps(f.name.of_buffer(buf)),
+        _ => edits.keeps(f.name.of_buffer(buf)),
     });
     if head.request_framing() == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -70,6 +72,9 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         });
     }
     write_own(w, out, edits, changes.target.is_some(), view);
+    if let Some(verified) = &w.verified {
+        verified.write(out, edits);
+    }
     edits.write(out);
     out.extend_from_slice(b"\r\n");
 }
@@ -86,7 +91,7 @@ pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
 /// The lines that the gateway adds. They count as sent by the client: operations apply to them.
 fn write_own(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>, rewritten: bool, view: View<'_>) {
     let mut own = |name: &str, value: &[u8]| {
-        if edits.is_empty() || edits.keeps(name.as_bytes()) {
+        if edits.keeps(name.as_bytes()) {
             line(out, name.as_bytes(), value);
         }
     };
@@ -130,7 +135,7 @@ pub(crate) struct ResponseChanges<'a> {
 /// Writes the response's head as it goes to the client; `buf` holds it as it came.
 pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes: &ResponseChanges<'_>) {
     let edits = changes.edits;
-    let keeps = |name: &[u8]| edits.is_empty() || edits.keeps(name);
+    let keeps = |name: &[u8]| edits.keeps(name);
     let mut dated = false;
     let switching = head.status == 101;
     let no_body = head.bodiless() && head.status != 304;
@@ -146,6 +151,7 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
         | Known::Te
         | Known::ServiceTime => false,
         Known::Upgrade => switching,
+        Known::WebSocketAccept => true,
         Known::Server => changes.mesh.server_header.is_none() && keeps(b"server"),
         Known::Date => {
             let kept = keeps(b"date");
@@ -194,7 +200,7 @@ pub(crate) fn write_interim(head: &Head, buf: &[u8], out: &mut Vec<u8>) {
 
 /// The end of every response head: `server`, the added lines, and the connection's.
 pub(crate) fn end_response(out: &mut Vec<u8>, edits: Edits<'_>, mesh: &MeshSettings, connection: &[u8]) {
-    if let Some(server) = mesh.server_header.as_ref().filter(|_| edits.is_empty() || edits.keeps(b"server")) {
+    if let Some(server) = mesh.server_header.as_ref().filter(|_| edits.keeps(b"server")) {
         line(out, b"server", server.as_bytes());
     }
     edits.write(out);
@@ -213,13 +219,13 @@ pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
-        let colon = line.iter().position(|c| *c == b':')?;
+        let colon = memchr(b':', line)?;
         Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = rest.iter().position(|c| *c == b'\n')?;
+    let end = memchr(b'\n', rest)?;
     let line = &rest[..end];
     *rest = &rest[end + 1..];
     Some(line.strip_suffix(b"\r").unwrap_or(line))

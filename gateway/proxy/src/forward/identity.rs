@@ -1,9 +1,9 @@
 //! Who sent a request, as the upstream is told: `x-forwarded-for`, `x-forwarded-proto`,
 //! `x-envoy-external-address` and `x-request-id`, by Istio's rules for a gateway.
 
+use crate::address;
 use crate::h1::field::Known;
 use crate::h1::head::Head;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use tidegate_engine::Scheme;
 
@@ -51,7 +51,7 @@ impl Identity {
         };
         self.trusted = trusted > 0;
         self.separate();
-        let _ = write!(self.forwarded_for, "{}", peer.ip().to_canonical());
+        address::write_ip(peer.ip(), &mut self.forwarded_for);
         let said = head.known(buf, Known::ForwardedProto).next().filter(|_| trusted > 0);
         self.scheme = match said {
             Some(s) if s.eq_ignore_ascii_case(b"https") => Scheme::Https,
@@ -78,14 +78,15 @@ fn from_the_right(list: &[u8], n: u32) -> Option<IpAddr> {
 
 /// A random UUID (RFC 9562 version 4) in text.
 fn uuid(random: u128) -> [u8; ID] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let mut text = [b'-'; ID];
-    let mut nibble = 32;
-    for (i, c) in text.iter_mut().enumerate() {
-        if !matches!(i, 8 | 13 | 18 | 23) {
-            nibble -= 1;
-            *c = b"0123456789abcdef"[(bits >> (nibble * 4) & 0xf) as usize];
-        }
+    let mut at = 0;
+    for (i, byte) in bits.to_be_bytes().into_iter().enumerate() {
+        at += usize::from(matches!(i, 4 | 6 | 8 | 10));
+        text[at] = DIGITS[usize::from(byte >> 4)];
+        text[at + 1] = DIGITS[usize::from(byte & 15)];
+        at += 2;
     }
     text
 }

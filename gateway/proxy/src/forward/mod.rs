@@ -9,6 +9,7 @@ pub(crate) mod deadline;
 pub(crate) mod downstream;
 pub(crate) mod edits;
 pub(crate) mod error;
+mod fault;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;
@@ -17,8 +18,10 @@ pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 pub(crate) mod view;
+pub(crate) mod websocket;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -18,7 +18,7 @@ pub(crate) enum Plan<'t> {
     Answer(Answer<'t>),
 }
 
-/// Makes the path canonical, works out who is asking, and asks the engine.
+/// Makes the path canonical, works out who is asking, verifies tokens where that was asked for, and asks the engine.
 pub(crate) fn plan<'t>(
     life: &mut Life<'t>,
     w: &mut Work,
@@ -40,6 +40,11 @@ pub(crate) fn plan<'t>(
     if sent != b"*" && path::canonicalize(snapshot.mesh.path_normalization, sent, path).is_err() {
         return Plan::Answer(Answer::Error(Kind::BadPath, None));
     }
+    if let Some(authenticator) = &snapshot.authentication
+        && let Err(denial) = authenticator.authenticate(w, &site.worker.tokens)
+    {
+        return Plan::Answer(Answer::Error(Kind::Denied(denial), None));
+    }
     let view = View::of(w);
     let Some(table) = snapshot.routes(site.connection) else {
         let why = "route_not_found{this listener is gone from the configuration}";
@@ -48,11 +53,11 @@ pub(crate) fn plan<'t>(
     let decision = table.decide(&view, fastrand::u64(..));
     match decision {
         Decision::Forward(f) => {
-            life.route = Some(f.route);
+            (life.route, life.cors) = (Some(f.route), f.cors);
             Plan::Forward(f)
         }
-        Decision::Redirect(route, redirect) => {
-            life.route = Some(route);
+        Decision::Redirect(route, redirect, cors) => {
+            (life.route, life.cors) = (Some(route), cors);
             Plan::Answer(Answer::Redirect(
                 redirect.status,
                 &redirect.response_headers,
@@ -60,9 +65,13 @@ pub(crate) fn plan<'t>(
             ))
         }
         Decision::HttpsRedirect => Plan::Answer(Answer::Redirect(301, &[], location(&decision, &view))),
-        Decision::DirectResponse(route, response) => {
-            life.route = Some(route);
+        Decision::DirectResponse(route, response, cors) => {
+            (life.route, life.cors) = (Some(route), cors);
             Plan::Answer(Answer::Direct(response))
+        }
+        Decision::Preflight(route, headers) => {
+            life.route = Some(route);
+            Plan::Answer(Answer::Preflight(headers))
         }
         Decision::NoRoute(NoRoute::NoVirtualHost) if view.authority().is_empty() => {
             Plan::Answer(Answer::Error(Kind::NoHost, None))

@@ -11,9 +11,10 @@ use crate::upstream::{self, Pick};
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_model::{HeaderName, Route, UpstreamProtocol};
+use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtocol};
 
 /// Which connection of which worker a request is on.
 #[derive(Clone, Copy)]
@@ -53,6 +54,8 @@ pub(crate) struct Life<'t> {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) route: Option<&'t Route>,
+    /// What CORS does to the response's header, after the rule.
+    pub(crate) cors: &'t [HeaderOp],
     pub(crate) cluster_name: &'t str,
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
@@ -66,9 +69,11 @@ pub(crate) struct Life<'t> {
     pub(crate) upstream_local: Option<SocketAddr>,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
+    /// What was not understood was a HEAD: its answer has no body either.
+    pub(crate) refused_head: bool,
 }
 
-impl Life<'_> {
+impl<'t> Life<'t> {
     pub(crate) fn begin(now: Instant) -> Self {
         Life {
             start: SystemTime::now(),
@@ -80,6 +85,7 @@ impl Life<'_> {
             received: 0,
             sent: 0,
             route: None,
+            cors: &[],
             cluster_name: "",
             cluster: None,
             pick: None,
@@ -88,6 +94,15 @@ impl Life<'_> {
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
             responded: false,
+            refused_head: false,
+        }
+    }
+
+    /// The faults that the rule injects.
+    pub(crate) fn faults(&self) -> Option<&'t Fault> {
+        match self.route.map(|route| &*route.action) {
+            Some(Action::Forward(forward)) if forward.fault != Fault::default() => Some(&forward.fault),
+            _ => None,
         }
     }
 
@@ -150,11 +165,45 @@ impl Life<'_> {
             headers,
         }
     }
+}
 
-    /// Counts and logs the request.
-    pub(crate) fn finish(&self, w: &Work, site: Site<'_>) {
-        let headers = Lookup { w, response: Reply::Sent };
-        site.worker.telemetry.finish(&self.record(w, site, &headers));
+/// A request in hand: counted and logged when it ends, also when it is dropped before its end.
+pub(crate) struct InHand<'a, 't> {
+    pub(crate) life: Life<'t>,
+    pub(crate) w: &'a mut Work,
+    site: Site<'a>,
+    ended: bool,
+}
+
+impl<'a> InHand<'a, '_> {
+    /// It begins now.
+    pub(crate) fn begin(now: Instant, w: &'a mut Work, site: Site<'a>) -> Self {
+        InHand { life: Life::begin(now), w, site, ended: false }
+    }
+
+    /// It has come to its end.
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+    }
+
+    fn finish(&self) {
+        let headers = Lookup { w: self.w, response: Reply::Sent };
+        self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, &headers));
+    }
+}
+
+impl Drop for InHand<'_, '_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            if !self.ended {
+                self.life.note(Kind::Cut);
+            }
+            return self.finish();
+        }
+        self.life.note(Kind::Defect);
+        tracing::error!("a request ended by a defect of the gateway; the others go on");
+        // a second panic, perhaps for the same reason, would end the process
+        let _ = catch_unwind(AssertUnwindSafe(|| self.finish()));
     }
 }
 
@@ -223,5 +272,47 @@ impl Headers for Lookup<'_> {
         super::head::fields(&self.w.trailers)
             .filter(|(n, _)| n.eq_ignore_ascii_case(name))
             .for_each(|(_, v)| f(v));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::testing::{connection, model, worker};
+    use crate::limits::Limits;
+    use crate::server::Identity;
+    use crate::telemetry::Telemetry;
+    use std::net::Ipv4Addr;
+    use std::rc::Rc;
+    use tidegate_model::{AccessLog, AccessLogFormat};
+
+    #[test]
+    fn a_request_is_logged_once_however_it_ends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("log");
+        let telemetry = Telemetry::new(&Identity { workload: "test".into(), namespace: "test".into() });
+        let name = file.to_str().unwrap().into();
+        telemetry.set_access_log(&AccessLog { file: name, format: AccessLogFormat::DefaultText }).unwrap();
+        let worker = worker(&model((Ipv4Addr::LOCALHOST, 1).into()), Limits::default());
+        let worker = Worker { telemetry: telemetry.worker(), ..Rc::into_inner(worker).unwrap() };
+        let connection = connection();
+        let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+        let mut work = Work::take();
+        InHand::begin(Instant::now(), &mut work, site).end();
+        drop(InHand::begin(Instant::now(), &mut work, site));
+        let panics = catch_unwind(AssertUnwindSafe(|| {
+            let _in_hand = InHand::begin(Instant::now(), &mut work, site);
+            panic!("a defect, on purpose");
+        }));
+        assert!(panics.is_err());
+        telemetry.flush();
+        let log = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = log.lines().collect();
+        let [ended, dropped, panicked] = lines.as_slice() else { panic!("three lines, not {log}") };
+        assert!(!ended.contains(" LR "), "{ended}");
+        assert!(dropped.contains(" LR drain_timeout "), "{dropped}");
+        assert!(panicked.contains(" LR internal_error "), "{panicked}");
     }
 }

@@ -3,16 +3,17 @@
 use super::attempt::{Sender, poll_abandoned, poll_expired};
 use super::buffers::{Bulk, Work};
 use super::downstream::Downstream;
-use super::edits::Edits;
+use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::head::{ResponseChanges, write_response};
 use super::record::Life;
+use super::tunnel;
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use tidegate_model::{HeaderOp, MeshSettings};
+use tidegate_model::MeshSettings;
 
 /// Sends the response whose head stands at the front of `bulk`. True when the upstream
 /// connection may serve another request.
@@ -21,7 +22,7 @@ pub(crate) async fn relay<D: Downstream>(
     down: &mut D,
     w: &mut Work,
     life: &mut Life<'_>,
-    ops: &[HeaderOp],
+    ops: Ops<'_>,
     mesh: &MeshSettings,
     upstream: &mut Upstream,
     mut bulk: Bulk,
@@ -54,9 +55,10 @@ pub(crate) async fn relay<D: Downstream>(
     );
     life.responded = true;
     bulk.advance(head);
-    if let (true, Upstream::One(connection)) = (switching, &mut *upstream) {
-        (life.received, life.sent) = down.tunnel(w, &mut connection.stream, bulk).await;
-        return Ok(false);
+    if switching {
+        let over;
+        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk).await;
+        return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;
     let sent = stream(down, w, upstream, bulk, sender, &mut body).await;

@@ -4,18 +4,19 @@ use super::answer::{Answer, answer, render};
 use super::attempt::{self, Response};
 use super::buffers::Work;
 use super::downstream::Downstream;
-use super::edits::Edits;
+use super::edits::{Edits, Ops};
 use super::error::Kind;
+use super::fault::inject;
 use super::head::{RequestChanges, write_request};
 use super::plan::{Plan, plan};
-use super::record::{Life, Lookup, Protocol, Reply, Site};
+use super::record::{InHand, Life, Lookup, Protocol, Reply, Site};
 use super::relay;
 use super::upstream::Upstream;
 use crate::h1::authority;
 use crate::h1::body::BodyScan;
 use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
-use crate::telemetry::render_header;
+use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Instant;
@@ -28,33 +29,48 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
-    let mut life = Life::begin(now);
+    let mut in_hand = InHand::begin(now, w, site);
+    let InHand { life, w, .. } = &mut in_hand;
     down.deadline().start(now, site.worker.limits.request_idle, None);
     let uploading = down.begin_upload(w);
-    let result = match (plan(&mut life, w, site, snapshot), uploading) {
-        (_, Err(kind)) => Err(Answer::Error(kind, None)),
-        (Plan::Answer(answer), _) => Err(answer),
-        (Plan::Forward(decision), Ok(first)) => forward(down, w, &mut life, site, snapshot, decision, first)
-            .await
-            .map_err(|k| Answer::Error(k, None)),
+    let planned = plan(life, w, site, snapshot);
+    let faulted = match life.faults() {
+        Some(fault) if uploading.is_ok() => inject(down, w, life, site, fault).await,
+        _ => Ok(()),
+    };
+    let result = match (faulted, planned, uploading) {
+        (_, _, Err(kind)) => Err(Answer::Error(kind, None)),
+        (Err(answer), ..) | (Ok(()), Plan::Answer(answer), _) => Err(answer),
+        (Ok(()), Plan::Forward(decision), Ok(first)) => {
+            let sent = forward(down, w, life, site, snapshot, decision, first).await;
+            sent.map_err(|k| Answer::Error(k, None))
+        }
     };
     if let Err(a) = result {
-        answer(down, w, &mut life, site, &snapshot.mesh, a).await;
+        answer(down, w, life, site, &snapshot.mesh, a).await;
     }
     life.received = life.received.max(down.received());
-    life.finish(w, site);
+    in_hand.end();
 }
 
-/// Answers what was not understood as a request.
-pub(crate) async fn refuse<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, kind: Kind) {
+/// Answers what was not understood as a request, but for the method where it was HEAD.
+pub(crate) async fn refuse<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    kind: Kind,
+    to_head: bool,
+) {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
-    let mut life = Life::begin(now);
+    let mut in_hand = InHand::begin(now, w, site);
+    let InHand { life, w, .. } = &mut in_hand;
+    life.refused_head = to_head;
     // the buffers were another request's: nothing of that is to be logged with this one
     w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle, None);
-    answer(down, w, &mut life, site, &pin.mesh, Answer::Error(kind, None)).await;
-    life.finish(w, site);
+    answer(down, w, life, site, &pin.mesh, Answer::Error(kind, None)).await;
+    in_hand.end();
 }
 
 async fn forward<'t, D: Downstream>(
@@ -68,10 +84,11 @@ async fn forward<'t, D: Downstream>(
 ) -> Result<(), Kind> {
     // the time that the upload takes is the client's
     let (idle, timeout) = (site.worker.limits.request_idle, decision.forward.timeout);
+    let begin = if life.flags.has(Flag::DelayInjected) { Instant::now() } else { life.began };
     if down.uploaded() {
-        down.deadline().start(life.began, idle, timeout);
+        down.deadline().start(begin, idle, timeout);
     } else {
-        down.deadline().start_idle(life.began, idle, timeout);
+        down.deadline().start_idle(begin, idle, timeout);
     }
     let destination = decision.destination;
     life.cluster_name = destination.cluster.as_str();
@@ -85,8 +102,8 @@ async fn forward<'t, D: Downstream>(
     let Response { mut upstream, bulk, mut sender } = attempt::response(down, w, life, site, cluster).await?;
     life.status = w.response.status;
     life.details = Cow::Borrowed("via_upstream");
-    render(life, w, site, &destination.response_headers, Reply::Upstream(bulk.bytes()));
-    let ops = &destination.response_headers;
+    let ops = Ops { rule: &destination.response_headers, cors: life.cors };
+    render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
     if let (true, Some(pick), Upstream::One(connection)) = (reusable, &life.pick, upstream) {
         site.worker.pool.put(cluster, pick, connection);
@@ -105,7 +122,8 @@ fn serialise(
     http2: bool,
 ) -> Result<(), Kind> {
     let destination = decision.destination;
-    render(life, w, site, &destination.request_headers, Reply::Sent);
+    let ops = Ops { rule: &destination.request_headers, ..Ops::default() };
+    render(life, w, site, ops, Reply::Sent);
     let replaced = match &destination.authority {
         Some(format) => replace_authority(life, w, site, format)?,
         None => false,
@@ -129,7 +147,7 @@ fn serialise(
         let changes = RequestChanges {
             target: Some(target.as_slice()).filter(|t| !t.is_empty()),
             authority: Some(w.authority.as_slice()).filter(|_| own_host),
-            edits: Edits::new(&destination.request_headers, &w.rendered),
+            edits: Edits::new(ops, &w.rendered),
         };
         write_request(w, &mut out, &changes);
         w.body_at = out.len();

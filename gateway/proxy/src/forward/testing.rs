@@ -1,13 +1,15 @@
 //! A worker with a config made by hand, for tests of the codecs and of the forwarding.
 
+use crate::auth::{Authenticator, HttpFetch, KeyFetching, KeyStore, TokenCache};
 use crate::connection::Connection;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::ServerConfigs;
 use crate::upstream::{Connector, Pool, Registry};
-use crate::worker::{SnapshotCache, Worker};
+use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -62,7 +64,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
 
 /// Sends everything to one destination.
 pub(crate) fn forward(destination: Destination) -> Action {
-    Action::Forward(Forward { destinations: vec![destination], path_rewrite: None, timeout: None })
+    Action::Forward(Forward { destinations: vec![destination], ..Forward::default() })
 }
 
 /// Gives a domain one rule.
@@ -79,6 +81,7 @@ pub(crate) fn host(model: &mut Model, domain: &str, action: Action) {
         rule,
         origin: Origin::default(),
         matches: RouteMatch::default(),
+        cors: None,
         action: Arc::new(action),
     };
     let host = VirtualHost { key: key.clone(), routes: vec![Arc::new(route)], https_redirect: false };
@@ -98,21 +101,27 @@ pub(crate) fn change(model: &mut Model, domain: &str, f: impl FnOnce(&mut Forwar
 pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     crate::tls::install_provider();
     let mut registry = Registry::new(tokio::runtime::Handle::current());
+    let fetch = HttpFetch::new(&KeyFetching::default()).unwrap();
+    let mut keys = KeyStore::over_network(tokio::runtime::Handle::current(), fetch);
     let snapshot = Snapshot {
         generation: 1,
         table: Table::compile(model).table,
         clusters: registry.apply(model),
         tls: ServerConfigs::default(),
         mesh: model.mesh.clone(),
+        authentication: Authenticator::build(&model.authentication, None, &mut keys).0.map(Arc::new),
     };
     let identity = Identity { workload: "test".into(), namespace: "test".into() };
     Rc::new(Worker {
         limits,
         pool: Pool::new(Connector::new()),
+        streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
+        cut: Cut::default(),
         explain_errors: true,
         proxy_protocol_from: Vec::new(),
+        tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
 }

@@ -1,5 +1,6 @@
 use super::buffers::{Bulk, Work};
 use super::error::Kind;
+use super::tunnel::End;
 use crate::h2::{Broken, Exchange};
 use crate::upstream::UpstreamConnection;
 use pingora::protocols::Stream;
@@ -69,12 +70,7 @@ impl Upstream {
                 *sent = w.out.len() - content.len();
                 ready!(written)?;
                 if let Some(bulk) = piece {
-                    let mut content = bulk.bytes();
-                    let all = content.len();
-                    let written = exchange.poll_send(&mut content, last, cx);
-                    let taken = all - content.len();
-                    bulk.advance(taken);
-                    ready!(written)?;
+                    ready!(exchange.poll_send_piece(bulk, last, cx))?;
                     *piece = None;
                 }
                 Poll::Ready(Ok(()))
@@ -169,6 +165,49 @@ fn poll_write_stream(
         *piece = None;
     }
     Poll::Ready(Ok(()))
+}
+
+impl End for Upstream {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
+        match self {
+            Upstream::One(c) => c.stream.poll_read(cx),
+            Upstream::Two(exchange) => {
+                exchange.poll_read(cx).map_err(|_| io::ErrorKind::ConnectionReset.into())
+            }
+        }
+    }
+
+    fn poll_write(&mut self, piece: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Upstream::One(c) => c.stream.poll_write(piece, cx),
+            Upstream::Two(exchange) => exchange.poll_send_piece(piece, false, cx),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Upstream::poll_flush(self, cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Upstream::One(c) => End::poll_shutdown(&mut c.stream, cx),
+            Upstream::Two(exchange) => Poll::Ready(exchange.end()),
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Upstream::One(_) => Poll::Pending,
+            Upstream::Two(exchange) => exchange.poll_reset(cx),
+        }
+    }
+
+    fn cut(&mut self) {
+        match self {
+            Upstream::One(c) => c.stream.cut(),
+            Upstream::Two(exchange) => exchange.cut(),
+        }
+    }
 }
 
 impl From<Broken> for Kind {

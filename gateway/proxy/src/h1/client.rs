@@ -4,7 +4,7 @@ use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
-use crate::listener::reset_on_close;
+use crate::forward::tunnel::End;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
@@ -62,6 +62,14 @@ impl Client {
     pub(super) fn give_up(&mut self) {
         self.scan = BodyScan::new(Framing::None);
         self.closing = true;
+    }
+
+    /// Gives up what is in hand: where the end of the connection would be that of the response, it is
+    /// cut off.
+    pub(super) fn cut(&mut self) {
+        if self.until_close {
+            self.abort();
+        }
     }
 
     /// Whether another request may follow on this connection.
@@ -214,17 +222,39 @@ impl Downstream for Client {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    async fn tunnel(&mut self, w: &mut Work, upstream: &mut Stream, early: Bulk) -> (u64, u64) {
+    fn begin_tunnel(&mut self, w: &Work) -> Range<usize> {
         self.closing = true;
-        self.deadline.end_whole();
-        super::tunnel::join(self, w, upstream, early).await
+        self.next..w.end
     }
 
     fn abort(&mut self) {
         self.aborted = true;
         // the end of a plain connection would make the response look whole; TLS ends otherwise
-        if let Some(stream) = (*self.stream).as_any().downcast_ref().filter(|_| self.until_close) {
-            let _ = reset_on_close(stream);
+        if self.until_close {
+            self.stream.cut();
         }
+    }
+}
+
+impl End for Client {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
+        self.stream.poll_read(cx)
+    }
+
+    fn poll_write(&mut self, piece: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_write(piece, cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        End::poll_flush(&mut self.stream, cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        End::poll_shutdown(&mut self.stream, cx)
+    }
+
+    fn cut(&mut self) {
+        self.aborted = true;
+        self.stream.cut();
     }
 }

@@ -1,37 +1,54 @@
 use super::client::Client;
 use super::head::{HeadLimits, Refused};
 use crate::connection::Connection;
-use crate::forward::buffers::Work;
+use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
-use crate::forward::error::{Kind, LINGER, LINGER_BYTES};
+use crate::forward::error::{Kind, LINGER, LINGER_IN_ALL};
 use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
+use crate::listener::LAST_CALL;
 use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
-/// request in flight, at once when idle.
-pub(crate) async fn serve(
+/// request in flight, or after one that comes soon; the answer says so.
+pub(crate) fn serve(
     stream: Stream,
     connection: Rc<Connection>,
     worker: Rc<Worker>,
     shutdown: ShutdownWatch,
-) {
+) -> impl Future<Output = ()> {
     let deadline = Deadline::new(worker.limits.head_time);
     let mut client = Client::new(stream, deadline, shutdown.clone());
     let mut stop = Stop { shutdown, wake: None };
-    let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+    // Captured rather than moved in: a future keeps room for what it moves.
+    async move {
+        let ended = {
+            let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+            worker.cut.unless(pin!(requests(&mut client, &mut stop, site))).await
+        };
+        if !ended {
+            client.cut();
+        }
+        if !client.aborted {
+            close(&mut client).await;
+        }
+    }
+}
+
+/// Serves requests until no other may follow.
+async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
     let mut work = None;
     loop {
-        let mut w = match read_head(&mut client, &mut work, &mut stop, site).await {
+        let mut w = match read_head(client, &mut work, stop, site).await {
             Ok(Some(w)) => w,
             Ok(None) => {
                 if let Some(w) = work.take() {
@@ -40,17 +57,13 @@ pub(crate) async fn serve(
                 return;
             }
             Err(kind) => {
-                return refuse(&mut client, work.take().unwrap_or_else(Work::take), site, kind).await;
+                return refuse(client, work.take().unwrap_or_else(Work::take), site, kind).await;
             }
         };
         client.closing = stop.stopping(site);
-        request::serve(&mut client, &mut w, site).await;
+        request::serve(client, &mut w, site).await;
         if !client.goes_on() {
-            let unread = !client.aborted;
-            w.give_back();
-            return if unread {
-                close(&mut client).await
-            };
+            return w.give_back();
         }
         w.consume(client.next);
         w.clear();
@@ -59,11 +72,12 @@ pub(crate) async fn serve(
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), worker.limits.keep_alive_idle, None);
+        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle, None);
     }
 }
 
-/// Whether the process stops. An idle connection is woken for it; asking takes no lock.
+/// Whether the listener goes or the process stops. An idle connection is woken for it; asking takes
+/// no lock.
 struct Stop {
     shutdown: ShutdownWatch,
     wake: Option<Pin<Box<dyn Future<Output = ()>>>>,
@@ -74,19 +88,21 @@ impl Stop {
         site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true)
     }
 
-    /// Ready when an idle connection should end. The task's waker is left with the watch once.
+    /// Ready when an idle connection should end: after the last call. A request that comes before is
+    /// served, since nothing but an answer can tell an HTTP/1 client that no other may follow
+    /// (RFC 9112 9.6). The task's waker is left with the watch once.
     fn poll(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.wake.is_none() {
+        let fresh = self.wake.is_none();
+        let wake = self.wake.get_or_insert_with(|| {
             let mut shutdown = self.shutdown.clone();
-            let mut wake: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            Box::pin(async move {
                 let _ = shutdown.wait_for(|stop| *stop).await;
-            });
-            if wake.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            self.wake = Some(wake);
-        }
-        if self.stopping(site) { Poll::Ready(()) } else { Poll::Pending }
+                tokio::time::sleep(LAST_CALL).await;
+            })
+        });
+        let stopping =
+            site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true);
+        if fresh || stopping { wake.as_mut().poll(cx) } else { Poll::Pending }
     }
 }
 
@@ -149,12 +165,12 @@ async fn read_head(
     }
 }
 
-/// Answers what is not a request, and ends the connection.
+/// Answers what is not a request; the connection ends.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
-    request::refuse(client, &mut w, site, kind).await;
+    let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
+    request::refuse(client, &mut w, site, kind, to_head).await;
     w.give_back();
-    close(client).await;
 }
 
 /// Ends the connection so that the client gets to read the answer: what it still sends is read
@@ -164,14 +180,13 @@ async fn close(client: &mut Client) {
         if client.stream.shutdown().await.is_err() {
             return;
         }
-        let mut scratch = [0u8; 512];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match client.stream.read(&mut scratch).await {
-                Ok(n) if n > 0 => left = left.saturating_sub(n),
+        loop {
+            let read = poll_fn(|cx| Bulk::poll_read(&mut client.stream, cx, usize::MAX));
+            match tokio::time::timeout(LINGER, read).await {
+                Ok(Ok(bulk)) if !bulk.is_empty() => {}
                 _ => return,
             }
         }
     };
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let _ = tokio::time::timeout(LINGER_IN_ALL, drain).await;
 }

@@ -15,7 +15,7 @@ pub(crate) enum Known {
     Connection,
     /// `Keep-Alive`, `Proxy-Connection`, `HTTP2-Settings`: for this hop alone.
     HopByHop,
-    /// Named by `Connection`, so for this hop alone.
+    /// For this hop alone: named by `Connection`, or taken off the request by who read it here.
     Nominated,
     /// `Upgrade`.
     Upgrade,
@@ -40,64 +40,61 @@ pub(crate) enum Known {
     Claim,
     /// `X-Envoy-Upstream-Service-Time`.
     ServiceTime,
+    /// `Sec-WebSocket-Key`.
+    WebSocketKey,
+    /// `Sec-WebSocket-Accept`.
+    WebSocketAccept,
     /// `Server`.
     Server,
     /// `Date`.
     Date,
 }
 
-/// Looks a field name up, in any case.
+/// Looks a field name up, in any case. Its length and first letter say of most names that they mean nothing.
+///
+/// Upstreams of the CGI kind do not tell `_` from `-`: a name that only this keeps from being one that the gateway
+/// acts on is for this hop alone, so it is taken off.
 pub(crate) fn known(name: &[u8]) -> Known {
-    let is = |s: &[u8]| name.eq_ignore_ascii_case(s);
-    match name.len() {
-        2 if is(b"te") => Known::Te,
-        4 if is(b"host") => Known::Host,
-        4 if is(b"date") => Known::Date,
-        6 if is(b"expect") => Known::Expect,
-        6 if is(b"server") => Known::Server,
-        7 if is(b"upgrade") => Known::Upgrade,
-        9 if is(b"forwarded") || is(b"x-real-ip") => Known::Claim,
-        10 if is(b"connection") => Known::Connection,
-        10 if is(b"keep-alive") => Known::HopByHop,
-        10 if is(b"user-agent") => Known::UserAgent,
-        12 if is(b"content-type") => Known::ContentType,
-        12 if is(b"x-request-id") => Known::RequestId,
-        14 if is(b"content-length") => Known::ContentLength,
-        14 if is(b"http2-settings") => Known::HopByHop,
-        15 if is(b"x-forwarded-for") => Known::ForwardedFor,
-        16 if is(b"x-forwarded-host") || is(b"x-forwarded-port") => Known::Claim,
-        16 if is(b"proxy-connection") => Known::HopByHop,
-        17 if is(b"transfer-encoding") => Known::TransferEncoding,
-        17 if is(b"x-forwarded-proto") => Known::ForwardedProto,
-        18 if is(b"x-istio-attributes") => Known::Internal,
-        23 if is(b"x-forwarded-client-cert") => Known::Internal,
-        29 if is(b"x-envoy-upstream-service-time") => Known::ServiceTime,
-        n if n > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Known::Internal,
-        _ if name.contains(&b'_') => alias(name),
-        _ => Known::Other,
+    let begins = |s: &[u8]| name.iter().zip(s).all(|(c, of)| fold(*c) == *of);
+    let found = match (name.len(), name.first().map_or(0, |c| fold(*c))) {
+        (2, b't') if begins(b"te") => Known::Te,
+        (4, b'h') if begins(b"host") => Known::Host,
+        (4, b'd') if begins(b"date") => Known::Date,
+        (6, b'e') if begins(b"expect") => Known::Expect,
+        (6, b's') if begins(b"server") => Known::Server,
+        (7, b'u') if begins(b"upgrade") => Known::Upgrade,
+        (9, b'f') if begins(b"forwarded") => Known::Claim,
+        (9, b'x') if begins(b"x-real-ip") => Known::Claim,
+        (10, b'c') if begins(b"connection") => Known::Connection,
+        (10, b'k') if begins(b"keep-alive") => Known::HopByHop,
+        (10, b'u') if begins(b"user-agent") => Known::UserAgent,
+        (12, b'c') if begins(b"content-type") => Known::ContentType,
+        (12, b'x') if begins(b"x-request-id") => Known::RequestId,
+        (14, b'c') if begins(b"content-length") => Known::ContentLength,
+        (14, b'h') if begins(b"http2-settings") => Known::HopByHop,
+        (15, b'x') if begins(b"x-forwarded-for") => Known::ForwardedFor,
+        (16, b'x') if begins(b"x-forwarded-host") || begins(b"x-forwarded-port") => Known::Claim,
+        (16, b'p') if begins(b"proxy-connection") => Known::HopByHop,
+        (17, b't') if begins(b"transfer-encoding") => Known::TransferEncoding,
+        (17, b's') if begins(b"sec-websocket-key") => Known::WebSocketKey,
+        (17, b'x') if begins(b"x-forwarded-proto") => Known::ForwardedProto,
+        (18, b'x') if begins(b"x-istio-attributes") => Known::Internal,
+        (20, b's') if begins(b"sec-websocket-accept") => Known::WebSocketAccept,
+        (23, b'x') if begins(b"x-forwarded-client-cert") => Known::Internal,
+        (29, b'x') if begins(b"x-envoy-upstream-service-time") => Known::ServiceTime,
+        (9.., b'x') if begins(b"x-envoy-") => Known::Internal,
+        _ => return Known::Other,
+    };
+    match found {
+        _ if !name.contains(&b'_') => found,
+        Known::UserAgent | Known::ContentType | Known::Date | Known::Server | Known::Expect => Known::Other,
+        _ => Known::HopByHop,
     }
 }
 
-/// The longest known name, and with it all that is looked at of an alias.
-const LONGEST: usize = 29;
-
-/// A name with `_`, which upstreams of the CGI kind do not tell from `-`: where that would make
-/// it a name that the gateway acts on, it is taken off.
-fn alias(name: &[u8]) -> Known {
-    let mut folded = [0; LONGEST + 1];
-    let n = name.len().min(folded.len());
-    for (to, from) in folded.iter_mut().zip(name) {
-        *to = if *from == b'_' { b'-' } else { *from };
-    }
-    match known(&folded[..n]) {
-        Known::Other
-        | Known::UserAgent
-        | Known::ContentType
-        | Known::Date
-        | Known::Server
-        | Known::Expect => Known::Other,
-        _ => Known::HopByHop,
-    }
+/// A letter in lower case, and `-` for `_`.
+fn fold(c: u8) -> u8 {
+    if c == b'_' { b'-' } else { c.to_ascii_lowercase() }
 }
 
 /// Whether a trailer of this name could change what was already decided: framing, routing,
@@ -132,8 +129,24 @@ pub(crate) fn is_token(b: &[u8]) -> bool {
 
 /// A character of a token.
 pub(crate) fn is_token_char(c: u8) -> bool {
-    c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c)
+    TOKEN[usize::from(c)]
 }
+
+/// The characters of a token.
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut c = 0u8;
+    while c < 128 {
+        table[c as usize] = c.is_ascii_alphanumeric();
+        c += 1;
+    }
+    let mut others: &[u8] = b"!#$%&'*+-.^_`|~";
+    while let [c, rest @ ..] = others {
+        table[*c as usize] = true;
+        others = rest;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

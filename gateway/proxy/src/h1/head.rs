@@ -2,14 +2,10 @@
 //! (RFC 9112, strictly) and the codec. Nothing is allocated per message.
 
 use super::authority;
-use super::field::{Known, is_token, is_token_char, known};
-use std::mem::MaybeUninit;
+use super::field::{Known, is_token, known};
+use super::lines::{Lines, RequestLine, Stop};
 use std::ops::Range;
 
-/// The most fields that a head can have, whatever the limits say.
-const FIELDS: usize = 128;
-/// Longest method.
-const METHOD: usize = 32;
 /// The most names in all `Connection` fields of a head.
 const NOMINATIONS: usize = 16;
 
@@ -24,10 +20,6 @@ impl Span {
     #[expect(clippy::cast_possible_truncation, reason = "heads are limited to far less than 4 GiB")]
     pub(crate) fn new(range: Range<usize>) -> Self {
         Span { at: range.start as u32, len: (range.end - range.start) as u32 }
-    }
-    fn of(buf: &[u8], part: &[u8]) -> Self {
-        let at = part.as_ptr() as usize - buf.as_ptr() as usize;
-        Span::new(at..at + part.len())
     }
     pub(crate) fn start(self) -> usize {
         self.at as usize
@@ -84,7 +76,7 @@ pub(crate) struct Refused {
     pub(crate) reason: &'static str,
 }
 
-const fn bad(reason: &'static str) -> Refused {
+pub(super) const fn bad(reason: &'static str) -> Refused {
     Refused { status: 400, reason }
 }
 
@@ -123,7 +115,8 @@ pub(crate) struct Head {
     close: bool,
     keep_alive: bool,
     connection_upgrade: bool,
-    upgrade_websocket: bool,
+    /// The `Upgrade` is to WebSocket.
+    pub(crate) upgrade_websocket: bool,
     upgrades: u8,
     nominates: bool,
     connection_options: usize,
@@ -146,24 +139,8 @@ impl Head {
     /// With the status to answer; the connection is of no further use.
     pub(crate) fn parse_request(&mut self, buf: &[u8], limits: HeadLimits) -> Result<bool, Refused> {
         let whole = &buf[..buf.len().min(limits.bytes)];
-        let Some(start) = skip_empty_line(whole)? else { return Ok(false) };
-        check_request_line(&whole[start..], limits.target)?;
-        let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS];
-        let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(&whole[start..], &mut slots) {
-            Ok(httparse::Status::Complete(n)) => {
-                self.reset();
-                self.len = start + n;
-                self.http11 = request.version == Some(1);
-                self.request_line(buf, &request)?;
-                self.take_fields(buf, request.headers, limits.fields)?;
-                self.finish_request(buf)?;
-                Ok(true)
-            }
-            Ok(httparse::Status::Partial) if whole.len() == limits.bytes => Err(too_large()),
-            Ok(httparse::Status::Partial) => Ok(false),
-            Err(e) => Err(refusal(e)),
-        }
+        let read = self.read_request(whole, limits);
+        self.verdict(read, whole.len() == limits.bytes)
     }
 
     /// Reads a response head from the front of `buf`, held to the same rules.
@@ -172,40 +149,62 @@ impl Head {
     /// When it is malformed; the connection is of no further use.
     pub(crate) fn parse_response(&mut self, buf: &[u8]) -> Result<bool, Refused> {
         let whole = &buf[..buf.len().min(RESPONSE_LIMITS.bytes)];
-        if matches!(whole.first(), Some(b'\r' | b'\n')) {
-            return Err(bad("empty_line_before_status"));
-        }
-        let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS];
-        let mut response = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
-        match config.parse_response_with_uninit_headers(&mut response, whole, &mut slots) {
-            Ok(httparse::Status::Complete(n)) => {
-                self.reset();
-                self.len = n;
-                self.http11 = response.version == Some(1);
-                self.status = response.code.unwrap_or(0);
-                self.fields_at = whole.iter().position(|b| *b == b'\n').map_or(0, |i| i + 1);
-                self.take_fields(buf, response.headers, RESPONSE_LIMITS.fields)?;
-                self.finish_response(buf)?;
-                Ok(true)
-            }
-            Ok(httparse::Status::Partial) if whole.len() == RESPONSE_LIMITS.bytes => Err(too_large()),
-            Ok(httparse::Status::Partial) => Ok(false),
-            Err(e) => Err(refusal(e)),
+        let read = self.read_response(whole);
+        self.verdict(read, whole.len() == RESPONSE_LIMITS.bytes)
+    }
+
+    fn verdict(&mut self, read: Result<(), Stop>, full: bool) -> Result<bool, Refused> {
+        let Err(stop) = read else { return Ok(true) };
+        self.reset();
+        match stop {
+            Stop::More if full => Err(Refused { status: 431, reason: "head_too_large" }),
+            Stop::More => Ok(false),
+            Stop::Refused(refused) => Err(refused),
         }
     }
 
-    fn request_line(&mut self, buf: &[u8], request: &httparse::Request<'_, '_>) -> Result<(), Refused> {
-        let method = request.method.unwrap_or_default().as_bytes();
-        let target = request.path.unwrap_or_default().as_bytes();
-        self.method = Span::of(buf, method);
-        self.target = Span::of(buf, target);
-        let line: &[u8] = if self.http11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" };
-        if !buf[self.target.end()..].starts_with(line) {
-            return Err(bad("request_line"));
+    fn read_request(&mut self, buf: &[u8], limits: HeadLimits) -> Result<(), Stop> {
+        self.reset();
+        let mut lines = Lines::new(buf);
+        lines.skip_empty()?;
+        let RequestLine { method, target, http11 } = lines.request_line(limits.target)?;
+        (self.method, self.target, self.http11) = (method, target, http11);
+        self.read_fields(buf, lines, limits.fields)?;
+        self.take_target(buf)?;
+        self.heed_fields(buf)?;
+        Ok(self.finish_request(buf)?)
+    }
+
+    fn read_response(&mut self, buf: &[u8]) -> Result<(), Stop> {
+        self.reset();
+        let mut lines = Lines::new(buf);
+        (self.status, self.http11) = lines.status_line()?;
+        self.read_fields(buf, lines, RESPONSE_LIMITS.fields)?;
+        self.heed_fields(buf)?;
+        Ok(self.finish_response(buf)?)
+    }
+
+    /// Finds all field lines. What they say counts only once all are there.
+    fn read_fields(&mut self, buf: &[u8], mut lines: Lines<'_>, limit: usize) -> Result<(), Stop> {
+        self.fields_at = lines.at();
+        while let Some((name, value)) = lines.field()? {
+            if self.fields.len() == limit {
+                return Err(Refused { status: 431, reason: "too_many_fields" }.into());
+            }
+            self.fields.push(Field { name, value, known: known(name.of_buffer(buf)) });
         }
-        self.fields_at = self.target.end() + line.len();
-        self.take_target(buf)
+        self.len = lines.at();
+        Ok(())
+    }
+
+    fn heed_fields(&mut self, buf: &[u8]) -> Result<(), Refused> {
+        for i in 0..self.fields.len() {
+            let field = self.fields[i];
+            if field.known != Known::Other {
+                self.heed(buf, field)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks the target's form (RFC 9112 3.2) and finds path, query and authority in it.
@@ -243,45 +242,17 @@ impl Head {
         Ok(())
     }
 
-    fn take_fields(
-        &mut self,
-        buf: &[u8],
-        headers: &[httparse::Header<'_>],
-        limit: usize,
-    ) -> Result<(), Refused> {
-        if headers.len() > limit {
-            return Err(Refused { status: 431, reason: "too_many_fields" });
-        }
-        if !buf[..self.fields_at].ends_with(b"\r\n") {
-            return Err(bad("bare_line_feed"));
-        }
-        let mut line = self.fields_at;
-        for h in headers {
-            let name = Span::of(buf, h.name.as_bytes());
-            let value = Span::of(buf, h.value);
-            let mut end = value.end();
-            while matches!(buf[end], b' ' | b'\t') {
-                end += 1;
-            }
-            // every line ends in CRLF and the next one begins there
-            if name.start() != line || buf[end] != b'\r' || buf[end + 1] != b'\n' {
-                return Err(bad("bare_line_feed"));
-            }
-            line = end + 2;
-            self.take_field(buf, name, value)?;
-        }
-        if line + 2 != self.len || !buf[line..].starts_with(b"\r\n") {
-            return Err(bad("bare_line_feed"));
-        }
-        Ok(())
+    /// Takes one field: remembers it, and what it says about the message.
+    pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
+        let field = Field { name, value, known: known(name.of_buffer(buf)) };
+        self.fields.push(field);
+        self.heed(buf, field)
     }
 
-    /// Takes one field line: remembers it, and what it says about the message.
-    pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
-        let known = known(name.of_buffer(buf));
+    /// What a field says about the message.
+    fn heed(&mut self, buf: &[u8], Field { value, known, .. }: Field) -> Result<(), Refused> {
         let text = value.of_buffer(buf);
         match known {
-            Known::Other => {}
             Known::Host => self.take_host(buf, value)?,
             Known::ContentLength => self.take_content_length(text)?,
             Known::TransferEncoding => {
@@ -301,7 +272,6 @@ impl Head {
             }
             _ => {}
         }
-        self.fields.push(Field { name, value, known });
         Ok(())
     }
 
@@ -464,51 +434,6 @@ impl Head {
             }
         }
         out.extend_from_slice(&buf[run..end]);
-    }
-}
-
-fn too_large() -> Refused {
-    Refused { status: 431, reason: "head_too_large" }
-}
-
-fn refusal(e: httparse::Error) -> Refused {
-    match e {
-        httparse::Error::TooManyHeaders => Refused { status: 431, reason: "too_many_fields" },
-        httparse::Error::HeaderName => bad("field_name"),
-        httparse::Error::HeaderValue => bad("field_value"),
-        httparse::Error::NewLine => bad("line_end"),
-        httparse::Error::Version => bad("version"),
-        httparse::Error::Status => bad("status"),
-        httparse::Error::Token => bad("request_line"),
-    }
-}
-
-/// Where the request line begins: after at most one empty line (RFC 9112 2.2).
-fn skip_empty_line(buf: &[u8]) -> Result<Option<usize>, Refused> {
-    match buf {
-        [] | [b'\r'] | [b'\r', b'\n'] => Ok(None),
-        [b'\r', b'\n', b'\r' | b'\n', ..] => Err(bad("empty_lines")),
-        [b'\r', b'\n', ..] => Ok(Some(2)),
-        [b'\r' | b'\n', ..] => Err(bad("empty_lines")),
-        _ => Ok(Some(0)),
-    }
-}
-
-/// Limits of method and target, on as much of the line as is there. What breaks the line before a
-/// limit is reached comes first, so that the verdict is the same however the bytes arrive.
-fn check_request_line(line: &[u8], target: usize) -> Result<(), Refused> {
-    let head = &line[..line.len().min(METHOD + 1)];
-    let Some(method) = head.iter().position(|c| !is_token_char(*c)) else {
-        return if head.len() > METHOD { Err(bad("method")) } else { Ok(()) };
-    };
-    if head[method] != b' ' {
-        return Err(bad("request_line"));
-    }
-    let rest = &line[method + 1..];
-    let rest = &rest[..rest.len().min(target + 1)];
-    match rest.iter().position(|c| *c <= b' ' || *c == 0x7f) {
-        None if rest.len() > target => Err(Refused { status: 414, reason: "target_too_long" }),
-        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP/1. `head` and `body` are the whole codec and the guard at once; nothing else sees bytes on the wire.
+//! HTTP/1. `lines`, `head` and `body` are the whole codec and the guard at once; nothing else sees bytes on the wire.
 
 pub(crate) mod authority;
 pub(crate) mod body;
@@ -6,7 +6,6 @@ mod client;
 mod connection;
 pub(crate) mod field;
 pub(crate) mod head;
-mod tunnel;
+mod lines;
 
 pub(crate) use connection::serve;
-pub(crate) use tunnel::Way;

@@ -1,28 +1,30 @@
 use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::memory::copied;
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
+use crate::forward::tunnel::End;
+use crate::h1::field::{Known, known};
 use crate::h1::head::Framing;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Response, StatusCode};
-use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 /// Room for what chunk framing adds to a piece.
 const CHUNK: usize = 32;
 
 /// One stream of an HTTP/2 connection.
-pub(super) struct Client {
+pub(super) struct Client<'d> {
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
     body: RecvStream,
-    deadline: Deadline,
+    deadline: &'d mut Deadline,
     chunked: bool,
     uploaded: bool,
     received: u64,
@@ -32,10 +34,26 @@ pub(super) struct Client {
     rest: Bytes,
     /// END_STREAM was sent.
     ended: bool,
+    /// Whether the client reset it before, once that was looked at.
+    given_up: Option<bool>,
+    /// For an extended CONNECT, whose content is no body but what goes through the tunnel.
+    tunnel: Option<Tunnel>,
 }
 
-impl Client {
-    pub(super) fn new(respond: SendResponse<Bytes>, body: RecvStream, deadline: Deadline) -> Self {
+/// What an extended CONNECT asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Tunnel {
+    /// The client sent a `Sec-WebSocket-Key` although RFC 8441 has none, and awaits its answer.
+    pub(super) keyed: bool,
+}
+
+impl<'d> Client<'d> {
+    pub(super) fn new(
+        respond: SendResponse<Bytes>,
+        body: RecvStream,
+        deadline: &'d mut Deadline,
+        tunnel: Option<Tunnel>,
+    ) -> Self {
         let uploaded = body.is_end_stream();
         Client {
             respond,
@@ -48,13 +66,26 @@ impl Client {
             trailers: Vec::new(),
             rest: Bytes::new(),
             ended: false,
+            given_up: None,
+            tunnel,
         }
     }
 
+    /// Whether the stream was reset before its response was all sent, by the client or because
+    /// of what it did.
+    pub(super) fn given_up(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        *self.given_up.get_or_insert_with(|| match &mut self.send {
+            _ if self.ended => false,
+            Some(send) => send.poll_reset(&mut cx).is_ready(),
+            None => self.respond.poll_reset(&mut cx).is_ready(),
+        })
+    }
+
     /// Waits for the end of a body that was announced to be empty; false when it is not.
-    pub(super) async fn ends(&mut self, w: &mut Work) -> bool {
+    pub(super) async fn ends(&mut self) -> bool {
         while !self.uploaded {
-            let next = poll_fn(|cx| match self.poll_upload(w, cx) {
+            let next = poll_fn(|cx| match self.poll_piece(cx) {
                 Poll::Pending => self.deadline.poll(cx).map(|_| Err(Kind::Idle)),
                 ready => ready,
             });
@@ -64,6 +95,24 @@ impl Client {
             }
         }
         true
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
+        loop {
+            if !self.rest.is_empty() {
+                return Poll::Ready(Ok(self.content()));
+            }
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) => self.rest = data,
+                Some(Err(_)) => return Poll::Ready(Err(Kind::ClientGone)),
+                None => {
+                    let Ok(trailers) = ready!(self.body.poll_trailers(cx)) else {
+                        return Poll::Ready(Err(Kind::ClientGone));
+                    };
+                    return Poll::Ready(Ok(self.end_of_upload(trailers)));
+                }
+            }
+        }
     }
 
     /// A piece of content as it goes on an HTTP/1 wire.
@@ -88,6 +137,17 @@ impl Client {
         bulk
     }
 
+    /// Sends content, as much as the windows take.
+    fn poll_content(&mut self, body: &mut Bulk, last: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+        let mut content = body.bytes();
+        let all = content.len();
+        let sent = poll_send(send, &mut content, last, &mut self.ended, cx);
+        let taken = all - content.len();
+        body.advance(taken);
+        sent
+    }
+
     /// The end of a body after its content: trailers that may pass, and the last chunk.
     fn end_of_upload(&mut self, trailers: Option<HeaderMap>) -> Bulk {
         let mut bulk = Bulk::take();
@@ -105,20 +165,27 @@ impl Client {
     }
 }
 
-/// A head that we wrote, for HTTP/2. All values are slices of one copy.
-fn raise(head: &[u8]) -> io::Result<Response<()>> {
+/// A head that we wrote, for HTTP/2; all values are slices of one copy. The 101 of an extended
+/// CONNECT is a 200 (RFC 8441 5).
+fn raise(head: &[u8], tunnel: Option<Tunnel>) -> io::Result<Response<()>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let shared = Bytes::copy_from_slice(head);
+    let shared = copied(head);
     let mut response = Response::new(());
     let status = shared.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
-    *response.status_mut() = status;
-    raise_fields(&shared, response.headers_mut(), |_| true)?;
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    *response.status_mut() = if switching { StatusCode::OK } else { status };
+    let keep = |name: &[u8], tunnel: Tunnel| match known(name) {
+        Known::Connection | Known::Upgrade => !switching,
+        Known::WebSocketAccept => tunnel.keyed,
+        _ => true,
+    };
+    raise_fields(&shared, response.headers_mut(), |name| tunnel.is_none_or(|t| keep(name, t)))?;
     Ok(response)
 }
 
-impl Downstream for Client {
+impl Downstream for Client<'_> {
     fn deadline(&mut self) -> &mut Deadline {
-        &mut self.deadline
+        self.deadline
     }
 
     fn begin_upload(&mut self, w: &mut Work) -> Result<Range<usize>, Kind> {
@@ -127,7 +194,7 @@ impl Downstream for Client {
     }
 
     fn uploaded(&self) -> bool {
-        self.uploaded
+        self.uploaded || self.tunnel.is_some()
     }
 
     fn received(&self) -> u64 {
@@ -135,21 +202,7 @@ impl Downstream for Client {
     }
 
     fn poll_upload(&mut self, _w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
-        loop {
-            if !self.rest.is_empty() {
-                return Poll::Ready(Ok(self.content()));
-            }
-            match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => self.rest = data,
-                Some(Err(_)) => return Poll::Ready(Err(Kind::ClientGone)),
-                None => {
-                    let Ok(trailers) = ready!(self.body.poll_trailers(cx)) else {
-                        return Poll::Ready(Err(Kind::ClientGone));
-                    };
-                    return Poll::Ready(Ok(self.end_of_upload(trailers)));
-                }
-            }
-        }
+        self.poll_piece(cx)
     }
 
     fn upload_content(&mut self) {
@@ -177,11 +230,11 @@ impl Downstream for Client {
     }
 
     async fn interim(&mut self, w: &mut Work) -> io::Result<()> {
-        self.respond.send_informational(raise(&w.reply)?).map_err(broken)
+        self.respond.send_informational(raise(&w.reply, None)?).map_err(broken)
     }
 
     fn begin_response(&mut self, w: &mut Work, end: bool) -> io::Result<()> {
-        self.send = Some(self.respond.send_response(raise(&w.reply)?, end).map_err(broken)?);
+        self.send = Some(self.respond.send_response(raise(&w.reply, self.tunnel)?, end).map_err(broken)?);
         self.ended = end;
         Ok(())
     }
@@ -193,13 +246,7 @@ impl Downstream for Client {
         last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
-        let mut content = body.bytes();
-        let all = content.len();
-        let sent = poll_send(send, &mut content, last, &mut self.ended, cx);
-        let taken = all - content.len();
-        body.advance(taken);
-        sent
+        self.poll_content(body, last, cx)
     }
 
     fn poll_end(&mut self, trailers: Option<&[u8]>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,16 +258,52 @@ impl Downstream for Client {
         Poll::Ready(send.send_trailers(fields(trailers)).map_err(broken))
     }
 
-    async fn tunnel(&mut self, _w: &mut Work, _upstream: &mut Stream, _early: Bulk) -> (u64, u64) {
-        // no request of HTTP/2 asks for an upgrade, so no 101 comes this far
-        self.abort();
-        (0, 0)
+    fn begin_tunnel(&mut self, _w: &Work) -> Range<usize> {
+        0..0
     }
 
     fn abort(&mut self) {
+        // what comes after is our own doing
+        self.given_up();
         match &mut self.send {
+            Some(_) if self.tunnel.is_some() => self.cut(),
             Some(send) => send.send_reset(Reason::INTERNAL_ERROR),
             None => self.respond.send_reset(Reason::CANCEL),
+        }
+    }
+}
+
+impl End for Client<'_> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
+        if self.uploaded {
+            return Poll::Ready(Ok(Bulk::take()));
+        }
+        self.poll_piece(cx).map_err(|_| io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn poll_write(&mut self, piece: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_content(piece, false, cx)
+    }
+
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_end(None, cx)
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.send {
+            Some(send) if !self.ended => send.poll_reset(cx).map(|_| ()),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn cut(&mut self) {
+        self.given_up();
+        if let Some(send) = &mut self.send {
+            send.send_reset(Reason::CANCEL);
         }
     }
 }

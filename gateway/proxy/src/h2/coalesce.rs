@@ -81,6 +81,16 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
         self.0.borrow_mut().poll_flush(cx)
     }
 
+    /// Whether the peer floods us with frames that ask for nothing.
+    pub(super) fn flooded(&self) -> bool {
+        self.0.borrow().frames.flooded()
+    }
+
+    /// Whether the peer's SETTINGS have come.
+    pub(super) fn greeted(&self) -> bool {
+        self.0.borrow().frames.greeted()
+    }
+
     /// Since when a header block has waited for its end.
     pub(super) fn open_since(&self) -> Option<Instant> {
         self.0.borrow().frames.open_since()

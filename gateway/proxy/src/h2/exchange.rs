@@ -2,13 +2,17 @@
 //! form of HTTP/1 on this side, so that one guard and one life serve both protocols.
 
 use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::memory::copied;
 use super::session::Place;
 use crate::forward::buffers::Bulk;
 use crate::forward::head::lines;
+use crate::forward::websocket;
 use crate::h1::field::{Known, known};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
+use h2::ext::Protocol;
 use h2::{Reason, RecvStream, SendStream};
+use http::header::SEC_WEBSOCKET_ACCEPT;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use std::future::Future;
@@ -57,6 +61,8 @@ pub(crate) struct Exchange {
     /// END_STREAM was sent.
     sent: bool,
     trailers: Vec<u8>,
+    /// For a WebSocket: what answers the key of the HTTP/1 head.
+    accept: Option<String>,
 }
 
 impl Exchange {
@@ -70,6 +76,7 @@ impl Exchange {
             received: false,
             sent: false,
             trailers: Vec::new(),
+            accept: None,
         }
     }
 
@@ -78,13 +85,19 @@ impl Exchange {
         &self.place
     }
 
-    /// Sends a head that we wrote; `end` when no body follows.
+    /// Sends a head that we wrote; `end` when no body follows. An upgrade to WebSocket becomes
+    /// an extended CONNECT (RFC 8441), whose stream stays open.
     ///
     /// # Errors
     /// When it cannot be sent: [`Exchange::poll_head`] says why.
     pub(crate) fn open(&mut self, head: &[u8], scheme: &str, end: bool) -> io::Result<()> {
-        let request = raise_request(head, scheme).ok_or(Broken::Unsendable);
-        let opened = request.and_then(|r| self.place.send.send_request(r, end).map_err(|_| Broken::Refused));
+        let opened =
+            raise_request(head, scheme, end).ok_or(Broken::Unsendable).and_then(|(request, accept)| {
+                let end = end && accept.is_none();
+                self.accept = accept;
+                self.place.send.send_request(request, end).map_err(|_| Broken::Refused)
+            });
+        let end = end && self.accept.is_none();
         match opened {
             Ok((response, send)) => {
                 self.response = Ok(response);
@@ -110,8 +123,32 @@ impl Exchange {
         poll_send(send, content, last, &mut self.sent, cx)
     }
 
-    /// Ends the request, where its end was not sent yet.
+    /// Sends a piece, as much as the windows take; `last` when nothing follows.
+    pub(crate) fn poll_send_piece(
+        &mut self,
+        piece: &mut Bulk,
+        last: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut content = piece.bytes();
+        let all = content.len();
+        let written = self.poll_send(&mut content, last, cx);
+        let taken = all - content.len();
+        piece.advance(taken);
+        written
+    }
+
+    /// Ends a request, where its end was not sent yet; a WebSocket has only begun.
     pub(crate) fn finish(&mut self, trailers: Option<&[u8]>) -> io::Result<()> {
+        if self.accept.is_some() { Ok(()) } else { self.end_with(trailers) }
+    }
+
+    /// Ends our side.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        self.end_with(None)
+    }
+
+    fn end_with(&mut self, trailers: Option<&[u8]>) -> io::Result<()> {
         let Some(send) = self.send.as_mut().filter(|_| !self.sent) else { return Ok(()) };
         self.sent = true;
         match trailers {
@@ -133,16 +170,19 @@ impl Exchange {
         };
         if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
             let (parts, ()) = interim?.into_parts();
-            return Poll::Ready(lower_response(
-                parts.status,
-                &parts.headers,
-                into.get_or_insert_with(Bulk::take),
-            ));
+            let into = into.get_or_insert_with(Bulk::take);
+            return Poll::Ready(lower_response(parts.status, &parts.headers, None, into));
         }
         let (parts, body) = ready!(Pin::new(response).poll(cx))?.into_parts();
         self.received = body.is_end_stream();
         self.body = Some(body);
-        Poll::Ready(lower_response(parts.status, &parts.headers, into.get_or_insert_with(Bulk::take)))
+        let accept = self.accept.take_if(|_| parts.status.is_success());
+        if self.accept.take().is_some() {
+            // refused: nothing follows from our side, and the peer need not hear that
+            let _ = self.end();
+        }
+        let into = into.get_or_insert_with(Bulk::take);
+        Poll::Ready(lower_response(parts.status, &parts.headers, accept.as_deref(), into))
     }
 
     /// The next content; may be empty at the end.
@@ -183,15 +223,31 @@ impl Exchange {
         self.received
     }
 
+    /// Ready when the upstream has reset the stream.
+    pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.send {
+            Some(send) if !self.sent => send.poll_reset(cx).map(|_| ()),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Resets the stream.
+    pub(crate) fn cut(&mut self) {
+        if let Some(send) = &mut self.send {
+            send.send_reset(Reason::CANCEL);
+        }
+    }
+
     /// The response's trailer lines, once it has ended.
     pub(crate) fn trailers(&self) -> Option<&[u8]> {
         Some(self.trailers.as_slice()).filter(|t| !t.is_empty())
     }
 }
 
-/// A head that we wrote, for HTTP/2. All values are slices of one copy.
-fn raise_request(head: &[u8], scheme: &str) -> Option<Request<()>> {
-    let shared = Bytes::copy_from_slice(head);
+/// A head that we wrote, for HTTP/2; all values are slices of one copy. For an upgrade to
+/// WebSocket, which is a GET without a body, also what answers its key.
+fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, Option<String>)> {
+    let shared = copied(head);
     let line = shared.split(|c| *c == b'\r').next()?;
     let mut words = line.split(|c| *c == b' ');
     let (method, target) = (words.next()?, words.next()?);
@@ -204,25 +260,56 @@ fn raise_request(head: &[u8], scheme: &str) -> Option<Request<()>> {
     *request.method_mut() = Method::from_bytes(method).ok()?;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.version_mut() = http::Version::HTTP_2;
-    raise_fields(&shared, request.headers_mut(), |k| {
+    raise_fields(&shared, request.headers_mut(), |name| {
         !matches!(
-            k,
-            Known::Host | Known::Connection | Known::TransferEncoding | Known::HopByHop | Known::Upgrade
+            known(name),
+            Known::Host
+                | Known::Connection
+                | Known::TransferEncoding
+                | Known::HopByHop
+                | Known::Upgrade
+                | Known::WebSocketKey
         )
     })
     .ok()?;
-    Some(request)
+    // only an upgrade to WebSocket is passed on
+    if !lines(&shared).any(|(name, _)| known(name) == Known::Upgrade) {
+        return Some((request, None));
+    }
+    let mut keys = lines(&shared).filter(|(name, _)| known(name) == Known::WebSocketKey);
+    let (Some((_, key)), None) = (keys.next(), keys.next()) else { return None };
+    if !end || *request.method() != Method::GET || !websocket::is_key(key) {
+        return None;
+    }
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    Some((request, Some(websocket::accept(key))))
 }
 
-/// Writes a head of HTTP/2 as one of HTTP/1, without framing.
-fn lower_response(status: StatusCode, headers: &HeaderMap, into: &mut Bulk) -> Result<(), Broken> {
+/// Writes a head of HTTP/2 as one of HTTP/1, without framing; that of a WebSocket that was
+/// accepted as a 101.
+fn lower_response(
+    status: StatusCode,
+    headers: &HeaderMap,
+    accept: Option<&str>,
+    into: &mut Bulk,
+) -> Result<(), Broken> {
+    let status = if accept.is_some() { StatusCode::SWITCHING_PROTOCOLS } else { status };
     let mut text = Vec::with_capacity(512);
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
     text.push(b' ');
     text.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     text.extend_from_slice(b"\r\n");
+    if let Some(accept) = accept {
+        text.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ");
+        text.extend_from_slice(accept.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
     for (name, value) in headers {
+        if accept.is_some() && *name == SEC_WEBSOCKET_ACCEPT {
+            continue;
+        }
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             text.extend_from_slice(part);
         }
@@ -244,7 +331,8 @@ mod tests {
         let head =
             b"POST /a?b=c HTTP/1.1\r\nHost: x.y:8\r\nX-A: 1\r\nx-a: 2\r\ntransfer-encoding: chunked\r\n\
             connection: te\r\nte: trailers\r\nContent-Length: 3\r\n\r\nabc";
-        let request = raise_request(head, "https").unwrap();
+        let (request, accept) = raise_request(head, "https", false).unwrap();
+        assert_eq!(accept, None);
         assert_eq!(
             (request.method(), request.uri().to_string().as_str()),
             (&Method::POST, "https://x.y:8/a?b=c")
@@ -252,7 +340,7 @@ mod tests {
         let said: Vec<_> =
             request.headers().iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         assert_eq!(said, ["x-a=1", "x-a=2", "te=trailers", "content-length=3"]);
-        let star = raise_request(b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", "http").unwrap();
+        let (star, _) = raise_request(b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", "http", true).unwrap();
         assert_eq!(star.uri().path(), "*");
     }
 
@@ -263,7 +351,7 @@ mod tests {
             "GET / HTTP/1.1\r\nhost: \r\n\r\n",
             "GET / HTTP/1.1\r\n\r\n",
         ] {
-            assert!(raise_request(head.as_bytes(), "http").is_none(), "{head}");
+            assert!(raise_request(head.as_bytes(), "http", true).is_none(), "{head}");
         }
     }
 
@@ -272,9 +360,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-status", "0".parse().unwrap());
         let mut bulk = Bulk::take();
-        lower_response(StatusCode::OK, &headers, &mut bulk).unwrap();
+        lower_response(StatusCode::OK, &headers, None, &mut bulk).unwrap();
         assert_eq!(bulk.bytes(), b"HTTP/1.1 200 OK\r\ngrpc-status: 0\r\n\r\n");
         headers.insert("x", "y".repeat(70_000).parse().unwrap());
-        assert_eq!(lower_response(StatusCode::OK, &headers, &mut bulk), Err(Broken::Malformed));
+        assert_eq!(lower_response(StatusCode::OK, &headers, None, &mut bulk), Err(Broken::Malformed));
     }
 }

@@ -1,9 +1,13 @@
 //! A request of HTTP/2 in the form of an HTTP/1 head, so that one guard and one life serve both.
 
+use super::client::Tunnel;
 use crate::forward::buffers::Work;
-use crate::h1::field::{Known, known};
+use crate::forward::websocket;
+use crate::h1::field::Known;
 use crate::h1::head::{Refused, Span};
-use http::header::{COOKIE, HOST};
+use h2::ext::Protocol;
+use http::Method;
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_KEY};
 use http::request::Parts;
 
 /// What a request is held to.
@@ -16,11 +20,17 @@ pub(super) struct LowerLimits {
 }
 
 /// Writes the head to `w.buf` and takes it into `w.request`. Cookie crumbs are joined
-/// (RFC 9113 8.2.3); a body without Content-Length becomes chunked.
+/// (RFC 9113 8.2.3); a body without Content-Length becomes chunked; an extended CONNECT for
+/// WebSocket (RFC 8441) becomes the upgrade that it stands for, with a key.
 ///
 /// # Errors
 /// With the status to answer.
-pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work) -> Result<(), Refused> {
+pub(super) fn lower(
+    parts: &Parts,
+    end: bool,
+    limits: LowerLimits,
+    w: &mut Work,
+) -> Result<Option<Tunnel>, Refused> {
     w.clear();
     (w.pos, w.end) = (0, 0);
     if parts.headers.len() > limits.fields {
@@ -34,7 +44,9 @@ pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work)
     if target.len() > limits.target {
         return Err(Refused { status: 414, reason: "target_too_long" });
     }
-    request_line(parts.method.as_str().as_bytes(), target, w)?;
+    let tunnel = extended_connect(parts)?;
+    let method = if tunnel.is_some() { "GET" } else { parts.method.as_str() };
+    request_line(method.as_bytes(), target, w)?;
     let mut hosts = parts.headers.get_all(HOST).iter().map(http::HeaderValue::as_bytes);
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -47,16 +59,44 @@ pub(super) fn lower(parts: &Parts, end: bool, limits: LowerLimits, w: &mut Work)
         return bad("host_differs_from_authority");
     }
     if let Some(authority) = authority.or(host) {
-        field(w, b"host", &[authority])?;
+        field(w, b"host", authority)?;
     }
     fields(parts, w)?;
-    if !end && w.request.content_length().is_none() {
-        field(w, b"transfer-encoding", &[b"chunked"])?;
+    if let Some(Tunnel { keyed }) = tunnel {
+        field(w, b"connection", b"upgrade")?;
+        field(w, b"upgrade", b"websocket")?;
+        if !keyed {
+            field(w, b"sec-websocket-key", websocket::key().as_bytes())?;
+        }
+    } else if !end && w.request.content_length().is_none() {
+        field(w, b"transfer-encoding", b"chunked")?;
     }
     w.push_back(b"\r\n");
     let Work { request, buf, end, .. } = w;
     request.len = *end;
-    request.finish_request(buf)
+    request.finish_request(buf)?;
+    Ok(tunnel)
+}
+
+/// What a CONNECT asks for when it has a `:protocol`; one without is refused with its method.
+fn extended_connect(parts: &Parts) -> Result<Option<Tunnel>, Refused> {
+    if parts.method != Method::CONNECT {
+        return Ok(None);
+    }
+    let Some(protocol) = parts.extensions.get::<Protocol>() else { return Ok(None) };
+    if protocol.as_str() != "websocket" {
+        return Err(Refused { status: 501, reason: "connect_protocol" });
+    }
+    let bad = |reason| Err(Refused { status: 400, reason });
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        return bad("content_length_in_connect");
+    }
+    let mut keys = parts.headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(Some(Tunnel { keyed: false })),
+        (Some(key), None) if websocket::is_key(key.as_bytes()) => Ok(Some(Tunnel { keyed: true })),
+        _ => bad("websocket_key"),
+    }
 }
 
 fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refused> {
@@ -75,50 +115,59 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
 }
 
 fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
+    let mut crumbs = 0;
     for (name, value) in &parts.headers {
-        if *name == COOKIE || *name == HOST {
-            continue;
+        if *name == COOKIE {
+            crumbs += 1;
+        } else if *name != HOST {
+            end_to_end(name.as_str().as_bytes(), value.as_bytes(), w)?;
         }
-        let text = name.as_str().as_bytes();
-        let teaches_framing = matches!(
-            known(text),
-            Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade
-        );
-        if teaches_framing || value.as_bytes().trim_ascii().len() != value.len() {
-            return Err(Refused { status: 400, reason: "field_of_another_protocol" });
-        }
-        field(w, text, &[value.as_bytes()])?;
     }
-    let mut crumbs = parts.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).peekable();
-    if crumbs.peek().is_none() {
+    if crumbs == 0 {
         return Ok(());
     }
     let line = w.end;
     w.push_back(b"cookie: ");
     let value = w.end;
-    while let Some(crumb) = crumbs.next() {
-        w.push_back(crumb);
-        if crumbs.peek().is_some() {
+    for (i, crumb) in parts.headers.get_all(COOKIE).iter().enumerate() {
+        w.push_back(crumb.as_bytes());
+        if i + 1 < crumbs {
             w.push_back(b"; ");
         }
     }
-    end_field(w, line, b"cookie".len(), value)
-}
-
-fn field(w: &mut Work, name: &[u8], value: &[&[u8]]) -> Result<(), Refused> {
-    let line = w.end;
-    w.push_back(name);
-    w.push_back(b": ");
-    let at = w.end;
-    value.iter().for_each(|v| w.push_back(v));
-    end_field(w, line, name.len(), at)
-}
-
-fn end_field(w: &mut Work, line: usize, name: usize, value: usize) -> Result<(), Refused> {
     let end = w.end;
     w.push_back(b"\r\n");
     let Work { request, buf, .. } = w;
-    request.take_field(buf, Span::new(line..line + name), Span::new(value..end))
+    request.take_field(buf, Span::new(line..line + b"cookie".len()), Span::new(value..end))
+}
+
+/// A field that says nothing about how the message is delimited and connected.
+fn end_to_end(name: &[u8], value: &[u8], w: &mut Work) -> Result<(), Refused> {
+    let refused = Err(Refused { status: 400, reason: "field_of_another_protocol" });
+    if value.trim_ascii().len() != value.len() {
+        return refused;
+    }
+    field(w, name, value)?;
+    match w.request.fields.last().map(|f| f.known) {
+        Some(Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade) => refused,
+        _ => Ok(()),
+    }
+}
+
+/// Writes a field line, and takes it as one that was read.
+fn field(w: &mut Work, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+    let (line, at) = (w.end, w.end + name.len() + 2);
+    let end = at + value.len();
+    w.end = end + 2;
+    if w.buf.len() < w.end {
+        w.buf.resize(w.end, 0);
+    }
+    let Work { request, buf, .. } = w;
+    buf[line..line + name.len()].copy_from_slice(name);
+    buf[line + name.len()..at].copy_from_slice(b": ");
+    buf[at..end].copy_from_slice(value);
+    buf[end..end + 2].copy_from_slice(b"\r\n");
+    request.take_field(buf, Span::new(line..line + name.len()), Span::new(at..end))
 }
 
 #[cfg(test)]
@@ -151,6 +200,22 @@ mod tests {
         );
     }
 
+    fn connect(protocol: &'static str) -> http::request::Builder {
+        Request::connect("https://a.b/chat").extension(Protocol::from_static(protocol))
+    }
+
+    #[test]
+    fn an_extended_connect_reads_like_an_upgrade() {
+        let expected = "GET /chat HTTP/1.1\r\nhost: a.b\r\n";
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";
+        let text = lowered(connect("websocket"), false).unwrap();
+        let key = text.strip_prefix(&format!("{expected}{upgrade}sec-websocket-key: ")).unwrap();
+        assert!(websocket::is_key(key.trim_ascii().as_bytes()), "{text}");
+        let own = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let request = connect("websocket").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(lowered(request, false).unwrap(), format!("{expected}{own}{upgrade}\r\n"));
+    }
+
     #[test]
     fn what_is_refused() {
         let get = |uri: &str| Request::get(uri);
@@ -165,6 +230,9 @@ mod tests {
             (400, get("http://a.b/").header("x", "y ")),
             (400, get("http://a.b/").header("content-length", "+1")),
             (400, get("http://a.b/").header("content-length", "1").header("content-length", "1")),
+            (400, connect("websocket").header("content-length", "1")),
+            (400, connect("websocket").header("sec-websocket-key", "short")),
+            (501, connect("connect-udp")),
             (405, Request::connect("http://a.b/")),
             (414, get(&format!("http://a.b/{}", "x".repeat(64)))),
             (431, (0..9).fold(get("http://a.b/"), |r, i| r.header(format!("x-{i}"), "y"))),

@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// The most streams on one connection, whatever the peer allows.
 const STREAMS: usize = 100;
@@ -31,6 +32,9 @@ pub(crate) struct Session {
     active: Cell<usize>,
     /// Whether a request was sent on it before.
     used: Cell<bool>,
+    /// Whether the peer's SETTINGS came, or never will.
+    greeted: Cell<bool>,
+    greeting: Notify,
     idle_since: Cell<Instant>,
 }
 
@@ -64,6 +68,8 @@ impl Session {
             local,
             active: Cell::new(0),
             used: Cell::new(false),
+            greeted: Cell::new(false),
+            greeting: Notify::new(),
             idle_since: Cell::new(Instant::now()),
         });
         tokio::task::spawn_local(drive(connection, flusher, Rc::downgrade(&session)));
@@ -76,9 +82,28 @@ impl Session {
         !matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
-    /// Whether the peer takes another request now.
+    /// Whether the peer takes another request now. Before its SETTINGS say how many, it gets one.
     pub(crate) fn has_room(&self) -> bool {
-        self.active.get() < self.send.current_max_send_streams().min(STREAMS)
+        let most = if self.greeted.get() { self.send.current_max_send_streams().min(STREAMS) } else { 1 };
+        self.active.get() < most
+    }
+
+    /// Whether the peer's SETTINGS are still to come.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.greeted.get()
+    }
+
+    /// Waits for the peer's SETTINGS, or the end of the connection.
+    pub(crate) async fn greeted(&self) {
+        let greeting = self.greeting.notified();
+        if self.is_new() {
+            greeting.await;
+        }
+    }
+
+    fn greet(&self) {
+        self.greeted.set(true);
+        self.greeting.notify_waiters();
     }
 
     /// Requests on it.
@@ -103,6 +128,12 @@ impl Session {
 }
 
 impl Place {
+    /// Whether the peer takes WebSockets: waits for its SETTINGS (RFC 8441 3).
+    pub(crate) async fn takes_websockets(&self) -> bool {
+        self.session.greeted().await;
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
     /// Our address towards the endpoint.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.session.local
@@ -125,11 +156,18 @@ async fn drive(
 ) {
     {
         let mut connection = pin!(connection);
-        let mut last = None;
+        let (mut last, mut greeted) = (None, false);
         poll_fn(|cx| {
-            if connection.as_mut().poll(cx).is_ready()
+            let ended = connection.as_mut().poll(cx).is_ready()
                 || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)))
-            {
+                || flusher.flooded();
+            if !greeted && (ended || flusher.greeted()) {
+                greeted = true;
+                if let Some(session) = session.upgrade() {
+                    session.greet();
+                }
+            }
+            if ended {
                 return Poll::Ready(());
             }
             if session.strong_count() > 0 {

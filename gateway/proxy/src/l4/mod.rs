@@ -3,7 +3,7 @@
 
 use crate::connection::Connection;
 use crate::forward::deadline::Deadline;
-use crate::h1::Way;
+use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
 use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
@@ -12,8 +12,9 @@ use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_engine::TcpDecision;
 use tidegate_model::ClusterName;
@@ -37,6 +38,18 @@ impl Target {
             idle_timeout: destination.idle_timeout.unwrap_or(FOREVER),
         }
     }
+}
+
+/// How a connection ends before both sides have ended it.
+mod ends {
+    use crate::telemetry::Flag;
+
+    pub(super) type End = (Flag, &'static str);
+
+    pub(super) const CLIENT: End = (Flag::DownstreamTermination, "downstream_reset");
+    pub(super) const SERVER: End = (Flag::UpstreamTermination, "upstream_reset");
+    pub(super) const IDLE: End = (Flag::StreamIdleTimeout, "idle_timeout");
+    pub(super) const DRAINED: End = (Flag::LocalReset, "drain_time_is_over");
 }
 
 /// When a connection was accepted.
@@ -141,26 +154,39 @@ async fn tunnel(
     let mut server = upstream.stream;
     let (mut up, mut down) = (Way::default(), Way::default());
     let mut idle = Deadline::new(target.idle_timeout);
+    let mut ended = None;
     let joined = poll_fn(|cx| {
-        let to_server = up.poll(stream, &mut server, cx);
-        let to_client = down.poll(&mut server, stream, cx);
+        let there = up.poll(stream, &mut server, cx);
+        let back = down.poll(&mut server, stream, cx);
         if up.take_moved() | down.take_moved() {
             idle.touch();
         }
         series.moved(up.bytes() - outcome.received, down.bytes() - outcome.sent);
         (outcome.received, outcome.sent) = (up.bytes(), down.bytes());
-        match (to_server, to_client) {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(None),
-            // Which side it was does not show: either may be written to when the other fails.
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(None),
-            _ => idle.poll(cx).map(|_| Some((Flag::StreamIdleTimeout, "idle_timeout"))),
-        }
+        Poll::Ready(match (there, back) {
+            // The server has said all, and now it takes no more.
+            (Poll::Ready(Err(Failed::Sink)), Poll::Ready(Ok(()))) => None,
+            (Poll::Ready(Err(Failed::Source)), _) | (_, Poll::Ready(Err(Failed::Sink))) => Some(ends::CLIENT),
+            (Poll::Ready(Err(Failed::Sink)), _) | (_, Poll::Ready(Err(Failed::Source))) => Some(ends::SERVER),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => None,
+            _ => ready!(idle.poll(cx).map(|_| Some(ends::IDLE))),
+        })
     });
-    let ended = tokio::select! {
-        biased;
-        ended = joined => ended,
-        () = drained(shutdown, worker.limits.drain) => Some((Flag::LocalReset, "drain_time_is_over")),
+    let until = async {
+        ended = tokio::select! {
+            biased;
+            ended = joined => ended,
+            () = drained(shutdown, worker.limits.drain) => Some(ends::DRAINED),
+        };
     };
+    if !worker.cut.unless(pin!(until)).await {
+        ended = Some(ends::DRAINED);
+    }
+    match ended {
+        Some(ends::CLIENT) => server.cut(),
+        Some(ends::SERVER) => stream.cut(),
+        _ => {}
+    }
     if let Some((flag, details)) = ended {
         outcome.flags.set(flag);
         outcome.details = details.into();

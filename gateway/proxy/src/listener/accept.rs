@@ -10,6 +10,7 @@ use socket2::Socket;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ use tidegate_model::ListenerKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
+/// How long a socket that takes no new connections waits for those that have begun: a round trip to
+/// most clients.
+const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// The pause after the system said that it has no descriptors or memory left.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// A flood of connections must not become a flood of log lines.
@@ -73,9 +77,15 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until the listener goes, then empties the queue: whoever got a connection is served.
+    /// Accepts until the listener goes and the connections that have begun are there, then empties
+    /// the queue: whoever got a connection is served.
     pub(crate) async fn run(self: Rc<Self>, listening: Arc<Listening>) {
         let mut shutdown = listening.shutdown.clone();
+        let mut gone = pin!(async move {
+            // An error is the end of the control side, which goes for the listener as well.
+            let _ = shutdown.wait_for(|gone| *gone).await;
+            tokio::time::sleep(LAST_ARRIVALS).await;
+        });
         // Of our own, since a runtime takes no other's; kept once the system grants it.
         let mut listener = None;
         loop {
@@ -88,7 +98,7 @@ impl Acceptor {
             };
             let accepted = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|gone| *gone) => break,
+                () = &mut gone => break,
                 accepted = accepted => accepted,
             };
             match accepted {

@@ -9,7 +9,7 @@ mod spread;
 
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
 pub(crate) use rewound::Rewound;
-pub(crate) use sniff::{Http, sniff};
+pub(crate) use sniff::{Http, LAST_CALL, sniff};
 pub(crate) use socket::{canonical, open, reset_on_close};
 pub(crate) use spread::{Slot, Spread};
 
@@ -37,7 +37,8 @@ struct Open {
     last: LastSnapshot,
 }
 
-/// Listeners that are going. A socket closes when the last worker has emptied its queue.
+/// Listeners that are going. They take no new connections; a socket closes when the last worker has
+/// served its queue.
 pub(crate) struct Closing(Vec<Weak<Listening>>);
 
 impl Closing {
@@ -109,6 +110,10 @@ impl Listeners {
             let keep = model.listeners.contains_key(key);
             if !keep {
                 open.last.set(live.clone());
+                if let Some(listening) = open.listening.upgrade() {
+                    // Where that cannot be had, who connects in the last moment is reset.
+                    let _ = socket::refuse_new(&listening.socket);
+                }
                 open.shutdown.send_replace(true);
                 gone.push(open.listening.clone());
             }

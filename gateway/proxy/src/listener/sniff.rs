@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Enough for most heads, so that the codec needs no read of its own for the first request.
 const FIRST_READ: usize = 4096;
-/// How long a connection that sent nothing yet may live on when its listener goes: a request
-/// may be on its way.
-const LAST_CALL: Duration = Duration::from_secs(1);
+/// How long a connection without a request in hand may live on when its listener goes: one may be
+/// on its way, and its answer says that the connection ends.
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// An HTTP version by its framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

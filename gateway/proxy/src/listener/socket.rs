@@ -1,5 +1,5 @@
 use pingora::protocols::l4::stream::Stream as L4Stream;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -43,6 +43,25 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Lets a listening socket take no new connection, while those that have begun come about: a client
+/// that tries meanwhile tries again, and finds the port closed or listened on by another socket.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn refuse_new(socket: &Socket) -> io::Result<()> {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // classic BPF: load the byte of the TCP flags, and drop a SYN without ACK (RFC 9293 3.1)
+    socket.attach_filter(&[
+        SockFilter::new(0x30, 0, 0, FLAGS),
+        SockFilter::new(0x54, 0, 0, SYN | ACK),
+        SockFilter::new(0x15, 0, 1, SYN),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ])
+}
+
 /// Has the peer see a reset instead of an end when the stream is dropped.
 ///
 /// # Errors
@@ -62,6 +81,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpStream;
 
     #[test]
@@ -84,6 +104,25 @@ mod tests {
             assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
             assert_eq!(canonical(peer.as_socket().unwrap()).ip().to_string(), client);
         }
+    }
+
+    #[test]
+    fn a_socket_that_refuses_new_connections_keeps_those_that_wait() {
+        let socket = open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = TcpStream::connect(address).unwrap();
+        refuse_new(&socket).unwrap();
+        let patience = Duration::from_millis(200);
+        let late = TcpStream::connect_timeout(&address, patience).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "neither taken nor reset");
+        // what is established is not hindered by the filter that it inherits
+        let mut accepted = TcpStream::from(socket.accept().unwrap().0);
+        accepted.set_nonblocking(false).unwrap();
+        waiting.write_all(b"x").unwrap();
+        let mut read = [0];
+        accepted.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"x");
+        assert!(socket.accept().is_err(), "the queue is empty");
     }
 
     #[test]

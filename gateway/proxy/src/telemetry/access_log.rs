@@ -1,4 +1,4 @@
-use super::format::{self, MAX_VALUE, Reader};
+use super::format::{self, MAX_VALUE, Reader, Value};
 use super::{Record, escape};
 use std::sync::LazyLock;
 use tidegate_model::{AccessLogFormat, FormatPart, FormatString, Operator};
@@ -168,17 +168,22 @@ fn inside(part: &FormatPart) -> Part {
 }
 
 fn write_value(operator: &Operator, limit: usize, style: Style, record: &Record<'_>, out: &mut Vec<u8>) {
-    let quote: &[u8] = if matches!(style, Style::String) { b"\"" } else { b"" };
     let begin = out.len();
-    out.extend_from_slice(quote);
+    let quoted = matches!(style, Style::String);
+    if quoted {
+        out.push(b'"');
+    }
     let from = out.len();
-    format::value(operator, record, Reader::Log, limit, &mut |v| match style {
-        Style::Text { bare } => escape::text(v, bare, out),
-        Style::Number => out.extend_from_slice(v),
-        Style::String | Style::Inside => escape::json(v, out),
-    });
+    let escape = match style {
+        Style::Text { bare: false } => escape::text,
+        Style::Text { bare: true } => escape::bare,
+        Style::Number | Style::String | Style::Inside => escape::json,
+    };
+    format::value(operator, record, Reader::Log, Value::new(out, escape, limit));
     if out.len() > from {
-        out.extend_from_slice(quote);
+        if quoted {
+            out.push(b'"');
+        }
         return;
     }
     out.truncate(begin);

@@ -120,8 +120,7 @@ impl Connections {
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
         let mut flags = Vec::new();
-        // Writing to memory does not fail.
-        let _ = key.flags.write(&mut flags);
+        key.flags.write(&mut flags);
         let mut labels = self.identity.clone();
         let Key { host, service_name, service_namespace, workload, .. } = key;
         labels.extend(destination_labels(host, service_name, service_namespace, workload));

@@ -3,19 +3,23 @@
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// For text: quotes, backslashes, control bytes and everything that is not ASCII become `\xNN`.
-/// Blanks of a `bare` value, which stands between blanks without quotes, become underscores.
-pub(super) fn text(value: &[u8], bare: bool, out: &mut Vec<u8>) {
-    if is_plain(value) && !(bare && value.contains(&b' ')) {
-        out.extend_from_slice(value);
-        return;
+pub(super) fn text(value: &[u8], out: &mut Vec<u8>) {
+    if is_plain(value) {
+        return out.extend_from_slice(value);
     }
     for &byte in value {
         match byte {
             b'"' | b'\\' | 0..=0x1f | 0x7f.. => push_hex(byte, out),
-            b' ' if bare => out.push(b'_'),
             _ => out.push(byte),
         }
     }
+}
+
+/// For text that stands between blanks without quotes: as [`text`], and its own blanks become underscores.
+pub(super) fn bare(value: &[u8], out: &mut Vec<u8>) {
+    let begin = out.len();
+    text(value, out);
+    out[begin..].iter_mut().filter(|b| **b == b' ').for_each(|b| *b = b'_');
 }
 
 /// For the inside of a JSON string. Bytes that are not UTF-8 become the text `\xNN`; besides what
@@ -48,11 +52,17 @@ pub(super) fn header(value: &[u8], out: &mut Vec<u8>) {
     out.extend(value.iter().filter(|b| !matches!(b, 0..=0x08 | 0x0a..=0x1f | 0x7f)));
 }
 
-/// Whether nothing in it is ever escaped but blanks, as is so with nearly every value. Looks at all of it without a
-/// branch, which compiles to vector instructions.
+/// Whether nothing in it is ever escaped, as is so with nearly every value. Looks at as much at once as a vector
+/// register holds; the last piece overlaps with the one before it.
 fn is_plain(value: &[u8]) -> bool {
-    let special = |b: u8| !(0x20..0x7f).contains(&b) | (b == b'"') | (b == b'\\');
-    !value.iter().fold(false, |any, b| any | special(*b))
+    const WIDTH: usize = 16;
+    let Some(last) = value.last_chunk::<WIDTH>() else { return value.iter().all(|b| plain(*b)) };
+    let (pieces, _) = value.as_chunks::<WIDTH>();
+    pieces.iter().chain([last]).all(|piece| piece.iter().fold(true, |all, b| all & plain(*b)))
+}
+
+fn plain(b: u8) -> bool {
+    (0x20..0x7f).contains(&b) & (b != b'"') & (b != b'\\')
 }
 
 fn push_hex(byte: u8, out: &mut Vec<u8>) {
@@ -80,12 +90,12 @@ mod tests {
         ];
         for (value, expected) in cases {
             let mut out = Vec::new();
-            text(value, false, &mut out);
+            text(value, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), *expected);
         }
         let mut out = Vec::new();
-        text(b"a b", true, &mut out);
-        assert_eq!(out, b"a_b");
+        bare(b"a b\"", &mut out);
+        assert_eq!(out, b"a_b\\x22");
     }
 
     #[test]
@@ -111,10 +121,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_printable_ascii(value: Vec<u8>, bare: bool) {
-            let mut out = Vec::new();
-            text(&value, bare, &mut out);
-            prop_assert!(out.iter().all(|b| (0x20..0x7f).contains(b) && *b != b'"' && !(bare && *b == b' ')));
+        fn text_is_printable_ascii(value: Vec<u8>) {
+            let (mut quoted, mut columns) = (Vec::new(), Vec::new());
+            text(&value, &mut quoted);
+            bare(&value, &mut columns);
+            prop_assert!(quoted.iter().all(|b| (0x20..0x7f).contains(b) && *b != b'"'));
+            prop_assert_eq!(columns, quoted.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect::<Vec<_>>());
         }
 
         #[test]

@@ -1,5 +1,3 @@
-use std::io::Write;
-
 /// Istio's response flags, several of which may be set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Flags(u32);
@@ -85,16 +83,16 @@ impl Flags {
     }
 
     /// The letters of all that are set, joined by commas; `-` for none.
-    pub(super) fn write(self, out: &mut impl Write) -> std::io::Result<()> {
+    pub(super) fn write(self, out: &mut Vec<u8>) {
         if self.0 == 0 {
-            return out.write_all(b"-");
+            return out.push(b'-');
         }
-        let mut separator = "";
+        let mut separator: &[u8] = b"";
         for (letters, _) in ALL.iter().filter(|(_, flag)| self.has(*flag)) {
-            write!(out, "{separator}{letters}")?;
-            separator = ",";
+            out.extend_from_slice(separator);
+            out.extend_from_slice(letters.as_bytes());
+            separator = b",";
         }
-        Ok(())
     }
 }
 
@@ -115,7 +113,7 @@ mod tests {
         set.iter().for_each(|f| flags.set(*f));
         assert!(set.iter().all(|f| flags.has(*f)));
         let mut out = Vec::new();
-        flags.write(&mut out).unwrap();
+        flags.write(&mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -1,9 +1,10 @@
 //! What the operators of format strings stand for.
 
 use super::{Record, escape, time};
+use crate::address;
 use ahash::AHashMap;
-use std::io::{Cursor, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::Cursor;
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tidegate_model::{Field, FormatPart, FormatString, HeaderName, Operator};
@@ -27,22 +28,14 @@ pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mu
             FormatPart::Literal(text) => escape::header(text.as_bytes(), out),
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.unwrap_or(MAX_VALUE);
-                value(operator, record, Reader::HeaderOperation, limit, &mut |v| escape::header(v, out));
+                value(operator, record, Reader::HeaderOperation, Value::new(out, escape::header, limit));
             }
         }
     }
 }
 
-/// Passes an operator's value to `emit`, cut to `limit` bytes and perhaps in pieces. Says whether
-/// there was one; an empty value is none.
-pub(super) fn value(
-    operator: &Operator,
-    record: &Record<'_>,
-    reader: Reader,
-    limit: usize,
-    emit: &mut dyn FnMut(&[u8]),
-) -> bool {
-    let mut out = Value { left: limit.min(MAX_VALUE), any: false, emit };
+/// Writes an operator's value, if there is one; an empty value is none.
+pub(super) fn value(operator: &Operator, record: &Record<'_>, reader: Reader, mut out: Value<'_>) {
     match operator {
         Operator::Request(name, alternative) => {
             request_header(name, record, reader, &mut out);
@@ -62,12 +55,11 @@ pub(super) fn value(
                 record.headers.trailer(alternative, &mut |v| out.piece(v));
             }
         }
-        Operator::StartTime(None) => out.write(|w| time::write_iso(record.start, w)),
-        Operator::StartTime(Some(format)) => out.write(|w| time::write_format(format, record.start, w)),
+        Operator::StartTime(None) => out.own(|w| time::write_iso(record.start, w)),
+        Operator::StartTime(Some(format)) => out.short(|w| time::write_format(format, record.start, w)),
         Operator::Environment(name) => out.piece(environment(name).as_bytes()),
         Operator::Field(named) => field(*named, record, &mut out),
     }
-    out.any
 }
 
 /// Whether an operator stands for a number, which JSON logs print without quotes.
@@ -87,14 +79,22 @@ pub(super) fn is_number(operator: &Operator) -> bool {
     )
 }
 
-/// A value on its way out.
-struct Value<'a> {
+/// A value on its way out, cut to a limit.
+pub(super) struct Value<'a> {
+    out: &'a mut Vec<u8>,
+    /// What is done to bytes that others wrote.
+    escape: fn(&[u8], &mut Vec<u8>),
+    /// How many bytes more it may have before they are escaped.
     left: usize,
     any: bool,
-    emit: &'a mut dyn FnMut(&[u8]),
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
+    /// Of at most `limit` bytes before they are escaped, appended to `out`.
+    pub(super) fn new(out: &'a mut Vec<u8>, escape: fn(&[u8], &mut Vec<u8>), limit: usize) -> Self {
+        Value { out, escape, left: limit.min(MAX_VALUE), any: false }
+    }
+
     /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
     fn piece(&mut self, piece: &[u8]) {
         if piece.is_empty() {
@@ -102,16 +102,24 @@ impl Value<'_> {
         }
         if self.any && self.left > 0 {
             self.left -= 1;
-            (self.emit)(b",");
+            self.out.push(b',');
         }
         self.any = true;
         let piece = &piece[..piece.len().min(self.left)];
         self.left -= piece.len();
-        (self.emit)(piece);
+        (self.escape)(piece, self.out);
+    }
+
+    /// Text of our own, in which nothing is ever escaped.
+    fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let begin = self.out.len();
+        write(self.out);
+        self.out.truncate(begin + self.left);
+        self.any = true;
     }
 
     /// Text that is made on the spot and short; what does not fit is cut.
-    fn write(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
+    fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
         let mut buffer = [0u8; 256];
         let mut cursor = Cursor::new(&mut buffer[..]);
         // The only error is a full buffer, and then it is cut.
@@ -121,44 +129,23 @@ impl Value<'_> {
     }
 
     fn number(&mut self, number: impl itoa::Integer) {
-        self.piece(itoa::Buffer::new().format(number).as_bytes());
+        self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
     }
 
     fn milliseconds(&mut self, duration: Option<Duration>) {
         if let Some(duration) = duration {
-            self.number(duration.as_millis().min(u128::from(u64::MAX)) as u64);
+            let whole = duration.as_secs().saturating_mul(1000);
+            self.number(whole.saturating_add(u64::from(duration.subsec_millis())));
         }
     }
 
-    /// Addresses of IPv4 in IPv6, as sockets of both families see them, are shown as IPv4.
     fn address(&mut self, address: SocketAddr) {
-        self.write(|w| match address.ip().to_canonical() {
-            IpAddr::V4(ip) => {
-                write_ipv4(ip, w)?;
-                w.write_all(b":")?;
-                w.write_all(itoa::Buffer::new().format(address.port()).as_bytes())
-            }
-            ip => write!(w, "{}", SocketAddr::new(ip, address.port())),
-        });
+        self.own(|out| address::write(address, out));
     }
 
     fn ip(&mut self, address: SocketAddr) {
-        self.write(|w| match address.ip().to_canonical() {
-            IpAddr::V4(ip) => write_ipv4(ip, w),
-            ip => write!(w, "{ip}"),
-        });
+        self.own(|out| address::write_ip(address.ip(), out));
     }
-}
-
-/// The address in text: a fifth of what its `Display` costs, and every line of a log has four.
-fn write_ipv4(ip: Ipv4Addr, out: &mut impl Write) -> std::io::Result<()> {
-    for (i, octet) in ip.octets().into_iter().enumerate() {
-        if i > 0 {
-            out.write_all(b".")?;
-        }
-        out.write_all(itoa::Buffer::new().format(octet).as_bytes())?;
-    }
-    Ok(())
 }
 
 /// A request header. What the record holds of the request itself is never taken from headers,
@@ -189,7 +176,7 @@ fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     match field {
         Field::Protocol => out.piece(record.protocol.as_bytes()),
         Field::ResponseCode => out.number(record.status),
-        Field::ResponseFlags => out.write(|w| record.flags.write(w)),
+        Field::ResponseFlags => out.own(|out| record.flags.write(out)),
         Field::ResponseCodeDetails => out.piece(record.details.as_bytes()),
         Field::UpstreamTransportFailureReason => out.piece(record.transport_failure.as_bytes()),
         Field::BytesReceived => out.number(record.bytes_received),

@@ -223,8 +223,7 @@ impl Metrics {
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
         let Key { host, service_name, service_namespace, workload, outcome } = key;
         let mut flags = Vec::new();
-        // Writing to memory does not fail.
-        let _ = outcome.flags.write(&mut flags);
+        outcome.flags.write(&mut flags);
         let mut labels = self.identity.clone();
         labels.extend(destination_labels(host, service_name, service_namespace, workload));
         labels.extend([

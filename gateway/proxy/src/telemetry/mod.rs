@@ -31,6 +31,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
 use std::cell::RefCell;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_model::{AccessLog, Cluster};
 use writer::{LineBuffer, LogWriter};
@@ -45,6 +46,7 @@ pub(crate) struct Telemetry {
     writer: LogWriter,
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
+    calmed: Arc<AtomicU64>,
 }
 
 impl Telemetry {
@@ -56,6 +58,7 @@ impl Telemetry {
             writer: LogWriter::new(),
             format: Arc::default(),
             access_log: Mutex::default(),
+            calmed: Arc::default(),
         })
     }
 
@@ -67,6 +70,7 @@ impl Telemetry {
             format: RefCell::new(Cache::new(self.format.clone())),
             line: RefCell::default(),
             lines: self.writer.buffer(),
+            calmed: self.calmed.clone(),
         }
     }
 
@@ -102,6 +106,12 @@ impl Telemetry {
             "Lines of the access log that were dropped because its output was too slow or failed.",
             vec![dropped],
         ));
+        families.push(metrics::family(
+            MetricType::COUNTER,
+            "tidegate_http2_abuse_total",
+            "HTTP/2 connections of clients closed with ENHANCE_YOUR_CALM: too many streams reset at once, or frames that ask for nothing.",
+            vec![metrics::counter(Vec::new(), self.calmed.load(Ordering::Relaxed))],
+        ));
         let version = metrics::label("version", env!("CARGO_PKG_VERSION"));
         families.push(metrics::family(
             MetricType::GAUGE,
@@ -130,9 +140,16 @@ pub(crate) struct WorkerTelemetry {
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,
+    /// Shared by the workers, for what is rare.
+    calmed: Arc<AtomicU64>,
 }
 
 impl WorkerTelemetry {
+    /// Counts a connection of HTTP/2 that is closed for what its client does.
+    pub(crate) fn calmed(&self) {
+        self.calmed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);

@@ -11,6 +11,7 @@ mod sessions;
 
 pub(crate) use cluster::{Cluster, Clusters};
 pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};
+pub(crate) use dns::{Resolve, SystemResolver};
 pub(crate) use endpoint::Pick;
 pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::*;
-use tidegate_proxy::{Identity, Limits, Options, Proxy};
+use tidegate_proxy::{Identity, KeyFetching, Limits, Options, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -34,6 +34,7 @@ pub(crate) fn options() -> Options {
         explain_errors: true,
         proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
         identity: Identity { workload: "test".into(), namespace: "test".into() },
+        keys: KeyFetching { allowed: vec!["127.0.0.0/8".parse().unwrap()], ..KeyFetching::default() },
         explain: Arc::new(|query| match query.url.as_str() {
             "bad" => Err("url is not absolute".into()),
             url => Ok(json!({ "url": url, "method": query.method, "headers": query.headers })),
@@ -212,8 +213,7 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         }],
-        path_rewrite: None,
-        timeout: None,
+        ..Forward::default()
     }))
 }
 
@@ -253,6 +253,7 @@ fn route(action: Action) -> Route {
         },
         origin: Origin::default(),
         matches: RouteMatch::default(),
+        cors: None,
         action: Arc::new(action),
     }
 }

@@ -72,7 +72,7 @@ impl<'a> Check<'a> {
         let plain = self.request.scheme.as_deref().unwrap_or("http") == "http" && self.request.sni.is_none();
         for result in &self.seen.results {
             let refused = match result {
-                Err(Failure::Refused | Failure::Closed(_)) => true,
+                Err(Failure::Refused | Failure::Goodbye | Failure::Closed(_)) => true,
                 Err(Failure::Timeout) => false,
                 // what a closed connection may look like to a plaintext client
                 Ok(answer) => plain && answer.status == 400,

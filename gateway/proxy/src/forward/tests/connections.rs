@@ -31,6 +31,36 @@ fn a_refused_request_is_nobody_elses() {
 }
 
 #[test]
+fn a_refused_head_is_answered_without_a_body() {
+    for (text, has_body) in [
+        ("GET / HTTP/1.1\r\n\r\n", true),
+        ("HEAD / HTTP/1.1\r\n\r\n", false),
+        ("\r\nHEAD / HTTP/1.1\r\nHost: a b\r\n\r\n", false),
+        ("HEADS / HTTP/1.1\r\n\r\n", true),
+    ] {
+        one(|mut s| async move {
+            s.send(text).await;
+            let answer = s.read_to_end().await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{text:?}: {answer}");
+            assert_eq!(!answer.ends_with("\r\n\r\n"), has_body, "{text:?}: {answer}");
+            assert_ne!(header(&answer, "content-length"), Some("0"), "{text:?}");
+        });
+    }
+}
+
+#[test]
+fn a_client_that_sends_all_before_it_reads_gets_an_early_answer() {
+    one(|mut s| async move {
+        let body = "x".repeat(4 << 20);
+        let head = format!("POST /%00 HTTP/1.1\r\nHost: a.b\r\nContent-Length: {}\r\n\r\n", body.len());
+        s.send(&head).await;
+        s.send(&body).await;
+        s.client.shutdown().await.unwrap();
+        assert!(s.read_to_end().await.starts_with("HTTP/1.1 400 "));
+    });
+}
+
+#[test]
 fn after_an_interim_response_nothing_is_sent_again() {
     one(|mut s| async move {
         s.send(GET).await;

@@ -112,11 +112,18 @@ fn errors_resets_and_goaway() {
         let mut send = connect(client).await;
         for (status, request) in [
             (400, Request::get("http://a.b/").header("host", "c.d")),
+            (400, Request::head("http://a.b/").header("host", "c.d")),
             (400, Request::get("http://a.b/%00")),
             (431, (0..130).fold(Request::get("http://a.b/"), |r, i| r.header(format!("x-{i}"), "y"))),
         ] {
-            let (answer, _) = send.send_request(request.body(()).unwrap(), true).unwrap();
-            assert_eq!(answer.await.unwrap().status(), status);
+            let request = request.body(()).unwrap();
+            let to_head = request.method() == ::http::Method::HEAD;
+            let (answer, _) = send.send_request(request, true).unwrap();
+            let answer = answer.await.unwrap();
+            assert_eq!(
+                (answer.status(), answer.body().is_end_stream()),
+                (status.try_into().unwrap(), to_head)
+            );
             send = send.ready().await.unwrap();
         }
         // a reset cancels the upstream's work

@@ -7,26 +7,32 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use tidegate_model::UpstreamProtocol;
 
-fn http2_upstream(model: &mut Model) {
-    for cluster in model.clusters.values_mut() {
-        std::sync::Arc::make_mut(cluster).protocol = UpstreamProtocol::Http2;
+/// Has the upstream spoken to like this.
+pub(super) fn speak(protocol: UpstreamProtocol) -> impl FnOnce(&mut Model) {
+    move |model| {
+        for cluster in model.clusters.values_mut() {
+            std::sync::Arc::make_mut(cluster).protocol = protocol;
+        }
     }
 }
 
 fn upstream<F: Future<Output = ()>>(http2: bool, act: impl FnOnce(Stage) -> F) {
-    play(http2_upstream, http2, act);
+    play(speak(UpstreamProtocol::Http2), http2, act);
 }
 
-type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+pub(super) type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// The upstream's end of one connection, whose frames go on in a task of their own.
-struct Server(tokio::sync::mpsc::UnboundedReceiver<Asked>, tokio::sync::mpsc::UnboundedSender<()>);
+pub(super) struct Server(tokio::sync::mpsc::UnboundedReceiver<Asked>, tokio::sync::mpsc::UnboundedSender<()>);
 
 impl Server {
     async fn accept(listener: &TcpListener, streams: u32) -> Server {
+        Server::accept_as(listener, server::Builder::new().max_concurrent_streams(streams)).await
+    }
+
+    pub(super) async fn accept_as(listener: &TcpListener, settings: &server::Builder) -> Server {
         let stream = listener.accept().await.unwrap().0;
-        let mut connection: Connection<_, Bytes> =
-            server::Builder::new().max_concurrent_streams(streams).handshake(stream).await.unwrap();
+        let mut connection: Connection<_, Bytes> = settings.handshake(stream).await.unwrap();
         let (tell, asked) = tokio::sync::mpsc::unbounded_channel();
         let (leave, mut left) = tokio::sync::mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
@@ -43,7 +49,7 @@ impl Server {
         Server(asked, leave)
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> Asked {
         self.0.recv().await.expect("a request")
     }
 }
@@ -66,7 +72,7 @@ fn map(name: &'static str, value: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())])
 }
 
-async fn connect(client: DuplexStream) -> ::h2::client::SendRequest<Bytes> {
+pub(super) async fn connect(client: DuplexStream) -> ::h2::client::SendRequest<Bytes> {
     let (send, connection) = ::h2::client::handshake(client).await.unwrap();
     tokio::task::spawn_local(connection);
     send.ready().await.unwrap()
@@ -247,7 +253,7 @@ fn a_connection_that_leaves_takes_nothing_new_and_a_full_one_gets_company() {
 fn answers_of_the_gateway_are_said_in_grpc() {
     play(
         |model| {
-            http2_upstream(model);
+            speak(UpstreamProtocol::Http2)(model);
             model.endpoints.clear();
         },
         false,
@@ -292,16 +298,11 @@ fn a_slow_reader_holds_back_its_stream_alone() {
 
 #[test]
 fn the_protocol_of_the_client_is_kept() {
-    fn as_client(model: &mut Model) {
-        for cluster in model.clusters.values_mut() {
-            std::sync::Arc::make_mut(cluster).protocol = UpstreamProtocol::Client;
-        }
-    }
-    play(as_client, false, |mut s| async move {
+    play(speak(UpstreamProtocol::Client), false, |mut s| async move {
         s.send(GET).await;
         assert!(s.accept().await.1.starts_with("GET / HTTP/1.1\r\n"));
     });
-    play(as_client, true, |s| async move {
+    play(speak(UpstreamProtocol::Client), true, |s| async move {
         let Stage { client, upstream, shutdown: _shutdown } = s;
         let mut send = connect(client).await;
         let (answer, _) = send.send_request(Request::get("http://a.b/").body(()).unwrap(), true).unwrap();
@@ -329,5 +330,75 @@ fn bodies_that_end_with_the_connection_are_put_in_chunks() {
         s.send(GET).await;
         s.accept().await.0.write_all(OK.as_bytes()).await.unwrap();
         assert!(s.read_until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    });
+}
+
+#[test]
+fn streams_that_a_goaway_leaves_out_are_sent_again_and_the_others_end_well() {
+    /// The next frame's type and stream.
+    async fn frame(stream: &mut TcpStream) -> (u8, u8) {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        (head[3], head[8])
+    }
+    async fn headers(stream: &mut TcpStream, wanted: u8) {
+        while frame(stream).await != (1, wanted) {}
+    }
+    upstream(true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let (first, _) = send.send_request(Request::get("http://a.b/1").body(()).unwrap(), true).unwrap();
+        let mut leaving = upstream.accept().await.unwrap().0;
+        leaving.read_exact(&mut [0; 24]).await.unwrap();
+        leaving.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        headers(&mut leaving, 1).await;
+        send = send.ready().await.unwrap();
+        let (second, mut upload) =
+            send.send_request(Request::post("http://a.b/2").body(()).unwrap(), false).unwrap();
+        upload.send_data("body".into(), true).unwrap();
+        headers(&mut leaving, 3).await;
+        // GOAWAY: 1 is the last stream that was looked at
+        leaving.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+        let mut server = Server::accept(&upstream, 100).await;
+        let (mut request, mut respond) = server.next().await;
+        assert_eq!(request.uri().path(), "/2");
+        assert_eq!(text(request.body_mut()).await, b"body");
+        respond.send_response(ok(), true).unwrap();
+        assert_eq!(second.await.unwrap().status(), 200);
+        // :status 200
+        leaving.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await.unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn requests_beyond_what_an_upstream_takes_wait_for_their_turn() {
+    upstream(true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let mut answers = Vec::new();
+        for _ in 0..40 {
+            let get = Request::get("http://a.b/").body(()).unwrap();
+            answers.push(send.send_request(get, true).unwrap().0);
+            send = send.ready().await.unwrap();
+        }
+        // each connection takes one at a time, and there is a limit to connections too
+        tokio::task::spawn_local(async move {
+            loop {
+                let mut server = Server::accept(&upstream, 1).await;
+                tokio::task::spawn_local(async move {
+                    loop {
+                        let (_, mut respond) = server.next().await;
+                        tokio::task::yield_now().await;
+                        respond.send_response(ok(), true).unwrap();
+                    }
+                });
+            }
+        });
+        for answer in answers {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
     });
 }

@@ -1,0 +1,238 @@
+//! After a 101: bytes go both ways until both sides have ended, one of them failed, or nothing
+//! moved for too long.
+
+use super::buffers::{Bulk, Work};
+use super::downstream::Downstream;
+use super::error::Kind;
+use super::upstream::Upstream;
+use crate::listener::reset_on_close;
+use pingora::protocols::Stream;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+
+/// How long one way may stand still once the other has ended.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+
+/// One end of a tunnel: a connection of HTTP/1, or a stream of HTTP/2.
+pub(crate) trait End {
+    /// The next bytes; none at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>>;
+
+    /// Sends all of a piece, as fast as the peer takes it.
+    fn poll_write(&mut self, piece: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Has what was written leave.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Tells the peer that nothing follows; it may go on sending.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when the peer has cut the tunnel, where reading and writing do not tell.
+    fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// Cuts the tunnel: the peer must not take what it got for all.
+    fn cut(&mut self);
+}
+
+impl End for Stream {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
+        Bulk::poll_read(self, cx, usize::MAX)
+    }
+
+    fn poll_write(&mut self, piece: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        piece.poll_write_to(self, cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(self), cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(self), cx)
+    }
+
+    fn cut(&mut self) {
+        // TLS tells an end from a cut by itself
+        if let Some(stream) = (**self).as_any().downcast_ref() {
+            let _ = reset_on_close(stream);
+        }
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+pub(crate) struct Way {
+    /// What was read before the tunnel and does not fit into the first piece.
+    rest: Vec<u8>,
+    piece: Option<Bulk>,
+    bytes: u64,
+    /// The source has ended.
+    ended: bool,
+    /// And the sink knows.
+    closed: bool,
+    dirty: bool,
+    moved: bool,
+}
+
+/// Which end failed.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    Source,
+    Sink,
+}
+
+impl Way {
+    fn with(piece: Bulk) -> Self {
+        let bytes = piece.bytes().len() as u64;
+        Way { piece: Some(piece), bytes, ..Way::default() }
+    }
+
+    fn with_all(bytes: &[u8]) -> Self {
+        let mut piece = Bulk::take();
+        let (first, rest) = bytes.split_at(bytes.len().min(piece.room()));
+        piece.push(first);
+        Way { bytes: bytes.len() as u64, rest: rest.to_vec(), ..Way::with(piece) }
+    }
+
+    /// Bytes that were read from the source.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether something was written since this was asked last.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Copies as much as goes now; ready when the source has ended and the sink was told.
+    pub(crate) fn poll<F: End, T: End>(
+        &mut self,
+        from: &mut F,
+        to: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        while !self.closed {
+            if let Some(piece) = &mut self.piece {
+                ready!(to.poll_write(piece, cx)).map_err(|_| Failed::Sink)?;
+                self.piece = None;
+                self.dirty = true;
+                self.moved = true;
+            } else if !self.rest.is_empty() {
+                let mut piece = Bulk::take();
+                let n = self.rest.len().min(piece.room());
+                piece.push(&self.rest[..n]);
+                self.rest.drain(..n);
+                self.piece = Some(piece);
+            } else if self.ended {
+                ready!(to.poll_shutdown(cx)).map_err(|_| Failed::Sink)?;
+                self.closed = true;
+            } else {
+                match from.poll_read(cx) {
+                    Poll::Ready(piece) => {
+                        let piece = piece.map_err(|_| Failed::Source)?;
+                        self.bytes += piece.bytes().len() as u64;
+                        self.ended = piece.is_empty();
+                        self.piece = Some(piece).filter(|p| !p.is_empty());
+                    }
+                    Poll::Pending => {
+                        if self.dirty {
+                            ready!(to.poll_flush(cx)).map_err(|_| Failed::Sink)?;
+                            self.dirty = false;
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Bytes from the client, bytes to the client, and what cut the tunnel short.
+pub(super) type Joined = (u64, u64, Result<(), Kind>);
+
+/// Joins client and upstream: first the response's head (`w.reply`), then what either side sent
+/// early, `early` being the upstream's. Only idleness is limited from now on.
+pub(super) async fn join<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    upstream: &mut Upstream,
+    early: Bulk,
+) -> Joined {
+    down.deadline().end_whole();
+    let sent_early = down.begin_tunnel(w);
+    let mut nothing = Bulk::take();
+    let head = down.begin_response(w, false).is_ok()
+        && poll_fn(|cx| match down.poll_body(w, &mut nothing, false, cx) {
+            Poll::Pending => down.deadline().poll(cx).map(|_| false),
+            Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+        })
+        .await;
+    if !head {
+        return (0, 0, Err(Kind::ClientGone));
+    }
+    let (mut to_client, mut to_upstream) = (Way::with(early), Way::with_all(&w.buf[sent_early.clone()]));
+    w.end -= sent_early.len();
+    to_client.dirty = true;
+    let mut half_closed = false;
+    let over = poll_fn(|cx| {
+        let there = to_client.poll(upstream, down, cx);
+        let back = to_upstream.poll(down, upstream, cx);
+        if to_client.take_moved() | to_upstream.take_moved() {
+            down.deadline().touch();
+        }
+        if !half_closed && (to_client.closed || to_upstream.closed) {
+            half_closed = true;
+            down.deadline().shorten(HALF_CLOSED);
+        }
+        match (there, back) {
+            // the upstream has said all, and now it takes no more
+            (Poll::Ready(Ok(())), Poll::Ready(Err(Failed::Sink))) => Poll::Ready(Ok(())),
+            (Poll::Ready(Err(Failed::Sink)), _) | (_, Poll::Ready(Err(Failed::Source))) => {
+                Poll::Ready(Err(Kind::ClientGone))
+            }
+            (Poll::Ready(Err(Failed::Source)), _) | (_, Poll::Ready(Err(Failed::Sink))) => {
+                Poll::Ready(Err(Kind::UpstreamReset))
+            }
+            (Poll::Ready(_), Poll::Ready(_)) => Poll::Ready(Ok(())),
+            _ if down.poll_reset(cx).is_ready() => Poll::Ready(Err(Kind::ClientGone)),
+            (Poll::Ready(Ok(())), _) if upstream.poll_reset(cx).is_ready() => Poll::Ready(Ok(())),
+            _ if upstream.poll_reset(cx).is_ready() => Poll::Ready(Err(Kind::UpstreamReset)),
+            _ => down.deadline().poll(cx).map(|_| if half_closed { Ok(()) } else { Err(Kind::Stalled) }),
+        }
+    })
+    .await;
+    match over {
+        Err(Kind::ClientGone) => upstream.cut(),
+        Err(Kind::UpstreamReset) => down.cut(),
+        _ => {}
+    }
+    (to_upstream.bytes, to_client.bytes, over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn what_came_early_arrives_whole_and_in_order() {
+        let early: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[1]).collect();
+        let mut way = Way::with_all(&early);
+        let mut from: Stream = Box::new(tokio::io::duplex(16).0);
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        let mut to: Stream = Box::new(near);
+        let mut got = Vec::new();
+        let copy = poll_fn(|cx| way.poll(&mut from, &mut to, cx));
+        let (copied, read) = tokio::join!(copy, far.read_to_end(&mut got));
+        copied.unwrap();
+        read.unwrap();
+        assert_eq!((got == early, way.bytes), (true, early.len() as u64));
+    }
+}
