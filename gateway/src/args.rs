@@ -64,6 +64,8 @@ pub(crate) struct Serve {
     pub(crate) retry_body: usize,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
+    /// Peers whose PROXY headers are believed.
+    pub(crate) proxy_protocol_from: Vec<IpNet>,
     /// Local networks that token keys may be fetched from.
     pub(crate) jwks_allow: Vec<IpNet>,
     /// Authorities that are trusted for fetching token keys beside those of the system.
@@ -169,7 +171,24 @@ struct ServeArgs {
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where gatewayTopology.proxyProtocol asks for it; those of
+    /// others never do [default: private, link-local and loopback addresses]
+    #[arg(long, value_name = "CIDR", value_parser = network, num_args = 1..)]
+    proxy_protocol_from: Vec<IpNet>,
 }
+
+/// Where load balancers in front of a gateway are, unless it is said.
+const NEAR: [&str; 9] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+];
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
@@ -246,6 +265,10 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         drain_timeout: serve.drain_timeout,
         retry_body: serve.retry_body as usize,
         explain_errors: serve.explain_errors,
+        proxy_protocol_from: match serve.proxy_protocol_from {
+            given if given.is_empty() => NEAR.into_iter().map(network).collect::<Result<_, _>>()?,
+            given => given,
+        },
         jwks_allow: serve.jwks_allow,
         jwks_ca: serve.jwks_ca,
     })))
@@ -263,6 +286,7 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         default_retries: !args.no_default_retries,
         default_retry_budget: !args.no_default_retry_budget,
         now: std::time::SystemTime::now(),
+        files: tidegate_translate::Files::new(),
     };
     let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
     let env = Env {
@@ -419,6 +443,9 @@ mod tests {
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
         assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
         assert_eq!(s.setup.output, Output::Text);
+        let near =
+            |ip: &str| s.proxy_protocol_from.iter().any(|n| n.contains(&ip.parse::<IpAddr>().unwrap()));
+        assert_eq!(["10.1.2.3", "::1", "8.8.8.8", "2001:db8::1"].map(near), [true, true, false, false]);
     }
 
     #[test]
@@ -427,8 +454,8 @@ mod tests {
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
              --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
-             --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
-              --retry-body 100 --no-default-retries --no-default-retry-budget",
+             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
+             --retry-body 100 --no-default-retries --no-default-retry-budget",
         );
         assert_eq!(s.retry_body, 100);
         assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);
@@ -446,6 +473,7 @@ mod tests {
         assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
         assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);
+        assert_eq!(s.proxy_protocol_from.len(), 2);
     }
 
     #[test]

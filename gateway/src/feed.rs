@@ -13,10 +13,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tidegate_api::{Object, Objects, Refused};
-use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef};
+use tidegate_model::{
+    Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef, TlsAction, TlsServer,
+};
 use tidegate_proxy::{Proxy, Report};
-use tidegate_source::Folder;
-use tidegate_translate::{Admission, Env, guards, translate};
+use tidegate_source::{Folder, NamedFiles};
+use tidegate_translate::{Admission, Env, files, guards, translate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What `/explain` asks: the config that is live.
@@ -25,6 +27,8 @@ pub(crate) type Live = Arc<ArcSwapOption<World>>;
 /// The way of a config into the data plane.
 pub(crate) struct Feed {
     folder: Folder,
+    /// Certificates that Gateways name by file.
+    files: NamedFiles,
     admission: Admission,
     env: Env,
     mesh_env: Env,
@@ -47,6 +51,7 @@ impl Feed {
         let setup = &serve.setup;
         Ok(Feed {
             folder: Folder::open(setup.config.clone()),
+            files: NamedFiles::default(),
             admission: Admission::new(),
             env: setup.env.clone(),
             mesh_env: setup.mesh_env.clone(),
@@ -71,6 +76,7 @@ impl Feed {
             self.guarded_round();
             tokio::select! {
                 () = self.folder.changed() => {}
+                () = self.files.changed() => tracing::info!("a certificate file has changed"),
                 _ = reload.recv() => tracing::info!("SIGHUP: reading the config again"),
                 name = stop.signal() => {
                     tracing::info!("{name}: draining");
@@ -94,6 +100,7 @@ impl Feed {
         let loaded = self.folder.load();
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
+        self.env.files = self.files.load(files(&admitted.objects));
         let objects = self.played(&admitted.objects);
         let translation = translate(&objects, &self.env);
         let applied = self.proxy.apply(translation.model.clone());
@@ -198,11 +205,14 @@ fn unknown_left_out<'o>(left_out: &'o [Arc<Object>], env: &Env) -> Vec<&'o Objec
     unknown.map(|o| &o.reference).collect()
 }
 
-/// `http`, or `https` for what is terminated here.
+/// `http`, `https` where that is terminated here, else `tls` or `tcp`.
 fn scheme(model: &Model, key: &ListenerKey) -> &'static str {
+    let is_https = |server: &TlsServer| matches!(server.action, TlsAction::Http(_));
     match model.listeners.get(key).map(|listener| &listener.protocol) {
-        Some(ListenerProtocol::Tls(_)) => "https",
-        _ => "http",
+        Some(ListenerProtocol::Tls(servers)) if servers.iter().any(is_https) => "https",
+        Some(ListenerProtocol::Tls(_)) => "tls",
+        Some(ListenerProtocol::Tcp(_)) => "tcp",
+        Some(ListenerProtocol::Http(_)) | None => "http",
     }
 }
 

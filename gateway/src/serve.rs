@@ -38,6 +38,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
         status: serve.status,
         access_log: serve.access_log.clone(),
         explain_errors: serve.explain_errors,
+        proxy_protocol_from: serve.proxy_protocol_from.clone(),
         identity: Identity {
             workload: name.map_or_else(|| "tidegate-gateway".to_owned(), String::clone),
             namespace: env.namespace.to_string(),

@@ -1,6 +1,6 @@
 use crate::{
-    Authentication, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings, RouteTable,
-    Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
+    Authentication, Authorities, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings,
+    RouteTable, Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -27,6 +27,9 @@ pub struct Model {
     /// Server certificates.
     #[serde(serialize_with = "values")]
     pub secrets: BTreeMap<SecretKey, Arc<Secret>>,
+    /// Who signs clients' certificates.
+    #[serde(serialize_with = "values")]
+    pub authorities: BTreeMap<SecretKey, Arc<Authorities>>,
     /// Settings for everything.
     pub mesh: Arc<MeshSettings>,
     /// Whose tokens are accepted.
@@ -55,6 +58,8 @@ pub struct Changes {
     pub endpoints: Vec<Change<ClusterName, EndpointSet>>,
     /// Server certificates.
     pub secrets: Vec<Change<SecretKey, Secret>>,
+    /// Who signs clients' certificates.
+    pub authorities: Vec<Change<SecretKey, Authorities>>,
     /// Settings for everything, when they changed.
     pub mesh: Option<Arc<MeshSettings>>,
     /// Whose tokens are accepted, when that changed.
@@ -70,6 +75,7 @@ impl Changes {
             && self.clusters.is_empty()
             && self.endpoints.is_empty()
             && self.secrets.is_empty()
+            && self.authorities.is_empty()
             && self.mesh.is_none()
             && self.authentication.is_none()
     }
@@ -85,6 +91,7 @@ impl Model {
             clusters: diff(&old.clusters, &self.clusters),
             endpoints: diff(&old.endpoints, &self.endpoints),
             secrets: diff(&old.secrets, &self.secrets),
+            authorities: diff(&old.authorities, &self.authorities),
             mesh: (self.mesh != old.mesh).then(|| self.mesh.clone()),
             authentication: (self.authentication != old.authentication).then(|| self.authentication.clone()),
         }

@@ -16,6 +16,12 @@ impl ClusterName {
         ClusterName(format!("outbound|{port}|{subset}|{host}").into())
     }
 
+    /// `outbound_.port_.subset_.host`: the name by which clients of another network ask for it in
+    /// their SNI. Its endpoints are those of workloads that speak mesh TLS themselves.
+    pub fn by_sni(port: u16, subset: &str, host: &str) -> Self {
+        ClusterName(format!("outbound_.{port}_.{subset}_.{host}").into())
+    }
+
     /// The whole name.
     pub fn as_str(&self) -> &str {
         &self.0

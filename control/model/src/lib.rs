@@ -20,6 +20,8 @@ mod re2;
 mod retry;
 mod route;
 mod secret;
+mod tcp;
+mod tls;
 
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
@@ -33,9 +35,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
-pub use listener::{
-    Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsMode, TlsServer, TlsVersion,
-};
+pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
 pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
@@ -45,4 +45,6 @@ pub use route::{
     PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch,
     ValueMatch, VirtualHost, VirtualHostKey,
 };
-pub use secret::{Secret, SecretKey};
+pub use secret::{Authorities, Secret, SecretKey};
+pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
+pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};

@@ -11,7 +11,8 @@ use tidegate_api::istio::{
 };
 use tidegate_model::{LoadBalancer, RetryBudget, UpstreamProtocol};
 
-/// How long a connection without a request is kept when nothing is said.
+/// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
+/// said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The DestinationRules, found by the host of a service.
@@ -128,6 +129,8 @@ pub(crate) struct Policy {
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) retry_budget: RetryBudget,
+    /// How long a TCP connection may stand still; `None` is for ever.
+    pub(crate) tcp_idle_timeout: Option<Duration>,
     /// What is spoken, whatever the port says.
     pub(crate) protocol: Option<UpstreamProtocol>,
     /// How the upstream wants to be spoken to; `None` is plain text.
@@ -188,12 +191,14 @@ pub(crate) fn policy(
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
     let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
+    let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
     let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
         load_balancer,
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
+        tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
         tls,
     }

@@ -27,9 +27,18 @@ const GATEWAY: Fields = Fields {
         "servers[].tls.credentialNames",
         "servers[].tls.minProtocolVersion",
         "servers[].tls.maxProtocolVersion",
-        // Reported where the certificate is looked for: the handshake fails.
         "servers[].tls.serverCertificate",
         "servers[].tls.privateKey",
+        "servers[].tls.tlsCertificates",
+        "servers[].tls.caCertificates",
+        "servers[].tls.caCrl",
+        "servers[].tls.caCertCredentialName",
+        "servers[].tls.subjectAltNames",
+        "servers[].tls.verifyCertificateSpki",
+        "servers[].tls.verifyCertificateHash",
+        "servers[].tls.insecureSkipVerify",
+        "servers[].tls.cipherSuites",
+        "servers[].tls.ecdhCurves",
     ],
     reasons: &[
         ("servers[].name", "has no effect: in Istio it names statistics"),
@@ -37,6 +46,10 @@ const GATEWAY: Fields = Fields {
         ("servers[].port.targetPort", "has no effect, in Istio neither: the Service's targetPort counts"),
     ],
 };
+
+/// Conditions of rules for TLS and TCP that a gateway does not look at.
+const OF_SIDECARS: &str =
+    "has no effect at a gateway, in Istio neither: the rule counts there as if it was not written";
 
 const VIRTUAL_SERVICE: Fields = Fields {
     enforced: &[
@@ -73,6 +86,15 @@ const VIRTUAL_SERVICE: Fields = Fields {
         "http[].corsPolicy",
         "http[].fault",
         "http[].headers",
+        "tcp[].match[].port",
+        "tcp[].match[].gateways",
+        "tcp[].route[].destination",
+        "tcp[].route[].weight",
+        "tls[].match[].sniHosts",
+        "tls[].match[].port",
+        "tls[].match[].gateways",
+        "tls[].route[].destination",
+        "tls[].route[].weight",
     ],
     reasons: &[
         ("http[].match[].statPrefix", "has no effect: in Istio it names statistics of Envoy"),
@@ -80,8 +102,13 @@ const VIRTUAL_SERVICE: Fields = Fields {
             "http[].retries.retryRemoteLocalities",
             "has no effect as long as load balancing does not prefer localities: retries go to all of them",
         ),
-        ("tcp", "is not enforced yet: TCP routes are not served"),
-        ("tls", "is not enforced yet: TLS routes are not served"),
+        ("tcp[].match[].destinationSubnets", OF_SIDECARS),
+        ("tcp[].match[].sourceSubnet", "has no effect, in Istio neither"),
+        ("tcp[].match[].sourceLabels", OF_SIDECARS),
+        ("tcp[].match[].sourceNamespace", OF_SIDECARS),
+        ("tls[].match[].destinationSubnets", OF_SIDECARS),
+        ("tls[].match[].sourceLabels", OF_SIDECARS),
+        ("tls[].match[].sourceNamespace", OF_SIDECARS),
     ],
 };
 
@@ -97,6 +124,7 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].port"),
                 concat!($at, "portLevelSettings[].loadBalancer.simple"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.connectTimeout"),
+                concat!($at, "portLevelSettings[].connectionPool.tcp.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "portLevelSettings[].connectionPool.http.useClientProtocol"),
@@ -104,6 +132,7 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].tls.mode"),
                 concat!($at, "loadBalancer.simple"),
                 concat!($at, "connectionPool.tcp.connectTimeout"),
+                concat!($at, "connectionPool.tcp.idleTimeout"),
                 concat!($at, "connectionPool.http.idleTimeout"),
                 concat!($at, "connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "connectionPool.http.useClientProtocol"),
@@ -189,6 +218,7 @@ const MESH_CONFIG: Fields = Fields {
         "defaultVirtualServiceExportTo",
         "defaultDestinationRuleExportTo",
         "defaultConfig.gatewayTopology.numTrustedProxies",
+        "defaultConfig.gatewayTopology.proxyProtocol",
         "defaultConfig.proxyHeaders.server",
     ],
     reasons: &[

@@ -19,6 +19,7 @@ mod gateway;
 mod headers;
 mod host_index;
 mod hosts;
+mod l4;
 mod matches;
 mod mesh;
 mod mesh_config;
@@ -29,6 +30,7 @@ mod retries;
 mod secret;
 mod servers;
 mod service_registry;
+mod tls;
 mod unreachable;
 mod unserved;
 mod validate;
@@ -41,7 +43,7 @@ mod tests;
 pub use admission::{Admission, Admitted};
 pub use validate::validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tidegate_api::{Object, Objects};
@@ -68,6 +70,18 @@ pub struct Env {
     pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.
     pub now: SystemTime,
+    /// Contents of the files that [`files`] names, or why one cannot be read.
+    pub files: Files,
+}
+
+/// Contents of files by their paths, or why one cannot be read.
+pub type Files = BTreeMap<String, Result<Arc<[u8]>, String>>;
+
+/// The files that Gateways name instead of Secrets: certificates, keys, authorities and revocation lists.
+pub fn files(objects: &Objects) -> BTreeSet<String> {
+    let gateways = objects.gateways();
+    let settings = gateways.iter().flat_map(|(_, g)| &g.servers).filter_map(|s| s.tls.as_ref());
+    settings.flat_map(secret::files).map(str::to_owned).collect()
 }
 
 /// What a set of objects means.
@@ -91,8 +105,10 @@ pub struct Translation {
 pub struct Binding {
     /// Its listeners.
     pub listeners: Vec<ListenerKey>,
-    /// Its route tables, each with its server port.
+    /// Its TLS servers and route tables by name, each with its server port.
     pub tables: Vec<(u16, TableName)>,
+    /// Its listeners for plain TCP, each with its server port.
+    pub tcp: Vec<(u16, ListenerKey)>,
 }
 
 /// The model of the gateway that `env` describes.

@@ -85,6 +85,13 @@ impl<'a> Mesh<'a> {
             None => defaults.server_header,
         };
         let topology = proxy.and_then(|p| p.gateway_topology.as_ref());
+        let proxy_protocol = topology.is_some_and(|t| t.proxy_protocol.is_some());
+        if proxy_protocol {
+            let text = "PROXY headers are believed from private, link-local and loopback addresses, or from those of \
+                        --proxy-protocol-from; connections from elsewhere have none";
+            let field = "data.mesh.defaultConfig.gatewayTopology.proxyProtocol";
+            report.note(object, field, "trusted-peers", text, "");
+        }
         MeshSettings {
             access_log: access_log(object, config, report),
             path_normalization: match normalization {
@@ -95,6 +102,7 @@ impl<'a> Mesh<'a> {
             },
             server_header,
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
+            proxy_protocol,
         }
     }
 }

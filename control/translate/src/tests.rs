@@ -6,10 +6,12 @@ mod clusters;
 mod delegates;
 mod diagnostics;
 mod gateways;
+mod l4;
 mod mesh;
 mod order;
 mod retries;
 mod routes;
+mod tls;
 
 use crate::{Env, Translation, translate};
 use std::sync::Arc;
@@ -28,6 +30,7 @@ fn env() -> Env {
         default_retries: true,
         default_retry_budget: true,
         now: std::time::SystemTime::now(),
+        files: crate::Files::new(),
     }
 }
 

@@ -157,9 +157,49 @@ pub fn path(bytes: &[u8]) {
     }
 }
 
+/// ClientHellos: the same verdict however the bytes arrive, and only names that DNS can have.
+pub fn client_hello(bytes: &[u8]) {
+    use crate::tls::client_hello::HelloReader;
+    let whole = HelloReader::default().read(bytes);
+    let step = bytes.len().div_ceil(PIECES).max(1);
+    let mut reader = HelloReader::default();
+    for end in (1..bytes.len()).step_by(step) {
+        let early = reader.read(&bytes[..end]);
+        if early != Ok(None) {
+            assert_eq!(early, whole, "after {end} bytes, and after all");
+            break;
+        }
+    }
+    if let Ok(Some(hello)) = whole {
+        let name = hello.sni.unwrap_or_default();
+        assert!(!name.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_control()), "{name:?}");
+        assert!(hello.protocols.iter().all(|p| !p.is_empty() && p.len() < 256));
+    }
+}
+
+/// PROXY headers: the same verdict however the bytes arrive, and bounded.
+pub fn proxy_header(bytes: &[u8]) {
+    use crate::listener::proxy_protocol::parse;
+    let verdict = |part: &[u8]| parse(part).map_err(|e| e.to_string());
+    let whole = verdict(bytes);
+    let step = bytes.len().div_ceil(PIECES).max(1);
+    for end in (1..bytes.len()).step_by(step) {
+        let early = verdict(&bytes[..end]);
+        if early != Ok(None) {
+            assert_eq!(early, whole, "after {end} bytes, and after all");
+            break;
+        }
+    }
+    match whole {
+        Ok(Some((_, length))) => assert!(length <= bytes.len(), "{length} of {}", bytes.len()),
+        Ok(None) => assert!(bytes.len() < 8 << 10, "it asks for more after {}", bytes.len()),
+        Err(_) => {}
+    }
+}
+
 /// Seeds for each target, made from one raw request: the target's name, and its input.
 #[cfg(test)]
-fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 5] {
+fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 7] {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
@@ -168,11 +208,17 @@ fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 5] {
         at.map_or(request, |at| &request[at + part.len()..])
     };
     let target = request.split(|c| *c == b' ').nth(1).unwrap_or_default();
+    // A record of one handshake message that ends with the request: a hello where it is one.
+    let record = |body: &[u8]| [&[22, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let hello = &request[..request.len().min(1 << 10)];
+    let hello = [&[1, 0][..], &(hello.len() as u16).to_be_bytes(), hello].concat();
     [
         ("request_head", request.to_vec()),
         ("response_head", [b"HTTP/1.1 200 OK\r\n", after(b"\r\n")].concat()),
         ("body", after(b"\r\n\r\n").to_vec()),
         ("path", target.to_vec()),
+        ("client_hello", record(&hello)),
+        ("proxy_header", [b"PROXY ", request].concat()),
         ("token", [part(br#"{"alg":"ES256"}"#), part(request), part(target)].join(".").into_bytes()),
     ]
 }
@@ -185,6 +231,8 @@ fn run(target: &str, bytes: &[u8]) {
         "response_head" => response_head(bytes),
         "body" => body(bytes),
         "path" => path(bytes),
+        "client_hello" => client_hello(bytes),
+        "proxy_header" => proxy_header(bytes),
         "token" => token(bytes),
         other => panic!("no fuzz target {other}"),
     }

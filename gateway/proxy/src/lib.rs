@@ -15,6 +15,7 @@ mod forward;
 pub mod fuzzing;
 mod h1;
 mod h2;
+mod l4;
 mod limits;
 mod listener;
 mod lock;

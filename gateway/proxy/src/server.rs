@@ -11,6 +11,7 @@ use crate::telemetry::Telemetry;
 use crate::tls::{self, ServerConfigs};
 use crate::upstream::{Connector, Pool, Registry};
 use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
+use ipnet::IpNet;
 use serde_json::Value;
 use socket2::Socket;
 use std::cell::Cell;
@@ -43,6 +44,8 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// A 404 says why in its body.
     pub explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Who this gateway is, for metrics.
     pub identity: Identity,
     /// How the keys that tokens are verified with may be fetched.
@@ -384,6 +387,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
         let (commands, received) = mpsc::unbounded_channel();
         let (state, senders, connector) = (state.clone(), senders.clone(), connector.clone());
         let (limits, explain_errors) = (options.limits.clone(), options.explain_errors);
+        let proxy_protocol_from = options.proxy_protocol_from.clone();
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
                 limits,
@@ -393,6 +397,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 draining: state.draining.clone(),
                 cut: Cut::default(),
                 explain_errors,
+                proxy_protocol_from,
                 tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });

@@ -5,6 +5,7 @@ use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
+use ipnet::IpNet;
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) cut: Cut,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
+    pub(crate) proxy_protocol_from: Vec<IpNet>,
     /// Tokens that this worker has verified.
     pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.

@@ -7,6 +7,7 @@ mod bookinfo;
 mod budgets;
 mod cases;
 mod cli;
+mod connections;
 mod diagnostics;
 mod edges;
 mod grpc;

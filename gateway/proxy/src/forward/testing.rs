@@ -134,6 +134,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         draining: Arc::default(),
         cut: Cut::default(),
         explain_errors: true,
+        proxy_protocol_from: Vec::new(),
         tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
@@ -147,6 +148,8 @@ pub(crate) fn connection() -> Rc<Connection> {
         local: at(80),
         peer: at(40000),
         tls: None,
+        passed_sni: None,
         last: LastSnapshot::default(),
+        began: crate::l4::Began::now(),
     })
 }

@@ -72,8 +72,10 @@ impl End for Stream {
 }
 
 /// One direction.
-struct Way {
-    frames: Frames,
+#[derive(Default)]
+pub(crate) struct Way {
+    /// Of a WebSocket.
+    frames: Option<Frames>,
     /// What was read before the tunnel and does not fit into the first piece.
     rest: Vec<u8>,
     piece: Option<Bulk>,
@@ -88,7 +90,7 @@ struct Way {
 
 /// Which end failed.
 #[derive(Debug)]
-enum Failed {
+pub(crate) enum Failed {
     Source,
     Sink,
 }
@@ -100,7 +102,7 @@ impl Way {
         frames.see(piece.bytes());
         frames.see(rest);
         Way {
-            frames,
+            frames: Some(frames),
             bytes: (piece.bytes().len() + rest.len()) as u64,
             piece: Some(piece),
             rest: rest.to_vec(),
@@ -121,7 +123,9 @@ impl Way {
     /// Ends it with the goodbye of WebSocket, as far as that can be sent now.
     fn say_goodbye<T: End>(&mut self, to: &mut T, cx: &mut Context<'_>) {
         let all_sent = self.piece.is_none() && self.rest.is_empty() && !self.ended;
-        let Some(goodbye) = all_sent.then(|| self.frames.goodbye()).flatten() else { return };
+        let Some(goodbye) = self.frames.as_mut().filter(|_| all_sent).and_then(Frames::goodbye) else {
+            return;
+        };
         let mut piece = Bulk::take();
         piece.push(&goodbye);
         if to.poll_write(&mut piece, cx).is_ready() && to.poll_flush(cx).is_ready() {
@@ -130,8 +134,18 @@ impl Way {
         }
     }
 
+    /// Bytes that were read from the source.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether something was written since this was asked last.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Copies as much as goes now; ready when the source has ended and the sink was told.
-    fn poll<F: End, T: End>(
+    pub(crate) fn poll<F: End, T: End>(
         &mut self,
         from: &mut F,
         to: &mut T,
@@ -157,7 +171,9 @@ impl Way {
                     Poll::Ready(piece) => {
                         let piece = piece.map_err(|_| Failed::Source)?;
                         self.bytes += piece.bytes().len() as u64;
-                        self.frames.see(piece.bytes());
+                        if let Some(frames) = &mut self.frames {
+                            frames.see(piece.bytes());
+                        }
                         self.ended = piece.is_empty();
                         self.piece = Some(piece).filter(|p| !p.is_empty());
                     }
@@ -211,7 +227,7 @@ pub(super) async fn join<D: Downstream>(
         }
         let there = to_client.poll(upstream, down, cx);
         let back = to_upstream.poll(down, upstream, cx);
-        if std::mem::take(&mut to_client.moved) | std::mem::take(&mut to_upstream.moved) {
+        if to_client.take_moved() | to_upstream.take_moved() {
             down.deadline().touch();
         }
         if !half_closed && (to_client.closed || to_upstream.closed) {

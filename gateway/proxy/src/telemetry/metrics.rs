@@ -264,23 +264,11 @@ impl Metrics {
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
         let Key { host, service_name, service_namespace, workload, outcome } = key;
-        // Pods of a service live in its namespace.
-        let workload_namespace: &str = if workload.name.is_empty() { "" } else { service_namespace };
         let mut flags = Vec::new();
         outcome.flags.write(&mut flags);
         let mut labels = self.identity.clone();
+        labels.extend(destination_labels(host, service_name, service_namespace, workload));
         labels.extend([
-            label("destination_app", &workload.app),
-            label("destination_canonical_revision", &workload.canonical_revision),
-            label("destination_canonical_service", &workload.canonical_service),
-            label("destination_cluster", ""),
-            label("destination_principal", ""),
-            label("destination_service", host),
-            label("destination_service_name", service_name),
-            label("destination_service_namespace", service_namespace),
-            label("destination_version", &workload.version),
-            label("destination_workload", &workload.name),
-            label("destination_workload_namespace", workload_namespace),
             label("request_protocol", if outcome.grpc { "grpc" } else { "http" }),
             label("response_code", &outcome.status.to_string()),
             label("response_flags", &String::from_utf8_lossy(&flags)),
@@ -370,7 +358,7 @@ fn grpc_status(record: &Record<'_>) -> Option<u8> {
     status
 }
 
-fn source_labels(identity: &Identity) -> Vec<LabelPair> {
+pub(super) fn source_labels(identity: &Identity) -> Vec<LabelPair> {
     vec![
         label("reporter", "source"),
         label("source_app", &identity.workload),
@@ -382,6 +370,30 @@ fn source_labels(identity: &Identity) -> Vec<LabelPair> {
         label("source_workload", &identity.workload),
         label("source_workload_namespace", &identity.namespace),
         label("connection_security_policy", ""),
+    ]
+}
+
+/// Where requests and connections went.
+pub(super) fn destination_labels(
+    host: &str,
+    service_name: &str,
+    service_namespace: &str,
+    workload: &Workload,
+) -> [LabelPair; 11] {
+    // Pods of a service live in its namespace.
+    let workload_namespace = if workload.name.is_empty() { "" } else { service_namespace };
+    [
+        label("destination_app", &workload.app),
+        label("destination_canonical_revision", &workload.canonical_revision),
+        label("destination_canonical_service", &workload.canonical_service),
+        label("destination_cluster", ""),
+        label("destination_principal", ""),
+        label("destination_service", host),
+        label("destination_service_name", service_name),
+        label("destination_service_namespace", service_namespace),
+        label("destination_version", &workload.version),
+        label("destination_workload", &workload.name),
+        label("destination_workload_namespace", workload_namespace),
     ]
 }
 

@@ -5,6 +5,7 @@
 //! One thread carries the lines to the output; a scrape adds the workers up.
 
 mod access_log;
+mod connections;
 mod escape;
 mod flags;
 mod format;
@@ -14,16 +15,18 @@ mod time;
 mod workload;
 mod writer;
 
+pub(crate) use connections::TcpSeries;
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::render_header;
 pub(crate) use metrics::RetryCount;
-pub(crate) use record::{Headers, Record};
+pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use workload::Workload;
 
 use crate::server::Identity;
 use access_log::LineFormat;
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
+use connections::{Connections, WorkerConnections};
 use metrics::{Metrics, WorkerMetrics};
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
@@ -31,7 +34,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tidegate_model::AccessLog;
+use tidegate_model::{AccessLog, Cluster};
 use writer::{LineBuffer, LogWriter};
 
 /// The access log's format, `None` while it is off; workers look at it by one atomic load.
@@ -40,6 +43,7 @@ type SharedFormat = Arc<ArcSwapOption<LineFormat>>;
 /// The telemetry of the process.
 pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
     writer: LogWriter,
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
@@ -51,6 +55,7 @@ impl Telemetry {
     pub(crate) fn new(identity: &Identity) -> Arc<Self> {
         Arc::new(Telemetry {
             metrics: Metrics::new(identity),
+            connections: Connections::new(identity),
             writer: LogWriter::new(),
             format: Arc::default(),
             access_log: Mutex::default(),
@@ -62,6 +67,7 @@ impl Telemetry {
     pub(crate) fn worker(&self) -> WorkerTelemetry {
         WorkerTelemetry {
             metrics: self.metrics.worker(),
+            connections: self.connections.worker(),
             format: RefCell::new(Cache::new(self.format.clone())),
             line: RefCell::default(),
             lines: self.writer.buffer(),
@@ -93,6 +99,7 @@ impl Telemetry {
     /// Everything in Prometheus' text format.
     pub(crate) fn prometheus(&self) -> String {
         let mut families = self.metrics.families();
+        families.extend(self.connections.families());
         let dropped = metrics::counter(Vec::new(), self.writer.dropped());
         families.push(metrics::family(
             MetricType::COUNTER,
@@ -129,6 +136,7 @@ impl Telemetry {
 /// A worker's part of the telemetry: its log buffer and its counters.
 pub(crate) struct WorkerTelemetry {
     metrics: WorkerMetrics,
+    connections: WorkerConnections,
     format: RefCell<Cache<SharedFormat, Option<Arc<LineFormat>>>>,
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
@@ -151,6 +159,25 @@ impl WorkerTelemetry {
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
+        self.log(record);
+    }
+
+    /// Logs a connection that has ended, or was refused, and that carried no requests.
+    pub(crate) fn finish_connection(&self, record: &Record<'_>) {
+        self.log(record);
+    }
+
+    /// The counters of connections to this cluster and workload, as far as they are known.
+    pub(crate) fn tcp(
+        &self,
+        cluster: Option<&Cluster>,
+        workload: Option<&Workload>,
+        flags: Flags,
+    ) -> Arc<TcpSeries> {
+        self.connections.series(cluster, workload, flags)
+    }
+
+    fn log(&self, record: &Record<'_>) {
         if let Some(format) = self.format.borrow_mut().load() {
             let mut line = self.line.borrow_mut();
             line.clear();
