@@ -14,6 +14,7 @@ mod harness;
 mod hostile;
 mod istio_files;
 mod reload;
+mod retries;
 mod soak;
 mod stop;
 mod websocket;
