@@ -166,6 +166,28 @@ async fn first_answer(at: SocketAddr, name: &str) -> u8 {
     stream.read_u8().await.unwrap()
 }
 
+/// Servers of every kind: `a.x` and below it and `m.x` are passed on, `t.x` ends here, `r.x` is refused.
+fn servers(
+    passed: &Arc<TcpRoute>,
+    plain: Arc<TcpRoute>,
+) -> Vec<(&'static str, &'static [&'static str], TlsAction)> {
+    let sni = |hosts: &[&str]| SniRoute {
+        hosts: hosts.iter().map(|h| (*h).into()).collect(),
+        route: passed.clone(),
+    };
+    let passthrough = |routes, protocols: &[&str]| TlsAction::Passthrough {
+        routes,
+        protocols: protocols.iter().map(|p| (*p).into()).collect(),
+    };
+    let termination = TlsTermination { certificates: vec![secret_key("s")], ..TlsTermination::default() };
+    vec![
+        ("passed", &["*.x"], passthrough(vec![sni(&["*.a.x", "a.x"])], &[])),
+        ("mesh", &["m.x"], passthrough(vec![sni(&["m.x"])], &["istio"])),
+        ("ended", &["t.x"], TlsAction::Tcp(termination, plain)),
+        ("refused", &["r.x"], TlsAction::Refuse("no identity".into())),
+    ]
+}
+
 #[tokio::test]
 async fn tls_is_passed_on_by_sni_or_ends_here() {
     let folder = tempfile::tempdir().unwrap();
@@ -177,21 +199,7 @@ async fn tls_is_passed_on_by_sni_or_ends_here() {
     let (upstream, certificate) = tls_upstream(&["a.x"]).await;
     let passed = tcp_route(cluster(&mut model, "tls", &[upstream]), None);
     let plain = tcp_route(cluster(&mut model, "plain", &[patient().await]), None);
-    let sni = |hosts: &[&str]| SniRoute {
-        hosts: hosts.iter().map(|h| (*h).into()).collect(),
-        route: passed.clone(),
-    };
-    let passthrough = |routes, protocols: &[&str]| TlsAction::Passthrough {
-        routes,
-        protocols: protocols.iter().map(|p| (*p).into()).collect(),
-    };
-    let termination = TlsTermination { certificates: vec![secret_key("s")], ..TlsTermination::default() };
-    let servers: Vec<(&str, &[&str], TlsAction)> = vec![
-        ("passed", &["*.x"], passthrough(vec![sni(&["*.a.x", "a.x"])], &[])),
-        ("mesh", &["m.x"], passthrough(vec![sni(&["m.x"])], &["istio"])),
-        ("ended", &["t.x"], TlsAction::Tcp(termination, plain)),
-        ("refused", &["r.x"], TlsAction::Refuse("no identity".into())),
-    ];
+    let servers = servers(&passed, plain);
     tls_actions(&mut model, key(1), servers);
     assert!(proxy.apply(model).diagnostics.is_empty());
     let at = address(&proxy, key(1));
