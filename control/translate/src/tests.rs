@@ -4,6 +4,7 @@ mod admission;
 mod clusters;
 mod delegates;
 mod diagnostics;
+mod fields;
 mod gateways;
 mod mesh;
 mod order;
