@@ -20,6 +20,18 @@ impl<'a> Mesh<'a> {
         Mesh { written: found.and_then(|(object, map)| Some((object, map.mesh.as_deref()?))) }
     }
 
+    /// Says which ConfigMaps hold a mesh config and do not count.
+    pub(crate) fn others(&self, objects: &Objects, env: &Env, report: &mut Report) {
+        let counts = self.object().map(|o| &o.reference);
+        for (object, map) in objects.config_maps() {
+            if map.mesh.is_some() && Some(&object.reference) != counts {
+                let text = format!("has no effect: the mesh config is that of {}/istio", env.root_namespace);
+                let advice = "move there what is wanted, or remove it";
+                report.warning(object, "data.mesh", "no-effect", text, advice);
+            }
+        }
+    }
+
     fn config(&self) -> Option<&'a MeshConfig> {
         self.written.map(|(_, config)| config)
     }

@@ -8,12 +8,14 @@ use crate::report::Report;
 use crate::servers::full_name;
 use crate::world::{Item, World, selects};
 use std::collections::{BTreeMap, BTreeSet};
+use tidegate_api::Object;
 use tidegate_api::istio::{ClientTlsMode, DestinationRule, Gateway, TrafficPolicy, VirtualService};
 
 /// Reports them.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) {
     let gateways: Gateways =
         world.gateways.iter().map(|item| (full_name(item.0).to_string(), server_hosts(*item))).collect();
+    world.mesh.others(world.objects, world.env, report);
     let delegates = delegates(world);
     for (item, hosts) in world.virtual_services.iter().zip(&world.hosts) {
         if item.1.hosts.is_empty() {
@@ -145,15 +147,28 @@ fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>
         let text = format!("there is no service {host}, so this rule has no effect");
         report.warning(object, "spec.host", "unknown-host", text, "create the service, or correct the host");
     }
+    subsets(world, object, rule, &host, report);
     upstream_tls(world, object, rule, report);
 }
 
-fn upstream_tls(
-    world: &World<'_>,
-    object: &tidegate_api::Object,
-    rule: &DestinationRule,
-    report: &mut Report,
-) {
+/// Istio's IST0173: a subset without endpoints, of a service that has some.
+fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &str, report: &mut Report) {
+    let Some(service) = world.registry.get(host) else { return };
+    let selected = |labels: &BTreeMap<String, String>| {
+        service.ports.iter().any(|p| !world.registry.endpoints_of(service, p, labels).is_empty())
+    };
+    if rule.subsets.is_empty() || !selected(&BTreeMap::new()) {
+        return;
+    }
+    for (i, _) in rule.subsets.iter().enumerate().filter(|(_, s)| !selected(&s.labels)) {
+        let text =
+            format!("no endpoint of {host} has these labels; requests to this subset are answered with 503");
+        let advice = "correct the labels, or start workloads that have them";
+        report.warning(object, &format!("spec.subsets[{i}].labels"), "empty-subset", text, advice);
+    }
+}
+
+fn upstream_tls(world: &World<'_>, object: &Object, rule: &DestinationRule, report: &mut Report) {
     let mut levels: Vec<(String, &TrafficPolicy)> = Vec::new();
     levels.extend(rule.traffic_policy.as_ref().map(|p| ("spec.trafficPolicy".to_owned(), p)));
     for (i, subset) in rule.subsets.iter().enumerate() {

@@ -120,3 +120,23 @@ fn mesh_config_says_defaults_and_what_it_cannot() {
     assert_eq!(t.model.clusters.values().next().unwrap().connect_timeout, std::time::Duration::from_secs(2));
     assert_eq!(said(&t), ["note data.mesh.enableTracing not-enforced"]);
 }
+
+#[test]
+fn mesh_configs_that_do_not_count() {
+    let other = "ConfigMap default/istio: {mesh: \"connectTimeout: 2s\\n\"}";
+    assert_eq!(said(&usual(other)), ["warning data.mesh no-effect"]);
+}
+
+#[test]
+fn subsets_that_select_nothing() {
+    let entry = |labels| {
+        format!(
+            "ServiceEntry default/s: {{hosts: [e.com], resolution: STATIC, ports: [{{number: 80, name: http}}], endpoints: [{labels}]}}"
+        )
+    };
+    let rule = "DestinationRule default/d: {host: e.com, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}";
+    let some = entry("{address: 10.0.0.1, labels: {version: v1}}");
+    assert_eq!(said(&usual(&format!("{some}\n{rule}"))), ["warning spec.subsets[1].labels empty-subset"]);
+    // of a service without endpoints nothing is known
+    assert_eq!(said(&usual(&format!("{}\n{rule}", entry("")))), [""; 0]);
+}
