@@ -6,65 +6,14 @@ use serde_yaml::Value;
 use std::sync::Arc;
 use tidegate_api::Objects;
 
+fn file(name: &str) -> String {
+    let path = format!("{}/../../tests/fields/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).unwrap()
+}
+
 /// What the objects refer to.
 fn surroundings() -> String {
-    let mut text = String::from(
-        "
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: istio, namespace: istio-system}
-data: {mesh: '{}'}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: web, namespace: default}
-spec:
-  selector: {istio: ingressgateway}
-  servers:
-  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}
-  - {port: {number: 81, name: http-more, protocol: HTTP}, hosts: ['*']}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: tcp, namespace: default}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: tls, namespace: default}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: 9443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}]
-",
-    );
-    for name in ["a", "b"] {
-        text += &format!(
-            "---
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: default}}
-spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 80}}, {{name: more, port: 81}}]}}
-"
-        );
-    }
-    text += "---
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: b, namespace: default}
-spec: {host: b, subsets: [{name: v1, labels: {version: v1}}]}
-";
-    for namespace in ["default", "other"] {
-        text += &format!(
-            "---
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: part, namespace: {namespace}}}
-spec: {{http: [{{name: of-{namespace}, route: [{{destination: {{host: b.default.svc.cluster.local}}}}]}}]}}
-"
-        );
-    }
+    let mut text = file("surroundings");
     for (name, keys) in [
         ("pair", &["tls.crt", "tls.key"][..]),
         ("pair-cacert", &["ca.crt"]),
@@ -121,15 +70,16 @@ fn names(translation: &Translation, object: &str, field: &str) -> bool {
     let field = field.replace("[]", "[0]").replace("{}", "");
     translation.diagnostics.iter().any(|d| {
         let of_object = d.object.as_ref().is_some_and(|o| o.to_string().starts_with(object));
-        of_object && d.field.len() > "spec".len() && (field.starts_with(&d.field) || d.field.starts_with(&field))
+        of_object
+            && d.field.len() > "spec".len()
+            && (field.starts_with(&d.field) || d.field.starts_with(&field))
     })
 }
 
 /// The fields of a list for which it does not hold that what is served changes, or that a diagnostic
 /// names them where the list says so.
 fn ignored(list: &str) -> Vec<String> {
-    let path = format!("{}/../../tests/fields/{list}.yaml", env!("CARGO_MANIFEST_DIR"));
-    let mut list: Value = serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut list: Value = serde_yaml::from_str(&file(list)).unwrap();
     list.apply_merge().unwrap();
     let (around, object) = (surroundings(), &list["object"]);
     let name = format!("{}/", object["kind"].as_str().unwrap());
