@@ -24,12 +24,14 @@ pub(crate) fn authentication(world: &World<'_>, report: &mut Report) -> Authenti
         if selects_gateway(world.env, item.0) {
             policies.push(item);
         } else {
-            let text = if item.1.target_ref.is_some() || !item.1.target_refs.is_empty() {
-                "does not select this gateway: targets are Kubernetes Gateways, services and waypoints"
-            } else {
-                "does not select this gateway"
+            let targets =
+                "does not select this gateway: targets are Kubernetes Gateways, services and waypoints";
+            let (field, text) = match item.1 {
+                policy if policy.target_ref.is_some() => ("spec.targetRef", targets),
+                policy if !policy.target_refs.is_empty() => ("spec.targetRefs", targets),
+                _ => ("", "does not select this gateway"),
             };
-            report.note(item.0, "", "not-selected", text, "");
+            report.note(item.0, field, "not-selected", text, "");
         }
     }
     policies.sort_by_key(|(object, _)| object.reference.namespace != world.env.root_namespace);

@@ -31,7 +31,7 @@ fn the_rules_of_all_policies_that_select_the_gateway_are_sorted_by_issuer() {
         rules.iter().map(|r| (r.object.name.to_string(), r.index, r.issuer.as_deref())).collect();
     let rule = |name: &str, index, issuer| (name.to_owned(), index, issuer);
     assert_eq!(seen, [rule("b", 1, None), rule("a", 0, Some("m")), rule("b", 0, Some("z"))]);
-    assert_eq!(said, ["note  not-selected", "note  not-selected", "note  not-selected"]);
+    assert_eq!(said, ["note  not-selected", "note  not-selected", "note spec.targetRefs not-selected"]);
     assert!(rules.iter().all(|r| r.origin.line > 0));
 }
 

@@ -1,7 +1,7 @@
 //! Every field of `tests/fields`, which lists those of Istio's CRDs, counts or is reported.
 
 use super::env;
-use crate::{Translation, translate};
+use crate::{Translation, translate, validate};
 use serde_yaml::Value;
 use std::sync::Arc;
 use tidegate_api::Objects;
@@ -60,9 +60,12 @@ fn translated(around: &str, object: &Value) -> Translation {
     let text = format!("{around}---\n{}\n", serde_json::to_string(object).unwrap());
     let reading = tidegate_api::read("test.yaml", &text);
     assert_eq!(reading.diagnostics, [], "{text}");
+    let refused: Vec<_> = reading.objects.iter().flat_map(validate).collect();
     let mut objects = Objects::new();
     reading.objects.into_iter().for_each(|o| drop(objects.insert(Arc::new(o))));
-    translate(&objects, &env())
+    let mut translation = translate(&objects, &env());
+    translation.diagnostics.extend(refused);
+    translation
 }
 
 /// Whether a diagnostic names the field, what is in it, or the part of the spec it stands in.
