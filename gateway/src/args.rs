@@ -60,6 +60,8 @@ pub(crate) struct Serve {
     pub(crate) concurrency: usize,
     /// How long a stop waits.
     pub(crate) drain_timeout: Duration,
+    /// Bytes of a request's body that are kept for another try.
+    pub(crate) retry_body: usize,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
     /// Peers whose PROXY headers are believed.
@@ -116,6 +118,12 @@ struct SetupArgs {
     /// Become ready although security policies that select this gateway are not enforced
     #[arg(long)]
     allow_unenforced: bool,
+    /// Do not retry where neither the VirtualService nor meshConfig says so; Istio does, twice, what no upstream acted on
+    #[arg(long)]
+    no_default_retries: bool,
+    /// Do not limit retries where no DestinationRule does [default: 20 % of the requests under way, and always 3]
+    #[arg(long)]
+    no_default_retry_budget: bool,
     /// How results and diagnostics are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -157,6 +165,9 @@ struct ServeArgs {
     /// Trust these authorities (PEM) for fetching token keys, beside those of the system
     #[arg(long, value_name = "FILE")]
     jwks_ca: Option<PathBuf>,
+    /// How much of a request's body is kept so that it can be sent again; a larger one is not retried
+    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    retry_body: u32,
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
@@ -252,6 +263,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         access_log: serve.access_log.map(access_log),
         concurrency: serve.concurrency.map_or(cores, usize::from),
         drain_timeout: serve.drain_timeout,
+        retry_body: serve.retry_body as usize,
         explain_errors: serve.explain_errors,
         proxy_protocol_from: match serve.proxy_protocol_from {
             given if given.is_empty() => NEAR.into_iter().map(network).collect::<Result<_, _>>()?,
@@ -271,6 +283,8 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
+        default_retries: !args.no_default_retries,
+        default_retry_budget: !args.no_default_retry_budget,
         now: std::time::SystemTime::now(),
         files: tidegate_translate::Files::new(),
     };
@@ -424,6 +438,8 @@ mod tests {
         assert_eq!(&*s.setup.env.namespace, "istio-system");
         assert_eq!(s.access_log, None);
         assert_eq!(s.drain_timeout, Duration::from_secs(30));
+        assert_eq!(s.retry_body, 64 << 10);
+        assert!(s.setup.env.default_retries && s.setup.env.default_retry_budget);
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
         assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
         assert_eq!(s.setup.output, Output::Text);
@@ -438,8 +454,11 @@ mod tests {
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
              --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
-             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem",
+             --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem --proxy-protocol-from 192.0.2.0/24 2001:db8::1 \
+              --retry-body 100 --no-default-retries --no-default-retry-budget",
         );
+        assert_eq!(s.retry_body, 100);
+        assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
         assert_eq!(s.admin, "[::1]:1".parse().unwrap());

@@ -53,7 +53,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
 }
 
 fn limits(serve: &Serve) -> Limits {
-    let mut limits = Limits { drain: serve.drain_timeout, ..Limits::default() };
+    let mut limits = Limits { drain: serve.drain_timeout, retry_body: serve.retry_body, ..Limits::default() };
     if let Some(files) = open_files() {
         // the rest is for upstreams that are not reused, files and sockets of our own
         limits.connections = usize::try_from(files / 5 * 4).unwrap_or(usize::MAX);

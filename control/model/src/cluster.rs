@@ -1,3 +1,4 @@
+use crate::RetryBudget;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,6 +57,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long a connection without a request is kept.
     pub idle_timeout: Duration,
+    /// How many retries it takes.
+    pub retry_budget: RetryBudget,
 }
 
 /// What an upstream speaks.

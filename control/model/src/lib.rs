@@ -17,6 +17,7 @@ mod mesh;
 mod object;
 mod pattern;
 mod re2;
+mod retry;
 mod route;
 mod secret;
 mod tcp;
@@ -38,6 +39,7 @@ pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, Ta
 pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
+pub use retry::{RetryBudget, RetryCondition, RetryOn, RetryPolicy};
 pub use route::{
     Action, ClaimMatch, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch,
     PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch,

@@ -1,6 +1,6 @@
 use crate::{
     ClaimPath, ClusterName, Cors, Fault, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin,
-    TableName, is_secret,
+    RetryPolicy, TableName, is_secret,
 };
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -272,6 +272,8 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     /// The time for the whole request, retries included; `None` is no limit (Istio 2.7).
     pub timeout: Option<Duration>,
+    /// How it is tried again; `None` is not at all.
+    pub retries: Option<RetryPolicy>,
     /// Faults to inject before anything is sent.
     pub fault: Fault,
 }

@@ -129,9 +129,13 @@ fn forwarded(
     if destinations.is_empty() {
         return Ok(refused("no_destination"));
     }
-    let timeout = route.timeout.filter(|t| !t.is_zero());
-    let fault = route.fault.as_ref().map(fault).unwrap_or_default();
-    Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout, fault }))
+    Ok(Action::Forward(Forward {
+        destinations,
+        path_rewrite: path_rewrite(route, kind),
+        timeout: route.timeout.filter(|t| !t.is_zero()),
+        retries: clusters.retries(route.retries.as_ref()),
+        fault: route.fault.as_ref().map(fault).unwrap_or_default(),
+    }))
 }
 
 /// A path as it is written, with a slash before one that has none: it would run into the host.

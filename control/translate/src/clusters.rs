@@ -1,12 +1,13 @@
 use crate::destination_rule::{Policy, policy, subset};
 use crate::protocol::Protocol;
+use crate::retries;
 use crate::service_registry::{Port, Service};
 use crate::world::{World, port};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::istio::ClientTlsMode;
-use tidegate_model::{Cluster, ClusterName, EndpointSet, Model};
+use tidegate_api::istio::{ClientTlsMode, HttpRetry};
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, RetryPolicy};
 
 /// The clusters that routes name, made when one first does.
 pub(crate) struct Clusters<'w, 'a> {
@@ -74,6 +75,11 @@ impl<'w, 'a> Clusters<'w, 'a> {
             absent: BTreeMap::new(),
             tcp_idle: BTreeMap::new(),
         }
+    }
+
+    /// How requests of a rule with these retries are tried again.
+    pub(crate) fn retries(&self, written: Option<&HttpRetry>) -> Option<RetryPolicy> {
+        retries::policy(written, &self.world.mesh, self.world.env)
     }
 
     /// The cluster for a destination: its port, else the service's only one, else that of the listener.
@@ -173,7 +179,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             return Err(Absent::Subset(known.collect()));
         }
         let labels = named.flatten();
-        let policy = policy(&rules, labels, number, self.world.mesh.connect_timeout());
+        let policy = policy(&rules, labels, number, self.world);
         if wire == Wire::AsRuled {
             self.may_be_plain(&policy)?;
         }
@@ -197,6 +203,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             load_balancer: policy.load_balancer,
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
+            retry_budget: policy.retry_budget,
         };
         let endpoints = EndpointSet { cluster: name.clone(), endpoints };
         Ok(((Arc::new(cluster), Arc::new(endpoints)), policy.tcp_idle_timeout))

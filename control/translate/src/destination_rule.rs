@@ -1,14 +1,15 @@
 use crate::Env;
 use crate::export::{Reach, reach};
 use crate::hosts::{is_subset, resolve};
-use crate::world::{Item, selects};
+use crate::retries;
+use crate::world::{Item, World, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy, HttpSettings,
-    LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
+    self, ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
+    HttpSettings, LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
 };
-use tidegate_model::{LoadBalancer, UpstreamProtocol};
+use tidegate_model::{LoadBalancer, RetryBudget, UpstreamProtocol};
 
 /// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
 /// said.
@@ -129,6 +130,7 @@ pub(crate) struct Policy {
     pub(crate) idle_timeout: Duration,
     /// How long a TCP connection may stand still; `None` is for ever.
     pub(crate) tcp_idle_timeout: Option<Duration>,
+    pub(crate) retry_budget: RetryBudget,
     /// What is spoken, whatever the port says.
     pub(crate) protocol: Option<UpstreamProtocol>,
     /// How the upstream wants to be spoken to; `None` is plain text.
@@ -140,19 +142,22 @@ pub(crate) struct Policy {
 struct Blocks<'a> {
     load_balancer: Option<&'a LoadBalancerSettings>,
     connection_pool: Option<&'a ConnectionPoolSettings>,
+    retry_budget: Option<&'a istio::RetryBudget>,
     tls: Option<&'a ClientTlsSettings>,
 }
 
 impl<'a> Blocks<'a> {
-    /// This policy under that of a more specific level. One for the port replaces everything.
+    /// This policy under that of a more specific level. One for the port replaces everything that it can have.
     fn overridden(self, policy: Option<&'a TrafficPolicy>, port: u16) -> Self {
         let Some(policy) = policy else { return self };
         let for_port = policy
             .port_level_settings
             .iter()
             .find(|p| p.port.as_ref().and_then(|p| p.number) == Some(u32::from(port)));
+        let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
         if let Some(p) = for_port {
             return Blocks {
+                retry_budget,
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
                 tls: p.tls.as_ref(),
@@ -161,6 +166,7 @@ impl<'a> Blocks<'a> {
         Blocks {
             load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
+            retry_budget,
             tls: policy.tls.as_ref().or(self.tls),
         }
     }
@@ -171,7 +177,7 @@ pub(crate) fn policy(
     rules: &[Item<'_, DestinationRule>],
     subset: Option<&Subset>,
     port: u16,
-    default_connect_timeout: Duration,
+    world: &World<'_>,
 ) -> Policy {
     let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
     let blocks = Blocks::default()
@@ -189,9 +195,10 @@ pub(crate) fn policy(
     let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
         load_balancer,
-        connect_timeout: connect.unwrap_or(default_connect_timeout),
+        connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
         tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
+        retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
         protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
         tls,
     }

@@ -78,6 +78,11 @@ const VIRTUAL_SERVICE: Fields = Fields {
         "http[].delegate",
         "http[].rewrite",
         "http[].timeout",
+        "http[].retries.attempts",
+        "http[].retries.perTryTimeout",
+        "http[].retries.retryOn",
+        "http[].retries.retryIgnorePreviousHosts",
+        "http[].retries.backoff",
         "http[].corsPolicy",
         "http[].fault",
         "http[].headers",
@@ -93,7 +98,10 @@ const VIRTUAL_SERVICE: Fields = Fields {
     ],
     reasons: &[
         ("http[].match[].statPrefix", "has no effect: in Istio it names statistics of Envoy"),
-        ("http[].retries", "is not enforced yet: requests are not retried by it"),
+        (
+            "http[].retries.retryRemoteLocalities",
+            "has no effect as long as load balancing does not prefer localities: retries go to all of them",
+        ),
         ("tcp[].match[].destinationSubnets", OF_SIDECARS),
         ("tcp[].match[].sourceSubnet", "has no effect, in Istio neither"),
         ("tcp[].match[].sourceLabels", OF_SIDECARS),
@@ -120,6 +128,7 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "portLevelSettings[].connectionPool.http.useClientProtocol"),
+                concat!($at, "portLevelSettings[].connectionPool.http.maxRetries"),
                 concat!($at, "portLevelSettings[].tls.mode"),
                 concat!($at, "loadBalancer.simple"),
                 concat!($at, "connectionPool.tcp.connectTimeout"),
@@ -127,6 +136,8 @@ macro_rules! traffic_policy {
                 concat!($at, "connectionPool.http.idleTimeout"),
                 concat!($at, "connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "connectionPool.http.useClientProtocol"),
+                concat!($at, "connectionPool.http.maxRetries"),
+                concat!($at, "retryBudget"),
                 // Reported with the reference to it: it fails closed.
                 concat!($at, "tls.mode"),
             )*
@@ -198,6 +209,11 @@ const MESH_CONFIG: Fields = Fields {
         "accessLogEncoding",
         "pathNormalization.normalization",
         "connectTimeout",
+        "defaultHttpRetryPolicy.attempts",
+        "defaultHttpRetryPolicy.perTryTimeout",
+        "defaultHttpRetryPolicy.retryOn",
+        "defaultHttpRetryPolicy.retryIgnorePreviousHosts",
+        "defaultHttpRetryPolicy.backoff",
         "defaultServiceExportTo",
         "defaultVirtualServiceExportTo",
         "defaultDestinationRuleExportTo",
@@ -206,18 +222,35 @@ const MESH_CONFIG: Fields = Fields {
         "defaultConfig.proxyHeaders.server",
     ],
     reasons: &[
+        (
+            "defaultHttpRetryPolicy.retryRemoteLocalities",
+            "has no effect as long as load balancing does not prefer localities: retries go to all of them",
+        ),
         ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("defaultConfig.discoveryAddress", "has no effect: there is no control plane to ask here"),
     ],
 };
 
-/// Values without effect of fields that are otherwise enforced: the end of the path, the value, the reason.
-const VALUES: &[(&str, &str, &str)] = &[(
-    "loadBalancer.simple",
-    "PASSTHROUGH",
-    "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
-)];
+/// Values without effect of fields that are otherwise enforced: the end of the path, the value or one of those that
+/// commas join, the reason.
+const VALUES: &[(&str, &str, &str)] = &[
+    (
+        "loadBalancer.simple",
+        "PASSTHROUGH",
+        "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
+    ),
+    (
+        "retryOn",
+        "retriable-headers",
+        "retriable-headers has no effect, in Istio neither: there is no field that names headers",
+    ),
+    (
+        "retryOn",
+        "http3-post-connect-failure",
+        "http3-post-connect-failure has no effect: HTTP/3 is not spoken to upstreams",
+    ),
+];
 
 /// Reports every field that was written and is not enforced, at its shortest path.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) {
@@ -258,9 +291,10 @@ fn walk(object: &Object, value: &Value, path: String, pattern: String, fields: &
     }
     if fields.enforced.contains(&pattern.as_str()) {
         let without_effect = |(end, text, _): &&(&str, &str, &str)| {
-            pattern.ends_with(end) && matches!(&value.data, Data::String(s) if s == text)
+            pattern.ends_with(end)
+                && matches!(&value.data, Data::String(s) if s.split(',').any(|part| part.trim() == *text))
         };
-        if let Some((.., reason)) = VALUES.iter().find(without_effect) {
+        for (.., reason) in VALUES.iter().filter(without_effect) {
             report.note(object, &path, "no-effect", *reason, "");
         }
         return;

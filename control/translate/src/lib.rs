@@ -26,6 +26,7 @@ mod mesh_config;
 mod protocol;
 mod references;
 mod report;
+mod retries;
 mod secret;
 mod servers;
 mod service_registry;
@@ -63,6 +64,10 @@ pub struct Env {
     pub root_namespace: Arc<str>,
     /// Become ready although security objects that select this gateway are not enforced.
     pub allow_unenforced: bool,
+    /// Rules that say nothing about retries have Istio's default policy.
+    pub default_retries: bool,
+    /// Clusters for which nothing is said have a budget for retries, which in Istio they have not.
+    pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.
     pub now: SystemTime,
     /// Contents of the files that [`files`] names, or why one cannot be read.

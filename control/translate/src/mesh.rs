@@ -141,7 +141,8 @@ impl<'a> Outbound<'_, 'a> {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         };
-        let forward = Forward { destinations: vec![destination], ..Forward::default() };
+        let retries = self.clusters.retries(None);
+        let forward = Forward { destinations: vec![destination], retries, ..Forward::default() };
         Some(Arc::new(Route {
             name: "default".into(),
             rule: RuleRef { object: object.reference.clone(), index: 0, match_index: None, root: None },

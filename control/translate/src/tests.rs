@@ -9,6 +9,7 @@ mod gateways;
 mod l4;
 mod mesh;
 mod order;
+mod retries;
 mod routes;
 mod tls;
 
@@ -26,6 +27,8 @@ fn env() -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        default_retries: true,
+        default_retry_budget: true,
         now: std::time::SystemTime::now(),
         files: crate::Files::new(),
     }

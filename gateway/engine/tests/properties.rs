@@ -338,5 +338,6 @@ fn cluster(host: &str) -> Cluster {
         load_balancer: LoadBalancer::LeastRequest,
         connect_timeout: std::time::Duration::from_secs(10),
         idle_timeout: std::time::Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     }
 }

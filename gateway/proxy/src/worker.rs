@@ -7,13 +7,12 @@ use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
 use ipnet::IpNet;
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::Poll;
-use tokio::sync::{Notify, mpsc};
+use std::task::{Context, Poll, Waker};
+use tokio::sync::mpsc;
 
 /// What one worker thread owns: nothing in it is shared on the hot path but what sits in `Arc`s.
 pub(crate) struct Worker {
@@ -56,34 +55,85 @@ impl Worker {
 #[derive(Default)]
 pub(crate) struct Cut {
     said: Cell<bool>,
-    wake: Notify,
+    waiting: RefCell<Waiting>,
+}
+
+/// Who is to be woken: places that are used again, so that waiting allocates nothing in steady state.
+#[derive(Default)]
+struct Waiting {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+/// A place in the list, given back when it is dropped.
+struct Place<'a> {
+    cut: &'a Cut,
+    index: usize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.cut.waiting.borrow_mut();
+        waiting.wakers[self.index] = None;
+        waiting.free.push(self.index);
+    }
 }
 
 impl Cut {
     /// The time is over.
     pub(crate) fn say(&self) {
         self.said.set(true);
-        self.wake.notify_waiters();
+        self.waiting.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+    }
+
+    /// Whether it is over. Who awaits [`Cut::unless`] is polled once more then.
+    pub(crate) fn is_said(&self) -> bool {
+        self.said.get()
     }
 
     /// Waits for `work`, or until the time is over: then it is false. To be awaited by a task itself,
     /// since its waker is left here once.
-    pub(crate) async fn unless<F: Future<Output = ()>>(&self, mut work: Pin<&mut F>) -> bool {
-        let mut woken = None;
-        poll_fn(|cx| {
-            if work.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(true);
+    pub(crate) fn unless<'a, F: Future<Output = ()>>(&'a self, work: Pin<&'a mut F>) -> Unless<'a, F> {
+        Unless { cut: self, work, place: None }
+    }
+
+    fn place(&self, waker: &Waker) -> Place<'_> {
+        let mut waiting = self.waiting.borrow_mut();
+        let waker = Some(waker.clone());
+        let index = match waiting.free.pop() {
+            Some(index) => {
+                waiting.wakers[index] = waker;
+                index
             }
-            if self.said.get() {
-                return Poll::Ready(false);
+            None => {
+                waiting.wakers.push(waker);
+                waiting.wakers.len() - 1
             }
-            if woken.is_none() {
-                // boxed, since it is there as long as the connection
-                let _ = woken.insert(Box::pin(self.wake.notified())).as_mut().poll(cx);
-            }
-            Poll::Pending
-        })
-        .await
+        };
+        Place { cut: self, index }
+    }
+}
+
+/// What [`Cut::unless`] gives; by hand, because it is part of every connection and small that way.
+pub(crate) struct Unless<'a, F> {
+    cut: &'a Cut,
+    work: Pin<&'a mut F>,
+    place: Option<Place<'a>>,
+}
+
+impl<F: Future<Output = ()>> Future for Unless<'_, F> {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let Unless { cut, work, place } = &mut *self;
+        if work.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if cut.said.get() {
+            return Poll::Ready(false);
+        }
+        place.get_or_insert_with(|| cut.place(cx.waker()));
+        Poll::Pending
     }
 }
 
@@ -143,5 +193,41 @@ pub(crate) async fn run(
             },
             Some(accepted) = handed_on.recv() => acceptor.serve(accepted),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use std::pin::pin;
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    #[tokio::test]
+    async fn what_waits_is_cut_and_places_are_used_again() {
+        let cut = Rc::new(Cut::default());
+        let set = LocalSet::new();
+        let tasks = set.run_until(async {
+            for _ in 0..3 {
+                let cut = cut.clone();
+                let one = spawn_local(async move { cut.unless(pin!(yield_now())).await });
+                assert!(one.await.unwrap(), "it ended by itself");
+            }
+            assert_eq!(cut.waiting.borrow().wakers.len(), 1);
+            let wait = || {
+                let cut = cut.clone();
+                spawn_local(async move { cut.unless(pin!(pending())).await })
+            };
+            let waiting = [wait(), wait()];
+            yield_now().await;
+            cut.say();
+            for task in waiting {
+                assert!(!task.await.unwrap(), "it was cut");
+            }
+            assert!(!cut.unless(pin!(pending())).await, "who comes later is cut too");
+            assert!(cut.unless(pin!(ready(()))).await, "what is done is done");
+            assert!(cut.waiting.borrow().wakers.iter().all(Option::is_none));
+        });
+        tasks.await;
     }
 }

@@ -112,6 +112,8 @@ fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        default_retries: true,
+        default_retry_budget: true,
         now: std::time::SystemTime::now(),
         files: tidegate_translate::Files::new(),
     }

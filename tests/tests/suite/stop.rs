@@ -14,28 +14,27 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_request_in_flight_is_answered() -> Result<()> {
-    for version in [Version::Http11, Version::Http2] {
-        let (net, backend, site) = (Net::reserve()?, Backend::default(), Site::new()?);
-        let workload = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
-        backend.listen(workload).await?;
-        let slow = Behaviour { delay: Some("800ms".into()), ..Behaviour::default() };
-        backend.begin(&slow, &BTreeMap::new());
-        site.write("routes.yaml", &forward_to(&[workload]))?;
-        let mut gateway = Start::with(site.path()).start(&net).await?;
+    const VERSIONS: [Version; 2] = [Version::Http11, Version::Http2];
+    let (net, backend, site) = (Net::reserve()?, Backend::default(), Site::new()?);
+    let workload = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+    backend.listen(workload).await?;
+    let slow = Behaviour { delay: Some("3s".into()), ..Behaviour::default() };
+    backend.begin(&slow, &BTreeMap::new());
+    site.write("routes.yaml", &forward_to(&[workload]))?;
+    let mut gateway = Start::with(site.path()).start(&net).await?;
+    let in_flight = VERSIONS.map(|version| {
         let request = Request::to(gateway.at(8080)).version(version);
-        let in_flight = tokio::spawn(async move { exchange(&request).await });
-        arrived(&backend).await;
-        gateway.terminate()?;
-        let draining = Instant::now();
-        while gateway.readiness().await != Some(503) {
-            assert!(gateway.ended().is_none(), "ended with a request in flight: {}", gateway.said());
-            assert!(draining.elapsed() < Duration::from_millis(600), "readiness does not say that it drains");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let answer = in_flight.await?.with_context(|| format!("{version:?}"))?;
-        assert_eq!((answer.status, Backend::id_of(&answer.headers)), (200, Some(1)));
-        assert_eq!(gateway.wait(Duration::from_secs(10)).await?.code(), Some(0));
+        tokio::spawn(async move { exchange(&request).await })
+    });
+    arrived(&backend, VERSIONS.len()).await;
+    gateway.terminate()?;
+    not_ready(&mut gateway).await;
+    for (answer, version) in in_flight.into_iter().zip(VERSIONS) {
+        let answer = answer.await?.with_context(|| format!("{version:?}"))?;
+        assert_eq!(answer.status, 200, "{version:?}: {}", answer.text());
+        assert!(Backend::id_of(&answer.headers).is_some(), "{version:?}: the workload answered");
     }
+    assert_eq!(gateway.wait(Duration::from_secs(15)).await?.code(), Some(0));
     Ok(())
 }
 
@@ -87,15 +86,14 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
     site.write("gateway.yaml", &with_tls()?)?;
     site.write("routes.yaml", &forward_to(&[workload]))?;
     let mut gateway = Start::with(site.path()).arg("--drain-timeout").arg("1s").start(&net).await?;
+    let mut silent = silent_websocket(gateway.at(8080)).await?;
     let mut tunnel = websocket(gateway.at(8080)).await?;
     backend.begin(&Behaviour { delay: Some("1h".into()), ..Behaviour::default() }, &BTreeMap::new());
     let (plain, tls) = (Request::to(gateway.at(8080)), Request::to(gateway.at(8443)));
     let two = tls.clone().version(Version::Http2).tls("a.example");
     let stuck = [plain.path("/plain"), tls.tls("a.example").path("/tls"), two.path("/h2")];
     let in_flight = stuck.map(|request| tokio::spawn(async move { exchange(&request).await }));
-    while backend.hits().len() < 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    arrived(&backend, 3).await;
     gateway.terminate()?;
     let begun = Instant::now();
     // the ends that each protocol has: FIN, close_notify, RST_STREAM
@@ -106,6 +104,9 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
     }
     assert!(begun.elapsed() >= Duration::from_millis(900), "it did not wait: {:?}", begun.elapsed());
     assert_eq!(tunnel.read(&mut [0]).await?, 0, "a tunnel is closed, not reset");
+    let mut goodbye = Vec::new();
+    silent.read_to_end(&mut goodbye).await?;
+    assert_eq!(goodbye, [0x88, 2, 0x03, 0xe9], "Close, 1001");
     assert_eq!(gateway.wait(Duration::from_secs(15)).await?.code(), Some(0));
     for (path, status) in [("/plain", 0), ("/tls", 0), ("/h2", 0), ("/ws", 101)] {
         let mine = |l: &str| l.contains(&format!("\"path\":\"{path}\""));
@@ -136,8 +137,16 @@ fn with_tls() -> Result<String> {
     Ok(text)
 }
 
-/// A WebSocket at the path `/ws` whose other end sends back what comes, after one round.
+/// A WebSocket at the path `/ws` whose other end sends back what comes, after one round that is no
+/// frame.
 async fn websocket(to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = silent_websocket(to).await?;
+    echo(&mut stream, b"hello").await?;
+    Ok(stream)
+}
+
+/// The same without a byte on it.
+async fn silent_websocket(to: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(to).await?;
     let request = "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -147,7 +156,6 @@ async fn websocket(to: SocketAddr) -> Result<TcpStream> {
         head.push(stream.read_u8().await?);
     }
     ensure!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    echo(&mut stream, b"hello").await?;
     Ok(stream)
 }
 
@@ -170,11 +178,11 @@ async fn not_ready(gateway: &mut Gateway) {
     }
 }
 
-/// Waits until the workload has a request.
-async fn arrived(backend: &Backend) {
-    let patience = Instant::now() + Duration::from_secs(5);
-    while backend.hits().is_empty() && Instant::now() < patience {
+/// Waits until the workload has so many requests.
+async fn arrived(backend: &Backend, requests: usize) {
+    let patience = Instant::now() + Duration::from_secs(15);
+    while backend.hits().len() < requests {
+        assert!(Instant::now() < patience, "the requests do not reach the workload");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(!backend.hits().is_empty(), "the request did not reach the workload");
 }

@@ -286,6 +286,11 @@ fn destination_rules() {
             (Refused, "trafficPolicy: {connectionPool: {http: {maxRetries: -1}}}"),
             (Refused, "trafficPolicy: {portLevelSettings: [{loadBalancer: {simple: RANDOM}}]}"),
             (Refused, "trafficPolicy: {outlierDetection: {maxEjectionPercent: 101}}"),
+            (
+                Accepted,
+                "trafficPolicy: {retryBudget: {percent: 100, minRetryConcurrency: 1, budgetInterval: 0s}}",
+            ),
+            (Refused, "trafficPolicy: {retryBudget: {percent: 100.5}}"),
             (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
             (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
             (Refused, "exportTo: [a/b]"),

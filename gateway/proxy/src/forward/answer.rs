@@ -1,6 +1,7 @@
 //! Answers that the gateway gives itself: errors, redirects, direct responses.
 
 use super::buffers::{Bulk, Work};
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::edits::{Edits, Ops, line};
 use super::error::{Kind, reason_phrase};
@@ -11,8 +12,6 @@ use super::view::View;
 use crate::auth::Denial;
 use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
-use std::future::poll_fn;
-use std::task::Poll;
 use tidegate_engine::RequestView;
 use tidegate_model::{AbortStatus, DirectResponse, HeaderOp, MeshSettings};
 
@@ -92,6 +91,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
+    // the time that was up was the upstream's
+    down.deadline().end_limits();
     if send(down, w, body).await.is_ok() {
         life.sent = body.len() as u64;
     } else {
@@ -208,16 +209,15 @@ pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: Ops<'_>
     w.rendered = rendered;
 }
 
-async fn send<D: Downstream>(down: &mut D, w: &mut Work, body: &[u8]) -> std::io::Result<()> {
-    down.begin_response(w, body.is_empty())?;
+async fn send<D: Downstream>(down: &mut D, w: &mut Work, body: &[u8]) -> Result<(), Kind> {
+    down.begin_response(w, body.is_empty()).map_err(|_| Kind::ClientGone)?;
     let mut bulk = Bulk::take();
     let mut pieces = body.chunks(PIECE).peekable();
     loop {
         bulk.push(pieces.next().unwrap_or_default());
         let last = pieces.peek().is_none();
-        poll_fn(|cx| match down.poll_body(w, &mut bulk, last, cx) {
-            Poll::Pending => down.deadline().poll(cx).map(|_| Err(std::io::ErrorKind::TimedOut.into())),
-            ready => ready,
+        under_deadline(down, w, Waiting::ForClient, |down, w, cx| {
+            down.poll_body(w, &mut bulk, last, cx).map_err(|_| Kind::ClientGone)
         })
         .await?;
         if last {
@@ -225,9 +225,8 @@ async fn send<D: Downstream>(down: &mut D, w: &mut Work, body: &[u8]) -> std::io
         }
         bulk = Bulk::take();
     }
-    poll_fn(|cx| match down.poll_end(None, cx) {
-        Poll::Pending => down.deadline().poll(cx).map(|_| Err(std::io::ErrorKind::TimedOut.into())),
-        ready => ready,
+    under_deadline(down, w, Waiting::ForClient, |down, _, cx| {
+        down.poll_end(None, cx).map_err(|_| Kind::ClientGone)
     })
     .await
 }

@@ -181,6 +181,9 @@ pub(crate) struct Bulk {
 }
 
 impl Bulk {
+    /// Bytes of memory of one.
+    pub(crate) const SIZE: usize = BULK;
+
     /// An empty one from the thread's store.
     pub(crate) fn take() -> Bulk {
         let data = BULKS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| vec![0; BULK].into());

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     NoWebSocket,
     /// The route's timeout passed.
     Timeout,
+    /// The time for one try passed.
+    TryTimeout,
     /// The request's body stood still for too long.
     Idle,
     /// Nothing came from the upstream for too long.
@@ -79,6 +81,7 @@ impl Kind {
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
+        let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
@@ -103,18 +106,15 @@ impl Kind {
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
             }
-            Kind::ConnectRefused => unanswered(
-                Flag::UpstreamConnectFailure,
+            Kind::ConnectRefused => no_connection(
                 "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
             ),
-            Kind::ConnectTimeout => unanswered(
-                Flag::UpstreamConnectFailure,
-                "upstream_reset_before_response_started{connection_timeout}",
-            ),
-            Kind::ConnectFailed => unanswered(
-                Flag::UpstreamConnectFailure,
-                "upstream_reset_before_response_started{remote_connection_failure}",
-            ),
+            Kind::ConnectTimeout => {
+                no_connection("upstream_reset_before_response_started{connection_timeout}")
+            }
+            Kind::ConnectFailed => {
+                no_connection("upstream_reset_before_response_started{remote_connection_failure}")
+            }
             Kind::UpstreamClosed => unanswered(
                 Flag::UpstreamTermination,
                 "upstream_reset_before_response_started{connection_termination}",
@@ -130,6 +130,9 @@ impl Kind {
                 "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
+            Kind::TryTimeout => {
+                row(504, Flag::UpstreamTimeout, "upstream_per_try_timeout", "upstream request timeout")
+            }
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::Stalled => row(504, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
@@ -168,6 +171,7 @@ mod tests {
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
+            (Kind::TryTimeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
             (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),
             (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),

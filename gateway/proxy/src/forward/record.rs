@@ -3,11 +3,12 @@
 use super::buffers::Work;
 use super::error::Kind;
 use super::grpc::is_grpc;
+use super::retry::Refusal;
 use super::view::View;
 use crate::connection::Connection;
 use crate::h1::field::Known;
-use crate::telemetry::{Flags, Headers, Record};
-use crate::upstream::{self, Pick};
+use crate::telemetry::{Flag, Flags, Headers, Record, RetryCount};
+use crate::upstream::{self, Pick, RetryPermit};
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -60,8 +61,12 @@ pub(crate) struct Life<'t> {
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
     pub(crate) pick: Option<Pick>,
-    /// How often the request was sent.
+    /// How often the request was tried.
     pub(crate) attempts: u32,
+    /// The retry that is under way.
+    pub(crate) retry: Option<RetryPermit>,
+    /// Why there was no other try.
+    refusal: Option<Refusal>,
     /// Until the request was all there.
     pub(crate) request_duration: Option<Duration>,
     /// Why there was no connection.
@@ -90,6 +95,8 @@ impl<'t> Life<'t> {
             cluster: None,
             pick: None,
             attempts: 0,
+            retry: None,
+            refusal: None,
             request_duration: None,
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
@@ -112,12 +119,33 @@ impl<'t> Life<'t> {
         if let Some(flag) = row.flag {
             self.flags.set(flag);
         }
-        self.details = Cow::Borrowed(match (self.responded, kind) {
+        let details = match (self.responded, kind) {
             (true, Kind::UpstreamClosed) => "upstream_reset_after_response_started{connection_termination}",
             (true, Kind::UpstreamReset) => "upstream_reset_after_response_started{remote_reset}",
             (true, Kind::UpstreamMalformed) => "upstream_reset_after_response_started{protocol_error}",
             _ => row.details,
-        });
+        };
+        self.set_details(details);
+    }
+
+    /// Notes why a try that failed is not followed by another.
+    pub(crate) fn not_retried(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        match refusal {
+            Refusal::Exhausted => self.flags.set(Flag::RetryLimit),
+            Refusal::Budget => self.flags.set(Flag::Overflow),
+            Refusal::Body => {}
+        }
+    }
+
+    /// Sets the details, to which a retry that was refused belongs unless its flag says it.
+    pub(crate) fn set_details(&mut self, details: &'static str) {
+        self.details = match self.refusal {
+            None | Some(Refusal::Exhausted) => Cow::Borrowed(details),
+            Some(refusal) => {
+                Cow::Owned(format!("{details}{{not_retried:{}}}", RetryCount::from(refusal).name()))
+            }
+        };
     }
 
     /// Everything known, as telemetry takes it.

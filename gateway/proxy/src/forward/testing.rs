@@ -39,6 +39,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     };
     let endpoint = Endpoint {
         address: Address::Socket(upstream),
@@ -65,6 +66,19 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
 /// Sends everything to one destination.
 pub(crate) fn forward(destination: Destination) -> Action {
     Action::Forward(Forward { destinations: vec![destination], ..Forward::default() })
+}
+
+/// A policy that tries twice more under these conditions, and does not wait.
+pub(crate) fn retries(on: &[RetryCondition]) -> Option<RetryPolicy> {
+    Some(RetryPolicy {
+        attempts: 2,
+        per_try_timeout: None,
+        on: on.iter().copied().collect(),
+        statuses: vec![],
+        backoff: Duration::ZERO,
+        max_backoff: Duration::ZERO,
+        avoid_previous_hosts: true,
+    })
 }
 
 /// Gives a domain one rule.

@@ -57,7 +57,7 @@ impl<'a> View<'a> {
             return Some(value);
         }
         match known(name) {
-            Known::Internal | Known::ServiceTime => return None,
+            Known::Internal | Known::ServiceTime | Known::RateLimited => return None,
             Known::Claim if !self.identity.trusted => return None,
             Known::RequestId => return Some(Cow::Borrowed(&self.identity.request_id)),
             Known::ForwardedFor => return Some(Cow::Borrowed(&self.identity.forwarded_for)),

@@ -28,7 +28,7 @@ pub(crate) fn serve(
 ) -> impl Future<Output = ()> {
     let deadline = Deadline::new(worker.limits.head_time);
     let mut client = Client::new(stream, deadline, shutdown.clone());
-    let mut stop = Stop { shutdown, wake: None };
+    let mut stop = Stop { shutdown, wake: None, called: false };
     // Captured rather than moved in: a future keeps room for what it moves.
     async move {
         let ended = {
@@ -72,7 +72,7 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle, None);
+        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle);
     }
 }
 
@@ -81,6 +81,7 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
 struct Stop {
     shutdown: ShutdownWatch,
     wake: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    called: bool,
 }
 
 impl Stop {
@@ -88,21 +89,23 @@ impl Stop {
         site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true)
     }
 
-    /// Ready when an idle connection should end: after the last call. A request that comes before is
+    /// True once: when an idle connection is to hear its last call. A request that comes then is
     /// served, since nothing but an answer can tell an HTTP/1 client that no other may follow
     /// (RFC 9112 9.6). The task's waker is left with the watch once.
-    fn poll(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> Poll<()> {
-        let fresh = self.wake.is_none();
-        let wake = self.wake.get_or_insert_with(|| {
-            let mut shutdown = self.shutdown.clone();
-            Box::pin(async move {
-                let _ = shutdown.wait_for(|stop| *stop).await;
-                tokio::time::sleep(LAST_CALL).await;
-            })
-        });
-        let stopping =
-            site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true);
-        if fresh || stopping { wake.as_mut().poll(cx) } else { Poll::Pending }
+    fn calls(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> bool {
+        let now = match &self.wake {
+            None => {
+                let mut shutdown = self.shutdown.clone();
+                let mut wake: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+                    let _ = shutdown.wait_for(|stop| *stop).await;
+                });
+                let now = wake.as_mut().poll(cx).is_ready();
+                self.wake = Some(wake);
+                now
+            }
+            Some(_) => self.stopping(site),
+        };
+        now && !std::mem::replace(&mut self.called, true)
     }
 }
 
@@ -122,7 +125,7 @@ async fn read_head(
             if w.end > w.pos {
                 if !begun {
                     begun = true;
-                    client.deadline.start(Instant::now(), limits.head_time, None);
+                    client.deadline.start(Instant::now(), limits.head_time);
                 }
                 let Work { buf, pos, end, request, .. } = &mut *w;
                 match request.parse_request(&buf[*pos..*end], head) {
@@ -151,8 +154,12 @@ async fn read_head(
             }
             match read {
                 Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
-                Poll::Pending if work.is_none() && stop.poll(site, cx).is_ready() => Poll::Ready(Ok(0)),
-                Poll::Pending => client.deadline.poll(cx).map(Err),
+                Poll::Pending => {
+                    if work.is_none() && stop.calls(site, cx) {
+                        client.deadline.start(Instant::now(), LAST_CALL);
+                    }
+                    client.deadline.poll(cx).map(Err)
+                }
             }
         })
         .await;

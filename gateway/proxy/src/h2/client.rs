@@ -1,4 +1,4 @@
-use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::fields::{broken, fields, linger, poll_send, raise_fields, write_fields};
 use super::memory::copied;
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
@@ -298,6 +298,10 @@ impl End for Client<'_> {
             Some(send) if !self.ended => send.poll_reset(cx).map(|_| ()),
             _ => Poll::Pending,
         }
+    }
+
+    fn linger(&mut self) {
+        linger(self.send.take());
     }
 
     fn cut(&mut self) {

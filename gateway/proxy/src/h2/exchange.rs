@@ -23,8 +23,10 @@ use std::task::{Context, Poll, ready};
 /// Why there is no response, or no more of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// Nothing of the request was processed, so it may be sent again.
+    /// The upstream refused this request without looking at it.
     Refused,
+    /// The connection takes no more requests, and nothing of this one was looked at.
+    Leaving,
     /// The upstream reset the stream.
     Reset,
     /// The connection ended.
@@ -39,7 +41,7 @@ impl From<h2::Error> for Broken {
     fn from(e: h2::Error) -> Self {
         match e.reason() {
             // h2 reports GOAWAY only to streams beyond the last one that the peer looked at
-            Some(_) if e.is_go_away() && e.is_remote() => Broken::Refused,
+            Some(_) if e.is_go_away() && e.is_remote() => Broken::Leaving,
             Some(Reason::REFUSED_STREAM) if e.is_remote() => Broken::Refused,
             Some(_) if e.is_remote() => Broken::Reset,
             Some(_) if e.is_library() => Broken::Malformed,
@@ -95,7 +97,7 @@ impl Exchange {
             raise_request(head, scheme, end).ok_or(Broken::Unsendable).and_then(|(request, accept)| {
                 let end = end && accept.is_none();
                 self.accept = accept;
-                self.place.send.send_request(request, end).map_err(|_| Broken::Refused)
+                self.place.send.send_request(request, end).map_err(|_| Broken::Leaving)
             });
         let end = end && self.accept.is_none();
         match opened {
@@ -229,6 +231,11 @@ impl Exchange {
             Some(send) if !self.sent => send.poll_reset(cx).map(|_| ()),
             _ => Poll::Pending,
         }
+    }
+
+    /// Keeps the stream for a moment: with its handles goes what was not sent yet.
+    pub(crate) fn linger(&mut self) {
+        super::fields::linger(self.send.take());
     }
 
     /// Resets the stream.

@@ -8,6 +8,10 @@ use h2::SendStream;
 use http::{HeaderMap, HeaderValue};
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// How long a stream that is given up is kept so that its last bytes leave.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// An error of `h2` as one of the network's.
 pub(super) fn broken(e: h2::Error) -> io::Error {
@@ -78,4 +82,12 @@ pub(super) fn poll_send(
         *content = rest;
     }
     Poll::Ready(Ok(()))
+}
+
+/// Keeps a stream for a moment: with its last handle goes what was not sent yet.
+pub(super) fn linger(send: Option<SendStream<Bytes>>) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LINGER).await;
+        drop(send);
+    });
 }

@@ -181,7 +181,7 @@ impl Streams {
         if since != self.block_since {
             self.block_since = since;
             if let Some(since) = since {
-                self.block.start(since, self.worker.limits.head_time, None);
+                self.block.start(since, self.worker.limits.head_time);
             }
         }
         if self.block_since.is_some() { self.block.poll(cx).map(|_| ()) } else { Poll::Pending }
@@ -193,7 +193,7 @@ impl Streams {
         if !self.leaving {
             self.leaving = true;
             self.h2.graceful_shutdown();
-            self.idle.start(Instant::now(), LAST, None);
+            self.idle.start(Instant::now(), LAST);
         }
     }
 }

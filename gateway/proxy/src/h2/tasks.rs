@@ -98,7 +98,7 @@ async fn run(mut stream: Stream) {
         }
         drop(worker);
         stream = seat.next().await;
-        deadline.start(Instant::now(), stream.worker.limits.request_idle, None);
+        deadline.start(Instant::now(), stream.worker.limits.request_idle);
     }
 }
 

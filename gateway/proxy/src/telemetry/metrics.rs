@@ -65,6 +65,34 @@ struct Series {
     key: Key,
 }
 
+/// What became of a retry that a policy wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RetryCount {
+    /// The request was sent again.
+    Sent,
+    /// As many as the policy allows had failed.
+    Exhausted,
+    /// The cluster's budget was used up.
+    OverBudget,
+    /// The request's body had not been kept.
+    BodyNotKept,
+}
+
+impl RetryCount {
+    const ALL: [RetryCount; 4] =
+        [RetryCount::Sent, RetryCount::Exhausted, RetryCount::OverBudget, RetryCount::BodyNotKept];
+
+    /// In a word, for logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            RetryCount::Sent => "sent",
+            RetryCount::Exhausted => "retry_limit",
+            RetryCount::OverBudget => "retry_budget",
+            RetryCount::BodyNotKept => "request_body_not_kept",
+        }
+    }
+}
+
 /// One worker's count of one series. Only that worker writes, so that adding needs no locked
 /// instruction.
 struct Cell {
@@ -106,6 +134,8 @@ pub(super) struct Metrics {
 #[derive(Default)]
 struct Cells {
     all: Mutex<Vec<Arc<Cell>>>,
+    /// By [`RetryCount`].
+    retries: [AtomicU64; RetryCount::ALL.len()],
 }
 
 /// A worker's counters.
@@ -213,11 +243,23 @@ impl Metrics {
             ),
             family(
                 MetricType::COUNTER,
+                "tidegate_retries_total",
+                "Retries that policies wanted, by what became of them.",
+                self.retries(),
+            ),
+            family(
+                MetricType::COUNTER,
                 "tidegate_metrics_overflow_total",
                 "Requests counted without their labels because there are too many label sets.",
                 vec![counter(Vec::new(), overflow)],
             ),
         ]
+    }
+
+    fn retries(&self) -> Vec<Metric> {
+        let workers = lock(&self.workers);
+        let count = |of| workers.iter().map(|w| w.retries[of as usize].load(Ordering::Relaxed)).sum();
+        RetryCount::ALL.map(|of| counter(vec![label("result", of.name())], count(of))).to_vec()
     }
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
@@ -273,6 +315,11 @@ impl WorkerMetrics {
             Some(series) => self.begin(hash, series).count(record.duration),
             None => self.overflow.count(record.duration),
         }
+    }
+
+    /// Counts a retry.
+    pub(super) fn count_retry(&self, what: RetryCount) {
+        add(&self.cells.retries[what as usize], 1);
     }
 
     fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Cell> {

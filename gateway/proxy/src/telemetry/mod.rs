@@ -18,6 +18,7 @@ mod writer;
 pub(crate) use connections::TcpSeries;
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::render_header;
+pub(crate) use metrics::RetryCount;
 pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use workload::Workload;
 
@@ -145,6 +146,11 @@ pub(crate) struct WorkerTelemetry {
 }
 
 impl WorkerTelemetry {
+    /// Counts a retry, or one that was wanted and may not be.
+    pub(crate) fn count_retry(&self, what: RetryCount) {
+        self.metrics.count_retry(what);
+    }
+
     /// Counts a connection of HTTP/2 that is closed for what its client does.
     pub(crate) fn calmed(&self) {
         self.calmed.fetch_add(1, Ordering::Relaxed);

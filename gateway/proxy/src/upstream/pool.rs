@@ -1,6 +1,6 @@
 use super::cluster::Cluster;
 use super::connect::{ConnectError, Connector, UpstreamConnection};
-use super::endpoint::{Endpoint, Pick};
+use super::endpoint::{Endpoint, EndpointId, Pick};
 use super::sessions::Sessions;
 use crate::h2::Place;
 use ahash::AHashMap;
@@ -34,7 +34,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct IdleConnections {
     /// By the endpoint's id, which belongs to one address in one cluster.
-    slots: AHashMap<u64, Slot>,
+    slots: AHashMap<EndpointId, Slot>,
     count: usize,
 }
 
@@ -119,7 +119,7 @@ impl Pool {
 
 impl IdleConnections {
     /// The connection that was used last and is still open.
-    fn take(&mut self, endpoint: u64) -> Option<Idle> {
+    fn take(&mut self, endpoint: EndpointId) -> Option<Idle> {
         let slot = self.slots.get_mut(&endpoint)?;
         while let Some(mut idle) = slot.connections.pop_back() {
             self.count -= 1;

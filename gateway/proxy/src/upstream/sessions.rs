@@ -1,6 +1,6 @@
 use super::cluster::Cluster;
 use super::connect::{ConnectError, Connector, UpstreamConnection};
-use super::endpoint::{Endpoint, Pick};
+use super::endpoint::{Endpoint, EndpointId, Pick};
 use crate::h2::{Place, Session};
 use ahash::AHashMap;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ const PER_ENDPOINT: usize = 32;
 const IN_ALL: usize = 4096;
 
 /// A worker's HTTP/2 connections, by endpoint, each shared by many requests.
-pub(super) struct Sessions(RefCell<AHashMap<u64, Slot>>);
+pub(super) struct Sessions(RefCell<AHashMap<EndpointId, Slot>>);
 
 struct Slot {
     endpoint: Arc<Endpoint>,
@@ -138,7 +138,7 @@ impl Sessions {
 /// A connection being made. Who waits for it hears of its end, whatever that is.
 struct Making<'a> {
     sessions: &'a Sessions,
-    endpoint: u64,
+    endpoint: EndpointId,
     failed: Option<ConnectError>,
 }
 

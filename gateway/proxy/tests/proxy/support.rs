@@ -194,6 +194,7 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     };
     let endpoint = |address: &SocketAddr| Endpoint {
         address: Address::Socket(*address),

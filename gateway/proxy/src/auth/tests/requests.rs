@@ -39,7 +39,15 @@ fn upstream(w: &Work, ops: &[HeaderOp]) -> String {
     let mut out = Vec::new();
     let rendered = Rendered::default();
     let edits = Edits::new(Ops { rule: ops, cors: &[] }, &rendered);
-    write_request(w, &mut out, &RequestChanges { target: None, authority: None, edits });
+    let changes = RequestChanges {
+        target: None,
+        authority: None,
+        edits,
+        attempt: 1,
+        expected: None,
+        grpc_timeout: None,
+    };
+    write_request(w, &mut out, &changes);
     let text = String::from_utf8(out).unwrap();
     let own = |line: &&str| ["x-forwarded", "x-request-id", "x-envoy"].iter().any(|n| line.starts_with(n));
     text.split("\r\n").filter(|line| !line.is_empty() && !own(line)).collect::<Vec<_>>().join("\n")

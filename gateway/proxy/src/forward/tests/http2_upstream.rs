@@ -1,11 +1,12 @@
 //! HTTP/2 upstreams: a server of `h2` in this task, driven stream by stream.
 
+use super::super::testing::retries;
 use super::*;
 use ::h2::server::{self, Connection, SendResponse};
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tidegate_model::UpstreamProtocol;
+use tidegate_model::{RetryCondition, UpstreamProtocol};
 
 /// Has the upstream spoken to like this.
 pub(super) fn speak(protocol: UpstreamProtocol) -> impl FnOnce(&mut Model) {
@@ -196,7 +197,11 @@ fn a_client_that_goes_away_resets_the_stream_alone() {
 
 #[test]
 fn what_was_refused_is_sent_again_and_what_was_reset_is_not() {
-    upstream(false, |mut s| async move {
+    let refused = |model: &mut Model| {
+        speak(UpstreamProtocol::Http2)(model);
+        change(model, "*", |f| f.retries = retries(&[RetryCondition::RefusedStream]));
+    };
+    play(refused, false, |mut s| async move {
         s.send("POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 4\r\n\r\nbody").await;
         let mut server = Server::accept(&s.upstream, 100).await;
         let (_, mut respond) = server.next().await;
