@@ -454,8 +454,8 @@ mod tests {
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
              --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
-             --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem --proxy-protocol-from 192.0.2.0/24 2001:db8::1 \
-              --retry-body 100 --no-default-retries --no-default-retry-budget",
+             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
+             --retry-body 100 --no-default-retries --no-default-retry-budget",
         );
         assert_eq!(s.retry_body, 100);
         assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);

@@ -128,9 +128,9 @@ pub(crate) struct Policy {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) retry_budget: RetryBudget,
     /// How long a TCP connection may stand still; `None` is for ever.
     pub(crate) tcp_idle_timeout: Option<Duration>,
-    pub(crate) retry_budget: RetryBudget,
     /// What is spoken, whatever the port says.
     pub(crate) protocol: Option<UpstreamProtocol>,
     /// How the upstream wants to be spoken to; `None` is plain text.
@@ -197,8 +197,8 @@ pub(crate) fn policy(
         load_balancer,
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
-        tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
+        tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
         tls,
     }

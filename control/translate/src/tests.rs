@@ -5,6 +5,7 @@ mod authentication;
 mod clusters;
 mod delegates;
 mod diagnostics;
+mod fields;
 mod gateways;
 mod l4;
 mod mesh;

@@ -15,6 +15,7 @@ mod harness;
 mod hostile;
 mod istio_files;
 mod reload;
+mod retries;
 mod soak;
 mod stop;
 mod tokens;

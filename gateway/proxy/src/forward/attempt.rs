@@ -118,7 +118,8 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             };
             if !self.begin_retry(outcome.filter(|_| self.interim == 0)) {
                 let Tried { upstream, bulk, sender } = tried.map_err(|failed| failed.kind)?;
-                let upload = std::mem::take(&mut self.upload);
+                let mut upload = std::mem::take(&mut self.upload);
+                upload.release(&sender);
                 return Ok(Response { upstream, bulk, upload, sender });
             }
             if let Ok(tried) = tried {

@@ -74,7 +74,7 @@ impl End for Stream {
 /// One direction.
 #[derive(Default)]
 pub(crate) struct Way {
-    /// Where in WebSocket's frames it is; `None` for bytes that may be anything.
+    /// Of a WebSocket.
     frames: Option<Frames>,
     /// What was read before the tunnel and does not fit into the first piece.
     rest: Vec<u8>,

@@ -42,6 +42,16 @@ impl Upload {
         !self.lost
     }
 
+    /// There will be no other try: nothing that was sent is kept any more.
+    pub(crate) fn release(&mut self, sender: &Sender) {
+        self.keeping = false;
+        if sender.done {
+            while !self.parts.is_empty() {
+                self.drop_first();
+            }
+        }
+    }
+
     /// Reads on while nothing can be sent, as far as that is kept: it may be the end, from which
     /// time counts.
     pub(crate) fn read_ahead<D: Downstream>(
