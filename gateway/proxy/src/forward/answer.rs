@@ -27,6 +27,12 @@ pub(crate) enum Answer<'t> {
     Abort(AbortStatus),
 }
 
+impl From<Kind> for Answer<'_> {
+    fn from(kind: Kind) -> Self {
+        Answer::Error(kind, None)
+    }
+}
+
 /// How much of a body is handed over at once.
 const PIECE: usize = 32 << 10;
 

@@ -67,8 +67,7 @@ pub(crate) async fn response<D: Downstream>(
         let mut sender = Sender::default();
         match head(down, w, site, &mut upstream, &mut sender).await {
             Ok(bulk) => {
-                let now = Instant::now();
-                life.service_time = Some(now - sent_at);
+                life.service_time = Some(down.deadline().touched() - sent_at);
                 life.request_duration = down.uploaded().then(|| sent_at - life.began);
                 return Ok(Response { upstream, bulk, sender });
             }

@@ -79,6 +79,11 @@ impl Deadline {
         self.idle = Instant::now() + self.idle_for;
     }
 
+    /// When something moved last: for what must be known of that moment, so that the clock is read once.
+    pub(crate) fn touched(&self) -> Instant {
+        self.idle - self.idle_for
+    }
+
     fn next(&self) -> Instant {
         self.whole.map_or(self.idle, |w| w.min(self.idle))
     }

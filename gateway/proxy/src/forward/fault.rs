@@ -22,7 +22,7 @@ pub(crate) async fn inject<'t, D: Downstream>(
     let dice = || fastrand::u64(..);
     if let Some(delay) = fault.delay.as_ref().filter(|d| d.share.takes(dice())) {
         life.flags.set(Flag::DelayInjected);
-        wait(down, w, site, delay.duration).await.map_err(|kind| Answer::Error(kind, None))?;
+        wait(down, w, site, delay.duration).await?;
     }
     match fault.abort.as_ref().filter(|a| a.share.takes(dice())) {
         Some(abort) => Err(Answer::Abort(abort.status)),

@@ -46,6 +46,8 @@ impl Protocol {
 pub(crate) struct Life<'t> {
     pub(crate) start: SystemTime,
     pub(crate) began: Instant,
+    /// When the response was sent, once it is.
+    pub(crate) ended: Option<Instant>,
     pub(crate) service_time: Option<Duration>,
     pub(crate) status: u16,
     pub(crate) flags: Flags,
@@ -77,6 +79,7 @@ impl<'t> Life<'t> {
         Life {
             start: SystemTime::now(),
             began: now,
+            ended: None,
             service_time: None,
             status: 0,
             flags: Flags::default(),
@@ -127,7 +130,7 @@ impl<'t> Life<'t> {
         let target = head.target.of_buffer(buf);
         Record {
             start: self.start,
-            duration: self.began.elapsed(),
+            duration: self.ended.unwrap_or_else(Instant::now) - self.began,
             upstream_service_time: self.service_time,
             protocol: match site.protocol {
                 Protocol::Http2 => "HTTP/2",
@@ -154,7 +157,7 @@ impl<'t> Life<'t> {
             cluster: self.cluster.map(|c| &**c.config()),
             cluster_name: self.cluster_name,
             workload: self.pick.as_ref().map(|p| &**p.workload()),
-            upstream_host: self.pick.as_ref().map(|p| p.address),
+            upstream_host: self.pick.as_ref().map(Pick::address),
             upstream_local: self.upstream_local,
             downstream_local: site.connection.local,
             downstream_remote: if known { w.identity.client } else { site.connection.peer },

@@ -65,6 +65,7 @@ pub(crate) async fn relay<D: Downstream>(
     life.sent = body.scan.data();
     w.trailers.extend_from_slice(body.trailers(upstream).unwrap_or_default());
     sent?;
+    life.ended = Some(down.deadline().touched());
     Ok(body.scan.done() && !body.overread && w.response.persistent() && sender.complete())
 }
 

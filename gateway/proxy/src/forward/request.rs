@@ -31,20 +31,7 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     let snapshot: &Snapshot = &pin;
     let mut life = Life::begin(now);
     down.deadline().start(now, site.worker.limits.request_idle, None);
-    let uploading = down.begin_upload(w);
-    let planned = plan(&mut life, w, site, snapshot);
-    let faulted = match life.faults() {
-        Some(fault) if uploading.is_ok() => inject(down, w, &mut life, site, fault).await,
-        _ => Ok(()),
-    };
-    let result = match (faulted, planned, uploading) {
-        (_, _, Err(kind)) => Err(Answer::Error(kind, None)),
-        (Err(answer), ..) | (Ok(()), Plan::Answer(answer), _) => Err(answer),
-        (Ok(()), Plan::Forward(decision), Ok(first)) => {
-            let sent = forward(down, w, &mut life, site, snapshot, decision, first).await;
-            sent.map_err(|k| Answer::Error(k, None))
-        }
-    };
+    let result = forward(down, w, &mut life, site, snapshot).await;
     if let Err(a) = result {
         answer(down, w, &mut life, site, &snapshot.mesh, a).await;
     }
@@ -71,15 +58,24 @@ pub(crate) async fn refuse<D: Downstream>(
     life.finish(w, site);
 }
 
+/// Decides, and sends the request on and its response back; `Err` is what to answer instead.
 async fn forward<'t, D: Downstream>(
     down: &mut D,
     w: &mut Work,
     life: &mut Life<'t>,
     site: Site<'_>,
     snapshot: &'t Snapshot,
-    decision: ForwardDecision<'t>,
-    first: Range<usize>,
-) -> Result<(), Kind> {
+) -> Result<(), Answer<'t>> {
+    let uploading = down.begin_upload(w);
+    let plan = plan(life, w, site, snapshot);
+    let first = uploading?;
+    if let Some(fault) = life.faults() {
+        inject(down, w, life, site, fault).await?;
+    }
+    let decision = match plan {
+        Plan::Forward(decision) => decision,
+        Plan::Answer(answer) => return Err(answer),
+    };
     // the time that the upload takes is the client's
     let (idle, timeout) = (site.worker.limits.request_idle, decision.forward.timeout);
     let begin = if life.flags.has(Flag::DelayInjected) { Instant::now() } else { life.began };
@@ -96,7 +92,7 @@ async fn forward<'t, D: Downstream>(
     if http2 {
         down.upload_content();
     }
-    serialise(w, life, site, snapshot, decision, first, http2)?;
+    serialise(w, life, site, snapshot, &decision, first, http2)?;
     let Response { mut upstream, bulk, mut sender } = attempt::response(down, w, life, site, cluster).await?;
     life.status = w.response.status;
     life.details = Cow::Borrowed("via_upstream");
@@ -104,7 +100,7 @@ async fn forward<'t, D: Downstream>(
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let reusable = relay::relay(down, w, life, ops, &snapshot.mesh, &mut upstream, bulk, &mut sender).await?;
     if let (true, Some(pick), Upstream::One(connection)) = (reusable, &life.pick, upstream) {
-        site.worker.pool.put(cluster, pick, connection);
+        site.worker.pool.put(cluster, pick, connection, down.deadline().touched());
     }
     Ok(())
 }
@@ -115,7 +111,7 @@ fn serialise(
     life: &Life<'_>,
     site: Site<'_>,
     snapshot: &Snapshot,
-    decision: ForwardDecision<'_>,
+    decision: &ForwardDecision<'_>,
     first: Range<usize>,
     http2: bool,
 ) -> Result<(), Kind> {
@@ -137,7 +133,7 @@ fn serialise(
     out.clear();
     target.clear();
     if decision.forward.path_rewrite.is_some() {
-        Decision::Forward(decision).write_target(&super::view::View::of(w), &mut target);
+        Decision::Forward(*decision).write_target(&super::view::View::of(w), &mut target);
     }
     let climbs = snapshot.mesh.path_normalization != PathNormalization::None && has_dot_segment(&target);
     let bad = climbs || is_relative(&target);

@@ -213,7 +213,8 @@ impl Head {
         if self.method.of_buffer(buf) == b"CONNECT" {
             return Err(Refused { status: 405, reason: "connect_refused" });
         }
-        if !target.iter().all(|c| matches!(c, 0x21..=0x7e) && *c != b'#') {
+        // without a branch for each byte, so that it is looked at by vector instructions
+        if !target.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c) & (*c != b'#')) {
             return Err(bad("target_character"));
         }
         let mut path_at = self.target.start();

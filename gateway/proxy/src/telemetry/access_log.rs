@@ -60,15 +60,38 @@ enum Part {
 
 /// How a value is written, and what stands for one that is absent.
 #[derive(Clone, Copy)]
-enum Style {
-    /// In a text line: `-`. `bare` values stand between blanks and must not hold one.
-    Text { bare: bool },
-    /// A JSON number: `null`.
-    Number,
-    /// A JSON string of its own: `null`.
-    String,
-    /// Inside a JSON string: `-`.
-    Inside,
+struct Style {
+    escape: fn(&[u8], &mut Vec<u8>),
+    absent: &'static [u8],
+    quoted: bool,
+}
+
+impl Style {
+    /// In a text line.
+    const TEXT: Style = Style { escape: escape::text, absent: b"-", quoted: false };
+    /// In a text line between blanks: it must not hold one.
+    const COLUMN: Style = Style { escape: escape::bare, ..Style::TEXT };
+    /// A JSON number.
+    const NUMBER: Style = Style { escape: escape::json, absent: b"null", quoted: false };
+    /// A JSON string of its own.
+    const STRING: Style = Style { quoted: true, ..Style::NUMBER };
+    /// Inside a JSON string.
+    const INSIDE: Style = Style { absent: b"-", ..Style::NUMBER };
+
+    fn write(&self, operator: &Operator, limit: usize, record: &Record<'_>, out: &mut Vec<u8>) {
+        let begin = out.len();
+        if self.quoted {
+            out.push(b'"');
+        }
+        let from = out.len();
+        format::value(operator, record, Reader::Log, Value::new(out, self.escape, limit));
+        if out.len() == from {
+            out.truncate(begin);
+            out.extend_from_slice(self.absent);
+        } else if self.quoted {
+            out.push(b'"');
+        }
+    }
 }
 
 impl LineFormat {
@@ -100,7 +123,7 @@ impl LineFormat {
                     )
                 }
                 FormatPart::Operator(operator, limit) => {
-                    value(operator, *limit, Style::Text { bare: columns && !quoted })
+                    value(operator, *limit, if columns && !quoted { Style::COLUMN } else { Style::TEXT })
                 }
             });
         }
@@ -121,7 +144,7 @@ impl LineFormat {
             before.extend(b"\":");
             match format.parts() {
                 [FormatPart::Operator(operator, limit)] => {
-                    let style = if format::is_number(operator) { Style::Number } else { Style::String };
+                    let style = if format::is_number(operator) { Style::NUMBER } else { Style::STRING };
                     parts.extend([Part::Raw(before), value(operator, *limit, style)]);
                 }
                 pieces => {
@@ -145,7 +168,7 @@ impl LineFormat {
                 Part::Raw(bytes) => out.extend_from_slice(bytes),
                 Part::Value { operator, limit, style } => {
                     let room = MAX_LINE.saturating_sub(out.len() - begin);
-                    write_value(operator, (*limit).min(room), *style, record, out);
+                    style.write(operator, (*limit).min(room), record, out);
                 }
             }
         }
@@ -163,34 +186,8 @@ fn inside(part: &FormatPart) -> Part {
             escape::json(text.as_bytes(), &mut bytes);
             Part::Raw(bytes)
         }
-        FormatPart::Operator(operator, limit) => value(operator, *limit, Style::Inside),
+        FormatPart::Operator(operator, limit) => value(operator, *limit, Style::INSIDE),
     }
-}
-
-fn write_value(operator: &Operator, limit: usize, style: Style, record: &Record<'_>, out: &mut Vec<u8>) {
-    let begin = out.len();
-    let quoted = matches!(style, Style::String);
-    if quoted {
-        out.push(b'"');
-    }
-    let from = out.len();
-    let escape = match style {
-        Style::Text { bare: false } => escape::text,
-        Style::Text { bare: true } => escape::bare,
-        Style::Number | Style::String | Style::Inside => escape::json,
-    };
-    format::value(operator, record, Reader::Log, Value::new(out, escape, limit));
-    if out.len() > from {
-        if quoted {
-            out.push(b'"');
-        }
-        return;
-    }
-    out.truncate(begin);
-    out.extend_from_slice(match style {
-        Style::Text { .. } | Style::Inside => b"-",
-        Style::Number | Style::String => b"null",
-    });
 }
 
 /// A format of ours.

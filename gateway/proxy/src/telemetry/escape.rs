@@ -52,13 +52,18 @@ pub(super) fn header(value: &[u8], out: &mut Vec<u8>) {
     out.extend(value.iter().filter(|b| !matches!(b, 0..=0x08 | 0x0a..=0x1f | 0x7f)));
 }
 
-/// Whether nothing in it is ever escaped, as is so with nearly every value. Looks at as much at once as a vector
-/// register holds; the last piece overlaps with the one before it.
+/// Whether nothing in it is ever escaped, as is so with nearly every value.
 fn is_plain(value: &[u8]) -> bool {
-    const WIDTH: usize = 16;
-    let Some(last) = value.last_chunk::<WIDTH>() else { return value.iter().all(|b| plain(*b)) };
-    let (pieces, _) = value.as_chunks::<WIDTH>();
-    pieces.iter().chain([last]).all(|piece| piece.iter().fold(true, |all, b| all & plain(*b)))
+    let pieces = in_pieces::<16>(value).or_else(|| in_pieces::<8>(value));
+    pieces.unwrap_or_else(|| value.iter().all(|b| plain(*b)))
+}
+
+/// [`is_plain`] by pieces that vector instructions take at once, the last of which overlaps with the one before it;
+/// `None` for what is shorter than a piece.
+fn in_pieces<const N: usize>(value: &[u8]) -> Option<bool> {
+    let last = value.last_chunk::<N>()?;
+    let (pieces, _) = value.as_chunks::<N>();
+    Some(pieces.iter().chain([last]).all(|piece| piece.iter().fold(true, |all, b| all & plain(*b))))
 }
 
 fn plain(b: u8) -> bool {

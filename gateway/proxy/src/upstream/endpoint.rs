@@ -96,15 +96,18 @@ impl EndpointTable {
 
 /// A picked endpoint, counted as active while it lives.
 pub(crate) struct Pick {
-    /// The endpoint's address (resolved).
-    pub(crate) address: SocketAddr,
     member: Arc<Member>,
 }
 
 impl Pick {
     fn new(member: Arc<Member>) -> Self {
         member.endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Pick { address: member.endpoint.address(), member }
+        Pick { member }
+    }
+
+    /// The endpoint's address (resolved).
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.member.endpoint.address()
     }
 
     /// The workload behind the endpoint, for metrics.

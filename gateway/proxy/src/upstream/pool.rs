@@ -81,8 +81,8 @@ impl Pool {
         self.sessions.get(&self.connector, cluster, pick).await
     }
 
-    /// Gives back a connection on which request and response both ended cleanly.
-    pub(crate) fn put(&self, cluster: &Cluster, pick: &Pick, connection: UpstreamConnection) {
+    /// Gives back a connection on which request and response both ended cleanly, `since` when it is idle.
+    pub(crate) fn put(&self, cluster: &Cluster, pick: &Pick, connection: UpstreamConnection, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if pick.endpoint().is_removed() || idle.count >= IN_ALL {
             return;
@@ -95,7 +95,7 @@ impl Pool {
         slot.idle_timeout = cluster.config().idle_timeout;
         if slot.connections.len() < PER_ENDPOINT {
             let UpstreamConnection { stream, local, .. } = connection;
-            slot.connections.push_back(Idle { stream, local, since: Instant::now() });
+            slot.connections.push_back(Idle { stream, local, since });
             idle.count += 1;
         }
     }
@@ -202,7 +202,7 @@ mod tests {
         }
 
         fn put(&self, connection: UpstreamConnection) {
-            self.pool.put(&self.cluster(), &self.pick(), connection);
+            self.pool.put(&self.cluster(), &self.pick(), connection, Instant::now());
         }
     }
 
@@ -271,7 +271,7 @@ mod tests {
         let (late, _late_peer) = bench.connect().await;
         let (old, pick) = (bench.cluster(), bench.pick());
         bench.apply(false, LONG);
-        bench.pool.put(&old, &pick, late);
+        bench.pool.put(&old, &pick, late, Instant::now());
         assert_eq!(bench.pool.idle(), 1, "not kept once the endpoint is gone");
         bench.apply(true, LONG);
         assert!(!bench.get(false).await.reused);
