@@ -1,8 +1,8 @@
 //! The lines of HTTP/1 heads (RFC 9112): where each ends and that it is made of what it may be made of, not what it
-//! means. Bytes are read in order and the first that is wrong decides, so the verdict is the same however they arrive.
+//! says. Bytes are read in order and the first that is wrong decides, so the verdict is the same however they arrive.
 
-use super::field::is_token_char;
-use super::head::{Refused, Span, bad};
+use super::field::{is_token_char, known};
+use super::head::{Field, Refused, Span, bad};
 
 /// Longest method.
 const METHOD: usize = 32;
@@ -112,9 +112,9 @@ impl<'a> Lines<'a> {
         Ok((status, http11))
     }
 
-    /// Name and value of the next field line; `None` after the last.
+    /// The next field line; `None` after the last.
     #[inline]
-    pub(super) fn field(&mut self) -> Result<Option<(Span, Span)>, Stop> {
+    pub(super) fn field(&mut self) -> Result<Option<Field>, Stop> {
         let line = &self.buf[self.at..];
         let colon = token_end(line)?;
         if colon == 0 {
@@ -125,17 +125,17 @@ impl<'a> Lines<'a> {
             return Err(bad("field_name").into());
         }
         let mut start = colon + 1;
-        while matches!(line.get(start), Some(b' ' | b'\t')) {
+        while start < line.len() && is_blank(line[start]) {
             start += 1;
         }
         let mut end = text_end(line, start)?;
         let next = self.at + line_end(line, end, "field_value")?;
-        while end > start && matches!(line[end - 1], b' ' | b'\t') {
+        while end > start && is_blank(line[end - 1]) {
             end -= 1;
         }
-        let field = (self.span(0, colon), self.span(start, end));
+        let (name, value) = (self.span(0, colon), self.span(start, end));
         self.at = next;
-        Ok(Some(field))
+        Ok(Some(Field { name, value, known: known(&line[..colon]) }))
     }
 
     /// A part of the line that begins at `at`.
@@ -158,14 +158,18 @@ fn version(text: &[u8]) -> Result<bool, Stop> {
     }
 }
 
+fn is_blank(c: u8) -> bool {
+    c == b' ' || c == b'\t'
+}
+
 /// Where the token at the front ends.
 #[inline]
 fn token_end(line: &[u8]) -> Result<usize, Stop> {
     let mut end = 0;
-    while let Some(four) = line[end..].first_chunk::<4>() {
-        match four.iter().position(|c| !is_token_char(*c)) {
+    while let Some(eight) = line[end..].first_chunk::<8>() {
+        match eight.iter().position(|c| !is_token_char(*c)) {
             Some(at) => return Ok(end + at),
-            None => end += 4,
+            None => end += 8,
         }
     }
     line[end..].iter().position(|c| !is_token_char(*c)).map(|at| end + at).ok_or(Stop::More)
@@ -236,8 +240,8 @@ mod tests {
             (method.of_buffer(text), target.of_buffer(text), 0, http11)
         };
         let mut fields = Vec::new();
-        while let Some((name, value)) = lines.field()? {
-            fields.push((name.of_buffer(text), value.of_buffer(text)));
+        while let Some(field) = lines.field()? {
+            fields.push((field.name.of_buffer(text), field.value.of_buffer(text)));
         }
         Ok((lines.at(), first, fields))
     }

@@ -1,4 +1,4 @@
-use super::format::{self, MAX_VALUE, Reader, Value};
+use super::format::{self, Held, MAX_VALUE, Reader, Style, Value};
 use super::{Record, escape};
 use std::sync::LazyLock;
 use tidegate_model::{AccessLogFormat, FormatPart, FormatString, Operator};
@@ -53,46 +53,22 @@ enum Part {
     Raw(Vec<u8>),
     Value {
         operator: Operator,
+        held: [Held; 2],
         limit: usize,
         style: Style,
     },
 }
 
-/// How a value is written, and what stands for one that is absent.
-#[derive(Clone, Copy)]
-struct Style {
-    escape: fn(&[u8], &mut Vec<u8>),
-    absent: &'static [u8],
-    quoted: bool,
-}
-
-impl Style {
-    /// In a text line.
-    const TEXT: Style = Style { escape: escape::text, absent: b"-", quoted: false };
-    /// In a text line between blanks: it must not hold one.
-    const COLUMN: Style = Style { escape: escape::bare, ..Style::TEXT };
-    /// A JSON number.
-    const NUMBER: Style = Style { escape: escape::json, absent: b"null", quoted: false };
-    /// A JSON string of its own.
-    const STRING: Style = Style { quoted: true, ..Style::NUMBER };
-    /// Inside a JSON string.
-    const INSIDE: Style = Style { absent: b"-", ..Style::NUMBER };
-
-    fn write(&self, operator: &Operator, limit: usize, record: &Record<'_>, out: &mut Vec<u8>) {
-        let begin = out.len();
-        if self.quoted {
-            out.push(b'"');
-        }
-        let from = out.len();
-        format::value(operator, record, Reader::Log, Value::new(out, self.escape, limit));
-        if out.len() == from {
-            out.truncate(begin);
-            out.extend_from_slice(self.absent);
-        } else if self.quoted {
-            out.push(b'"');
-        }
-    }
-}
+/// In a text line.
+const TEXT: Style = Style { escape: escape::text, absent: b"-", quoted: false };
+/// In a text line between blanks: it must not hold one.
+const COLUMN: Style = Style { escape: escape::bare, ..TEXT };
+/// A JSON number.
+const NUMBER: Style = Style { escape: escape::json, absent: b"null", quoted: false };
+/// A JSON string of its own.
+const STRING: Style = Style { quoted: true, ..NUMBER };
+/// Inside a JSON string.
+const INSIDE: Style = Style { absent: b"-", ..NUMBER };
 
 impl LineFormat {
     pub(super) fn compile(format: &AccessLogFormat) -> Self {
@@ -123,7 +99,7 @@ impl LineFormat {
                     )
                 }
                 FormatPart::Operator(operator, limit) => {
-                    value(operator, *limit, if columns && !quoted { Style::COLUMN } else { Style::TEXT })
+                    value(operator, *limit, if columns && !quoted { COLUMN } else { TEXT })
                 }
             });
         }
@@ -144,7 +120,7 @@ impl LineFormat {
             before.extend(b"\":");
             match format.parts() {
                 [FormatPart::Operator(operator, limit)] => {
-                    let style = if format::is_number(operator) { Style::NUMBER } else { Style::STRING };
+                    let style = if format::is_number(operator) { NUMBER } else { STRING };
                     parts.extend([Part::Raw(before), value(operator, *limit, style)]);
                 }
                 pieces => {
@@ -166,9 +142,11 @@ impl LineFormat {
         for part in &self.0 {
             match part {
                 Part::Raw(bytes) => out.extend_from_slice(bytes),
-                Part::Value { operator, limit, style } => {
-                    let room = MAX_LINE.saturating_sub(out.len() - begin);
-                    style.write(operator, (*limit).min(room), record, out);
+                Part::Value { operator, held, limit, style } => {
+                    let limit = if out.len() - begin > MAX_LINE { 0 } else { *limit };
+                    let mut value = Value::new(out, *style, limit);
+                    format::write(operator, *held, record, Reader::Log, &mut value);
+                    value.end();
                 }
             }
         }
@@ -176,7 +154,8 @@ impl LineFormat {
 }
 
 fn value(operator: &Operator, limit: Option<usize>, style: Style) -> Part {
-    Part::Value { operator: operator.clone(), limit: limit.unwrap_or(MAX_VALUE), style }
+    let (operator, held) = (operator.clone(), format::held(operator));
+    Part::Value { operator, held, limit: limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE)), style }
 }
 
 fn inside(part: &FormatPart) -> Part {
@@ -186,7 +165,7 @@ fn inside(part: &FormatPart) -> Part {
             escape::json(text.as_bytes(), &mut bytes);
             Part::Raw(bytes)
         }
-        FormatPart::Operator(operator, limit) => value(operator, *limit, Style::INSIDE),
+        FormatPart::Operator(operator, limit) => value(operator, *limit, INSIDE),
     }
 }
 

@@ -52,22 +52,22 @@ pub(super) fn header(value: &[u8], out: &mut Vec<u8>) {
     out.extend(value.iter().filter(|b| !matches!(b, 0..=0x08 | 0x0a..=0x1f | 0x7f)));
 }
 
-/// Whether nothing in it is ever escaped, as is so with nearly every value.
+/// Whether nothing in it is ever escaped, as is so with nearly every value. Looks at eight bytes at a time, the last
+/// of which overlap with those before them.
 fn is_plain(value: &[u8]) -> bool {
-    let pieces = in_pieces::<16>(value).or_else(|| in_pieces::<8>(value));
-    pieces.unwrap_or_else(|| value.iter().all(|b| plain(*b)))
+    let Some(last) = value.last_chunk() else { return value.iter().all(|b| plain([*b; 8])) };
+    value.as_chunks().0.iter().all(|eight| plain(*eight)) && plain(*last)
 }
 
-/// [`is_plain`] by pieces that vector instructions take at once, the last of which overlaps with the one before it;
-/// `None` for what is shorter than a piece.
-fn in_pieces<const N: usize>(value: &[u8]) -> Option<bool> {
-    let last = value.last_chunk::<N>()?;
-    let (pieces, _) = value.as_chunks::<N>();
-    Some(pieces.iter().chain([last]).all(|piece| piece.iter().fold(true, |all, b| all & plain(*b))))
-}
-
-fn plain(b: u8) -> bool {
-    (0x20..0x7f).contains(&b) & (b != b'"') & (b != b'\\')
+/// Whether none of eight bytes is ever escaped: none is below 0x20, above 0x7e, `"` or `\\`. Each of those sets the
+/// highest bit of its byte, and borrows set one only where there is one of them.
+fn plain(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let word = u64::from_ne_bytes(bytes);
+    let below = word.wrapping_sub(ONES * 0x20);
+    let above = word.wrapping_add(ONES);
+    let is = |c: u8| (word ^ (ONES * u64::from(c))).wrapping_sub(ONES);
+    (word | below | above | is(b'"') | is(b'\\')) & (ONES << 7) == 0
 }
 
 fn push_hex(byte: u8, out: &mut Vec<u8>) {
