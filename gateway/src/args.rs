@@ -2,12 +2,14 @@
 
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_engine::Claims;
 use tidegate_model::{AccessLog, AccessLogFormat};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::Env;
@@ -58,8 +60,16 @@ pub(crate) struct Serve {
     pub(crate) concurrency: usize,
     /// How long a stop waits.
     pub(crate) drain_timeout: Duration,
+    /// Bytes of a request's body that are kept for another try.
+    pub(crate) retry_body: usize,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
+    /// Peers whose PROXY headers are believed.
+    pub(crate) proxy_protocol_from: Vec<IpNet>,
+    /// Local networks that token keys may be fetched from.
+    pub(crate) jwks_allow: Vec<IpNet>,
+    /// Authorities that are trusted for fetching token keys beside those of the system.
+    pub(crate) jwks_ca: Option<PathBuf>,
 }
 
 /// An output format.
@@ -108,6 +118,12 @@ struct SetupArgs {
     /// Become ready although security policies that select this gateway are not enforced
     #[arg(long)]
     allow_unenforced: bool,
+    /// Do not retry where neither the VirtualService nor meshConfig says so; Istio does, twice, what no upstream acted on
+    #[arg(long)]
+    no_default_retries: bool,
+    /// Do not limit retries where no DestinationRule does [default: 20 % of the requests under way, and always 3]
+    #[arg(long)]
+    no_default_retry_budget: bool,
     /// How results and diagnostics are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -142,10 +158,37 @@ struct ServeArgs {
     /// How long a stop waits for requests in flight
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// Fetch token keys (jwksUri) from this network too, although it is loopback, link-local or a cloud's metadata; may be
+    /// repeated
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    jwks_allow: Vec<IpNet>,
+    /// Trust these authorities (PEM) for fetching token keys, beside those of the system
+    #[arg(long, value_name = "FILE")]
+    jwks_ca: Option<PathBuf>,
+    /// How much of a request's body is kept so that it can be sent again; a larger one is not retried
+    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    retry_body: u32,
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where gatewayTopology.proxyProtocol asks for it; those of
+    /// others never do [default: private, link-local and loopback addresses]
+    #[arg(long, value_name = "CIDR", value_parser = network, num_args = 1..)]
+    proxy_protocol_from: Vec<IpNet>,
 }
+
+/// Where load balancers in front of a gateway are, unless it is said.
+const NEAR: [&str; 9] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+];
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
@@ -158,6 +201,9 @@ struct ExplainArgs {
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
     header: Vec<(String, String)>,
+    /// The claims of a token that the request would bring, as a JSON object, as if it had been verified
+    #[arg(long, value_name = "JSON", value_parser = claims)]
+    claims: Option<Claims>,
     /// Only the servers of this Gateway, or `mesh` for what a sidecar does
     #[arg(long, value_name = "NS/NAME|mesh", value_parser = gateway)]
     gateway: Option<String>,
@@ -195,6 +241,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             method: explain.method,
             url: explain.url,
             headers: explain.header,
+            claims: explain.claims,
             gateway: explain.gateway,
         };
         return Ok(Invocation::Explain(setup(explain.setup)?, query));
@@ -216,7 +263,14 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         access_log: serve.access_log.map(access_log),
         concurrency: serve.concurrency.map_or(cores, usize::from),
         drain_timeout: serve.drain_timeout,
+        retry_body: serve.retry_body as usize,
         explain_errors: serve.explain_errors,
+        proxy_protocol_from: match serve.proxy_protocol_from {
+            given if given.is_empty() => NEAR.into_iter().map(network).collect::<Result<_, _>>()?,
+            given => given,
+        },
+        jwks_allow: serve.jwks_allow,
+        jwks_ca: serve.jwks_ca,
     })))
 }
 
@@ -229,7 +283,10 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
+        default_retries: !args.no_default_retries,
+        default_retry_budget: !args.no_default_retry_budget,
         now: std::time::SystemTime::now(),
+        files: tidegate_translate::Files::new(),
     };
     let default = || BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
     let env = Env {
@@ -311,6 +368,15 @@ fn any_address() -> IpAddr {
     }
 }
 
+fn network(text: &str) -> anyhow::Result<IpNet> {
+    let one = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| one()).context("write a network, such as 127.0.0.0/8 or fd00::/8")
+}
+
+fn claims(text: &str) -> anyhow::Result<Claims> {
+    serde_json::from_str(text).context("write a JSON object, such as {\"sub\": \"me\"}")
+}
+
 fn duration(text: &str) -> anyhow::Result<Duration> {
     humantime::parse_duration(text).context("write a duration with its unit, such as 30s or 2m")
 }
@@ -372,9 +438,14 @@ mod tests {
         assert_eq!(&*s.setup.env.namespace, "istio-system");
         assert_eq!(s.access_log, None);
         assert_eq!(s.drain_timeout, Duration::from_secs(30));
+        assert_eq!(s.retry_body, 64 << 10);
+        assert!(s.setup.env.default_retries && s.setup.env.default_retry_budget);
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
         assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
         assert_eq!(s.setup.output, Output::Text);
+        let near =
+            |ip: &str| s.proxy_protocol_from.iter().any(|n| n.contains(&ip.parse::<IpAddr>().unwrap()));
+        assert_eq!(["10.1.2.3", "::1", "8.8.8.8", "2001:db8::1"].map(near), [true, true, false, false]);
     }
 
     #[test]
@@ -382,8 +453,12 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json",
+             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
+             --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
+             --retry-body 100 --no-default-retries --no-default-retry-budget",
         );
+        assert_eq!(s.retry_body, 100);
+        assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
         assert_eq!(s.admin, "[::1]:1".parse().unwrap());
@@ -395,7 +470,10 @@ mod tests {
         assert_eq!(s.concurrency, 3);
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
+        assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
+        assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);
+        assert_eq!(s.proxy_protocol_from.len(), 2);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::io::{self, BufWriter, Write};
 use tidegate_api::Objects;
 use tidegate_engine::Table;
 use tidegate_model::{Diagnostic, Severity};
-use tidegate_source::Folder;
-use tidegate_translate::{Admission, Env, translate, translate_mesh};
+use tidegate_source::{Folder, NamedFiles};
+use tidegate_translate::{Admission, Env, files, translate, translate_mesh};
 
 /// A config that was read once.
 pub(crate) struct Config {
@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub(crate) objects: Objects,
     /// What was said about the others.
     pub(crate) diagnostics: Vec<Diagnostic>,
+    /// The gateway, with the files that the objects name.
+    pub(crate) env: Env,
 }
 
 impl Config {
@@ -25,7 +27,9 @@ impl Config {
         let admitted = Admission::new().admit(loaded.objects, &setup.env);
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(admitted.diagnostics);
-        Config { objects: admitted.objects, diagnostics }
+        let files = NamedFiles::default().load(files(&admitted.objects));
+        let env = Env { files, ..setup.env.clone() };
+        Config { objects: admitted.objects, diagnostics, env }
     }
 }
 
@@ -36,21 +40,22 @@ impl Config {
 pub(crate) fn check(setup: &Setup) -> anyhow::Result<bool> {
     let config = Config::read(setup);
     let objects = config.objects.len();
-    let diagnostics = diagnose(config, &setup.env);
+    let diagnostics = diagnose(config);
     print(&diagnostics, setup.output, io::stdout().lock()).context("cannot print")?;
     writeln!(io::stderr(), "{objects} objects: {}", report::counts(&diagnostics))?;
     Ok(diagnostics.iter().all(|d| d.severity < Severity::Error))
 }
 
 /// What reading, translating and compiling say.
-fn diagnose(config: Config, env: &Env) -> Vec<Diagnostic> {
+fn diagnose(config: Config) -> Vec<Diagnostic> {
     let mut diagnostics = config.diagnostics;
-    let translation = translate(&config.objects, env);
+    let translation = translate(&config.objects, &config.env);
     diagnostics.extend(translation.diagnostics);
     // rules for sidecars are no use to this gateway, but a mistake in them is one
-    for model in [translation.model, translate_mesh(&config.objects, env).model] {
+    for model in [translation.model, translate_mesh(&config.objects, &config.env).model] {
         let refused = Table::compile(&model).refused;
         diagnostics.extend(tidegate_proxy::refused(&model, refused));
+        diagnostics.extend(tidegate_proxy::unusable_keys(&model));
     }
     report::sort(&mut diagnostics);
     diagnostics
@@ -89,7 +94,7 @@ spec:
             panic!("not a check")
         };
         let file = |d: &Diagnostic| d.origin.file.rsplit('/').next().unwrap_or_default().to_owned();
-        let diagnostics = diagnose(Config::read(&setup), &setup.env);
+        let diagnostics = diagnose(Config::read(&setup));
         diagnostics
             .iter()
             .map(|d| format!("{} {}:{} {}", d.severity, file(d), d.origin.line, d.code))

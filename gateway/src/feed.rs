@@ -12,11 +12,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-use tidegate_api::{Objects, Refused};
-use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef};
+use tidegate_api::{Object, Objects, Refused};
+use tidegate_model::{
+    Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef, TlsAction, TlsServer,
+};
 use tidegate_proxy::{Proxy, Report};
-use tidegate_source::Folder;
-use tidegate_translate::{Admission, Env, translate};
+use tidegate_source::{Folder, NamedFiles};
+use tidegate_translate::{Admission, Env, files, guards, translate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What `/explain` asks: the config that is live.
@@ -25,6 +27,8 @@ pub(crate) type Live = Arc<ArcSwapOption<World>>;
 /// The way of a config into the data plane.
 pub(crate) struct Feed {
     folder: Folder,
+    /// Certificates that Gateways name by file.
+    files: NamedFiles,
     admission: Admission,
     env: Env,
     mesh_env: Env,
@@ -47,6 +51,7 @@ impl Feed {
         let setup = &serve.setup;
         Ok(Feed {
             folder: Folder::open(setup.config.clone()),
+            files: NamedFiles::default(),
             admission: Admission::new(),
             env: setup.env.clone(),
             mesh_env: setup.mesh_env.clone(),
@@ -71,6 +76,7 @@ impl Feed {
             self.guarded_round();
             tokio::select! {
                 () = self.folder.changed() => {}
+                () = self.files.changed() => tracing::info!("a certificate file has changed"),
                 _ = reload.recv() => tracing::info!("SIGHUP: reading the config again"),
                 name = stop.signal() => {
                     tracing::info!("{name}: draining");
@@ -94,6 +100,7 @@ impl Feed {
         let loaded = self.folder.load();
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
+        self.env.files = self.files.load(files(&admitted.objects));
         let objects = self.played(&admitted.objects);
         let translation = translate(&objects, &self.env);
         let applied = self.proxy.apply(translation.model.clone());
@@ -117,7 +124,8 @@ impl Feed {
                  with --allow-unenforced"
             );
         }
-        let unknown = unknown_policies(&loaded.refused, &objects, &self.env);
+        let mut unknown = unknown_policies(&loaded.refused, &objects, &self.env);
+        unknown.extend(unknown_left_out(&admitted.left_out, &self.env));
         for policy in &unknown {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
@@ -184,16 +192,27 @@ fn unknown_policies<'r>(refused: &'r [Refused], objects: &Objects, env: &Env) ->
             && &*r.reference.kind != "PeerAuthentication"
             && (*namespace == env.namespace || *namespace == env.root_namespace)
     };
-    let served = |r: &&Refused| objects.others().any(|object| r.is(object));
+    let served = |r: &&Refused| objects.iter().any(|object| r.is(object));
     let unknown = refused.iter().filter(|_| !env.allow_unenforced).filter(guards).filter(|r| !served(r));
     unknown.map(|r| &r.reference).collect()
 }
 
-/// `http`, or `https` for what is terminated here.
+/// Security policies that guard this gateway and are not valid, without a good version.
+fn unknown_left_out<'o>(left_out: &'o [Arc<Object>], env: &Env) -> Vec<&'o ObjectRef> {
+    let unknown = left_out
+        .iter()
+        .filter(|o| !env.allow_unenforced && o.group() == "security.istio.io" && guards(o, env));
+    unknown.map(|o| &o.reference).collect()
+}
+
+/// `http`, `https` where that is terminated here, else `tls` or `tcp`.
 fn scheme(model: &Model, key: &ListenerKey) -> &'static str {
+    let is_https = |server: &TlsServer| matches!(server.action, TlsAction::Http(_));
     match model.listeners.get(key).map(|listener| &listener.protocol) {
-        Some(ListenerProtocol::Tls(_)) => "https",
-        _ => "http",
+        Some(ListenerProtocol::Tls(servers)) if servers.iter().any(is_https) => "https",
+        Some(ListenerProtocol::Tls(_)) => "tls",
+        Some(ListenerProtocol::Tcp(_)) => "tcp",
+        Some(ListenerProtocol::Http(_)) | None => "http",
     }
 }
 
@@ -285,6 +304,30 @@ mod tests {
         let loaded = Folder::open(setup.config.clone()).load();
         setup.env.allow_unenforced = true;
         assert!(unknown_policies(&loaded.refused, &loaded.objects, &setup.env).is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_is_not_valid_is_left_out_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let Invocation::Check(setup) = parse(["x", "--check", "--config", path]).unwrap() else {
+            panic!("not a check")
+        };
+        for (namespace, rule, left) in [
+            ("istio-system", "{issuer: i}", 0),
+            ("istio-system", "{issuer: i, jwks: no JSON}", 1),
+            ("elsewhere", "{issuer: i, jwks: no JSON}", 0),
+        ] {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+                 metadata: {{name: p, namespace: {namespace}}}\nspec: {{jwtRules: [{rule}]}}\n"
+            );
+            fs::write(dir.path().join("policy.yaml"), text).unwrap();
+            let loaded = Folder::open(setup.config.clone()).load();
+            assert!(loaded.refused.is_empty(), "{:?}", loaded.diagnostics);
+            let admitted = Admission::new().admit(loaded.objects, &setup.env);
+            assert_eq!(unknown_left_out(&admitted.left_out, &setup.env).len(), left, "{namespace} {rule}");
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ fn is_shown(object: &Object) -> bool {
         | Spec::DestinationRule(_)
         | Spec::ServiceEntry(_)
         | Spec::WorkloadEntry(_)
+        | Spec::RequestAuthentication(_)
         | Spec::Service(_) => true,
         Spec::Other => object.group().ends_with(".istio.io"),
         _ => false,
@@ -81,7 +82,8 @@ fn is_shown(object: &Object) -> bool {
 fn redact(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let redacted = fields.into_iter().map(|(key, value)| match is_secret(&key) {
+            // token keys may be symmetric, or private by mistake
+            let redacted = fields.into_iter().map(|(key, value)| match is_secret(&key) || key == "jwks" {
                 true => (key, hide(value)),
                 false => (key, redact(value)),
             });
@@ -167,6 +169,7 @@ mod tests {
             "match": [{"headers": {"cookie": {"regex": ".*user=jason.*"}}}],
             "loadBalancer": {"consistentHash": {"httpCookie": {"name": "user"}}},
             "tokens": [{"value": "abc", "ttl": 5}],
+            "jwtRules": [{"jwks": "{}", "issuer": "i", "forwardOriginalToken": true}],
             "host": "a",
         });
         let expected = json!({
@@ -174,6 +177,7 @@ mod tests {
             "match": [{"headers": {"cookie": {"regex": "(hidden)"}}}],
             "loadBalancer": {"consistentHash": {"httpCookie": {"name": "user"}}},
             "tokens": [{"value": "(hidden)", "ttl": 5}],
+            "jwtRules": [{"jwks": "(hidden)", "issuer": "i", "forwardOriginalToken": true}],
             "host": "a",
         });
         assert_eq!(redact(spec), expected);

@@ -5,8 +5,9 @@ use crate::explain::World;
 use crate::feed::{Feed, Live};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs;
 use std::sync::Arc;
-use tidegate_proxy::{Identity, Limits, Options, Proxy};
+use tidegate_proxy::{Identity, KeyFetching, Limits, Options, Proxy};
 
 /// Serves.
 ///
@@ -14,18 +15,22 @@ use tidegate_proxy::{Identity, Limits, Options, Proxy};
 /// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let live = Live::default();
-    let proxy = Proxy::start(options(serve, live.clone()))?;
+    let proxy = Proxy::start(options(serve, live.clone())?)?;
     let feed = Feed::new(serve, proxy, live)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async { feed.run().await?.drain().await })
 }
 
-fn options(serve: &Serve, live: Live) -> Options {
+fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
     let env = &serve.setup.env;
     let name =
         ["service.istio.io/canonical-name", "app", "istio"].iter().find_map(|key| env.labels.get(*key));
-    Options {
+    let roots = match &serve.jwks_ca {
+        Some(path) => fs::read(path).with_context(|| format!("--jwks-ca {}", path.display()))?,
+        None => Vec::new(),
+    };
+    Ok(Options {
         bind: serve.bind,
         concurrency: serve.concurrency,
         limits: limits(serve),
@@ -33,20 +38,22 @@ fn options(serve: &Serve, live: Live) -> Options {
         status: serve.status,
         access_log: serve.access_log.clone(),
         explain_errors: serve.explain_errors,
+        proxy_protocol_from: serve.proxy_protocol_from.clone(),
         identity: Identity {
             workload: name.map_or_else(|| "tidegate-gateway".to_owned(), String::clone),
             namespace: env.namespace.to_string(),
         },
+        keys: KeyFetching { allowed: serve.jwks_allow.clone(), roots },
         explain: Arc::new(move |query| {
             let world: Option<Arc<World>> = live.load_full();
             let answer = world.ok_or("no config is live yet")?.explain(query)?;
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
-    }
+    })
 }
 
 fn limits(serve: &Serve) -> Limits {
-    let mut limits = Limits { drain: serve.drain_timeout, ..Limits::default() };
+    let mut limits = Limits { drain: serve.drain_timeout, retry_body: serve.retry_body, ..Limits::default() };
     if let Some(files) = open_files() {
         // the rest is for upstreams that are not reused, files and sockets of our own
         limits.connections = usize::try_from(files / 5 * 4).unwrap_or(usize::MAX);

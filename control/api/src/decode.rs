@@ -338,6 +338,10 @@ impl<T: Decode> Decode for Option<T> {
 }
 
 impl<T: Decode> Decode for Box<T> {
+    fn absent() -> Option<Self> {
+        T::absent().map(Box::new)
+    }
+
     fn decode<'a>(value: &'a Value, at: &mut Decoder<'a>) -> Option<Self> {
         T::decode(value, at).map(Box::new)
     }

@@ -10,6 +10,7 @@ pub(crate) enum Kind {
     DestinationRule,
     ServiceEntry,
     WorkloadEntry,
+    RequestAuthentication,
     Service,
     EndpointSlice,
     Endpoints,
@@ -51,7 +52,7 @@ const KINDS: &[Row] = &[
     (ISTIO_NETWORKING, "ProxyConfig", &["v1beta1"], Kind::Other),
     ("security.istio.io", "AuthorizationPolicy", &["v1", "v1beta1"], Kind::Other),
     ("security.istio.io", "PeerAuthentication", &["v1", "v1beta1"], Kind::Other),
-    ("security.istio.io", "RequestAuthentication", &["v1", "v1beta1"], Kind::Other),
+    ("security.istio.io", "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
     ("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Kind::Other),
     ("extensions.istio.io", "WasmPlugin", &["v1alpha1"], Kind::Other),
     ("extensions.istio.io", "TrafficExtension", &["v1alpha1"], Kind::Other),
@@ -90,8 +91,13 @@ const CLUSTER_SCOPED: &[&str] = &[
 impl Kind {
     /// Whether its fields are checked one by one, as Istio's are.
     pub(crate) fn is_istio(self) -> bool {
-        use Kind::{DestinationRule, Gateway, ServiceEntry, VirtualService, WorkloadEntry};
-        matches!(self, Gateway | VirtualService | DestinationRule | ServiceEntry | WorkloadEntry)
+        use Kind::{
+            DestinationRule, Gateway, RequestAuthentication, ServiceEntry, VirtualService, WorkloadEntry,
+        };
+        matches!(
+            self,
+            Gateway | VirtualService | DestinationRule | ServiceEntry | WorkloadEntry | RequestAuthentication
+        )
     }
 }
 
@@ -194,6 +200,7 @@ mod tests {
             ("apps/v1", "DaemonSet", Ok(Kind::Other)),
             ("networking.k8s.io/v1", "Ingress", Ok(Kind::Other)),
             ("security.istio.io/v1", "PeerAuthentication", Ok(Kind::Other)),
+            ("security.istio.io/v1beta1", "RequestAuthentication", Ok(Kind::RequestAuthentication)),
             ("networking.istio.io/v2", "Gateway", Err(("unknown-version", "write networking.istio.io/v1"))),
             ("networking.istio.io/v1", "Ingress", Err(("unknown-kind", "use one of"))),
             (

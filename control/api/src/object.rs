@@ -1,5 +1,7 @@
 use crate::field;
-use crate::istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, WorkloadEntry};
+use crate::istio::{
+    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, VirtualService, WorkloadEntry,
+};
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::value::{Position, Value};
 use std::collections::BTreeMap;
@@ -57,6 +59,8 @@ pub enum Spec {
     ServiceEntry(Box<ServiceEntry>),
     /// `networking.istio.io` WorkloadEntry.
     WorkloadEntry(Box<WorkloadEntry>),
+    /// `security.istio.io` RequestAuthentication.
+    RequestAuthentication(Box<RequestAuthentication>),
     /// A Service.
     Service(Box<Service>),
     /// `discovery.k8s.io` EndpointSlice.

@@ -1,4 +1,6 @@
-use crate::istio::{DestinationRule, Gateway, ServiceEntry, VirtualService, WorkloadEntry};
+use crate::istio::{
+    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, VirtualService, WorkloadEntry,
+};
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::object::{Object, Spec};
 use std::collections::BTreeMap;
@@ -96,6 +98,8 @@ by_kind! {
     service_entries: ServiceEntry(ServiceEntry),
     /// WorkloadEntries in Istio's order.
     workload_entries: WorkloadEntry(WorkloadEntry),
+    /// RequestAuthentications in Istio's order.
+    request_authentications: RequestAuthentication(RequestAuthentication),
     /// Services in Istio's order.
     services: Service(Service),
     /// EndpointSlices in Istio's order.

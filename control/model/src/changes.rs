@@ -1,6 +1,6 @@
 use crate::{
-    Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings, RouteTable, Secret, SecretKey,
-    TableName, VirtualHost, VirtualHostKey,
+    Authentication, Authorities, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings,
+    RouteTable, Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -27,8 +27,13 @@ pub struct Model {
     /// Server certificates.
     #[serde(serialize_with = "values")]
     pub secrets: BTreeMap<SecretKey, Arc<Secret>>,
+    /// Who signs clients' certificates.
+    #[serde(serialize_with = "values")]
+    pub authorities: BTreeMap<SecretKey, Arc<Authorities>>,
     /// Settings for everything.
     pub mesh: Arc<MeshSettings>,
+    /// Whose tokens are accepted.
+    pub authentication: Arc<Authentication>,
 }
 
 fn values<K, V: Serialize, S: serde::Serializer>(m: &BTreeMap<K, V>, s: S) -> Result<S::Ok, S::Error> {
@@ -53,8 +58,12 @@ pub struct Changes {
     pub endpoints: Vec<Change<ClusterName, EndpointSet>>,
     /// Server certificates.
     pub secrets: Vec<Change<SecretKey, Secret>>,
+    /// Who signs clients' certificates.
+    pub authorities: Vec<Change<SecretKey, Authorities>>,
     /// Settings for everything, when they changed.
     pub mesh: Option<Arc<MeshSettings>>,
+    /// Whose tokens are accepted, when that changed.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 impl Changes {
@@ -66,7 +75,9 @@ impl Changes {
             && self.clusters.is_empty()
             && self.endpoints.is_empty()
             && self.secrets.is_empty()
+            && self.authorities.is_empty()
             && self.mesh.is_none()
+            && self.authentication.is_none()
     }
 }
 
@@ -80,7 +91,9 @@ impl Model {
             clusters: diff(&old.clusters, &self.clusters),
             endpoints: diff(&old.endpoints, &self.endpoints),
             secrets: diff(&old.secrets, &self.secrets),
+            authorities: diff(&old.authorities, &self.authorities),
             mesh: (self.mesh != old.mesh).then(|| self.mesh.clone()),
+            authentication: (self.authentication != old.authentication).then(|| self.authentication.clone()),
         }
     }
 }

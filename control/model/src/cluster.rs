@@ -1,3 +1,4 @@
+use crate::RetryBudget;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,12 @@ impl ClusterName {
     /// `outbound|port|subset|host`; no subset is the empty string.
     pub fn outbound(port: u16, subset: &str, host: &str) -> Self {
         ClusterName(format!("outbound|{port}|{subset}|{host}").into())
+    }
+
+    /// `outbound_.port_.subset_.host`: the name by which clients of another network ask for it in
+    /// their SNI. Its endpoints are those of workloads that speak mesh TLS themselves.
+    pub fn by_sni(port: u16, subset: &str, host: &str) -> Self {
+        ClusterName(format!("outbound_.{port}_.{subset}_.{host}").into())
     }
 
     /// The whole name.
@@ -50,6 +57,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long a connection without a request is kept.
     pub idle_timeout: Duration,
+    /// How many retries it takes.
+    pub retry_budget: RetryBudget,
 }
 
 /// What an upstream speaks.

@@ -4,6 +4,7 @@
 //! compared cheaply ([`Model::diff`]) and only what changed is compiled again.
 //! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
 
+mod authentication;
 mod changes;
 mod cluster;
 mod cors;
@@ -16,9 +17,15 @@ mod mesh;
 mod object;
 mod pattern;
 mod re2;
+mod retry;
 mod route;
 mod secret;
+mod tcp;
+mod tls;
 
+pub use authentication::{
+    Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
+};
 pub use changes::{Change, Changes, Model};
 pub use cluster::{
     Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
@@ -28,15 +35,16 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
-pub use listener::{
-    Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsMode, TlsServer, TlsVersion,
-};
+pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
 pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
+pub use retry::{RetryBudget, RetryCondition, RetryOn, RetryPolicy};
 pub use route::{
-    Action, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch, PathRewrite,
-    QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch, ValueMatch,
-    VirtualHost, VirtualHostKey,
+    Action, ClaimMatch, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch,
+    PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch,
+    ValueMatch, VirtualHost, VirtualHostKey,
 };
-pub use secret::{Secret, SecretKey};
+pub use secret::{Authorities, Secret, SecretKey};
+pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
+pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};

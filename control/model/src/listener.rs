@@ -1,4 +1,4 @@
-use crate::{ObjectRef, SecretKey};
+use crate::{ObjectRef, TcpRoute, TlsAction};
 use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
@@ -52,6 +52,8 @@ pub enum ListenerProtocol {
     /// TLS; the server is chosen by SNI: exact, then the longest wildcard, then `*`. No match
     /// closes the connection, never a default certificate (Istio 2.9).
     Tls(Vec<TlsServer>),
+    /// Bytes of whatever protocol; every connection takes this route.
+    Tcp(Arc<TcpRoute>),
 }
 
 /// One TLS server of a listener.
@@ -61,36 +63,10 @@ pub struct TlsServer {
     pub table: TableName,
     /// SNI patterns: `a.example.com`, `*.example.com` or `*`, lower case, without namespace prefix.
     pub hosts: Vec<Arc<str>>,
-    /// How the connection is terminated.
-    pub mode: TlsMode,
-    /// Certificates, at most two (for instance RSA and ECDSA). A missing one makes the
-    /// handshake fail for this server alone.
-    pub certificates: Vec<SecretKey>,
-    /// Lowest version; `None` is TLS 1.2.
-    pub min_version: Option<TlsVersion>,
-    /// Highest version; `None` is TLS 1.3.
-    pub max_version: Option<TlsVersion>,
+    /// What happens to its connections.
+    pub action: TlsAction,
     /// Who asked for it.
     pub owner: ObjectRef,
-}
-
-/// The TLS modes that are terminated so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum TlsMode {
-    /// A server certificate, none asked of the client.
-    Simple,
-}
-
-/// A TLS protocol version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum TlsVersion {
-    /// TLS 1.2 (RFC 5246).
-    #[serde(rename = "TLSV1_2")]
-    V1_2,
-    /// TLS 1.3 (RFC 8446).
-    #[serde(rename = "TLSV1_3")]
-    V1_3,
 }
 
 /// The name of a route table in Istio's form: `http.8080`, or

@@ -13,6 +13,8 @@ pub struct MeshSettings {
     pub server_header: Option<Arc<str>>,
     /// How many proxies in front of the gateway are trusted to write X-Forwarded-*.
     pub trusted_proxies: u32,
+    /// Whether connections from trusted peers begin with a PROXY header that names the client.
+    pub proxy_protocol: bool,
 }
 
 impl Default for MeshSettings {
@@ -22,6 +24,7 @@ impl Default for MeshSettings {
             path_normalization: PathNormalization::Base,
             server_header: Some("tidegate".into()),
             trusted_proxies: 0,
+            proxy_protocol: false,
         }
     }
 }

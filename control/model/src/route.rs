@@ -1,6 +1,6 @@
 use crate::{
-    ClusterName, Cors, Fault, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin, TableName,
-    is_secret,
+    ClaimPath, ClusterName, Cors, Fault, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin,
+    RetryPolicy, TableName, is_secret,
 };
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -120,6 +120,8 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
     /// Query conditions.
     pub query: Vec<QueryMatch>,
+    /// Conditions on the claims of a verified token.
+    pub claims: Vec<ClaimMatch>,
 }
 
 /// A condition on the path.
@@ -224,6 +226,31 @@ impl Serialize for QueryMatch {
     }
 }
 
+/// A condition on a claim of a verified token. It holds where the claim is text like this, or a list with such a text
+/// in it; [`ValueMatch::Present`] holds where the claim is there. Without a verified token there are no claims.
+///
+/// Serialized, it does not show a value that may be a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimMatch {
+    /// Which claim.
+    pub path: ClaimPath,
+    /// What it must look like.
+    pub value: ValueMatch,
+    /// From `withoutHeaders`: the condition must not hold.
+    pub invert: bool,
+}
+
+impl Serialize for ClaimMatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let path = self.path.to_string();
+        let mut fields = serializer.serialize_struct("ClaimMatch", 3)?;
+        fields.serialize_field("path", &path)?;
+        fields.serialize_field("value", &*self.value.shown(&path))?;
+        fields.serialize_field("invert", &self.invert)?;
+        fields.end()
+    }
+}
+
 /// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -245,6 +272,8 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     /// The time for the whole request, retries included; `None` is no limit (Istio 2.7).
     pub timeout: Option<Duration>,
+    /// How it is tried again; `None` is not at all.
+    pub retries: Option<RetryPolicy>,
     /// Faults to inject before anything is sent.
     pub fault: Fault,
 }

@@ -40,3 +40,21 @@ impl Serialize for Secret {
         self.key.serialize(s)
     }
 }
+
+/// Certificates of authorities, against which clients' certificates are checked, and what they revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorities {
+    /// Namespace and name of what they come from.
+    pub key: SecretKey,
+    /// The certificates, PEM.
+    pub certificates: Arc<[u8]>,
+    /// Revocation lists (RFC 5280 5), PEM; `None` checks for no revocation.
+    pub revoked: Option<Arc<[u8]>>,
+}
+
+impl Serialize for Authorities {
+    /// Only the name: the contents would fill pages.
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.key.serialize(s)
+    }
+}

@@ -22,12 +22,16 @@ pub(crate) struct FileState {
 }
 
 impl FileState {
-    /// Reads the file again, if its content is another.
+    /// Reads the file again, if its content is another. What is not of this stamp is not taken: it may be half written.
     pub(crate) fn update(&mut self, path: &Path, stamp: Stamp) {
-        self.stamp = Some(stamp);
         let name = path.to_string_lossy();
-        let reading = match content(path) {
-            Ok(content) => {
+        let found = content(path);
+        if found.as_ref().is_ok_and(|(_, of)| *of != stamp) {
+            return;
+        }
+        self.stamp = Some(stamp);
+        let reading = match found {
+            Ok((content, _)) => {
                 let hash = hash(&content);
                 if self.content.replace(hash) == Some(hash) {
                     return;
@@ -112,11 +116,12 @@ fn not_text(file: &str, text: &[u8]) -> Diagnostic {
     }
 }
 
-fn content(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
+/// What is in a file, and its stamp after it was read.
+fn content(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
+    let (mut file, mut content) = (File::open(path)?, Vec::new());
     // One byte more than allowed shows `read` that there is too much.
-    File::open(path)?.take(MAX_FILE_SIZE as u64 + 1).read_to_end(&mut content)?;
-    Ok(content)
+    (&mut file).take(MAX_FILE_SIZE as u64 + 1).read_to_end(&mut content)?;
+    Ok((content, Stamp::of(&file.metadata()?)))
 }
 
 fn hash(content: &[u8]) -> u64 {
@@ -165,4 +170,25 @@ impl Kept {
 
 fn identity(object: &Object) -> (&ObjectRef, &str) {
     (&object.reference, object.group())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_since_it_was_looked_at_is_not_taken() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("a.yaml");
+        let stamp = || Stamp::of(&std::fs::metadata(&path).unwrap());
+        std::fs::write(&path, "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n").unwrap();
+        let (mut state, seen) = (FileState::default(), stamp());
+        state.update(&path, seen.clone());
+        assert_eq!(state.objects.len(), 1);
+        std::fs::write(&path, "").unwrap();
+        state.update(&path, seen.clone());
+        assert_eq!((state.objects.len(), state.stamp.as_ref()), (1, Some(&seen)));
+        state.update(&path, stamp());
+        assert_eq!((state.objects.len(), state.stamp), (0, Some(stamp())));
+    }
 }

@@ -126,16 +126,22 @@ impl Folder {
     fn is_unsettled(&self, file: &Found) -> bool {
         let activity = self.watch.activity();
         let either = |is: &dyn Fn(&Path) -> bool| is(&file.path) || file.target.as_deref().is_some_and(is);
-        if !self.loaded || either(&|path| activity.is_complete(path)) {
+        if !self.loaded {
             return false;
+        }
+        if either(&|path| activity.is_complete(path)) {
+            // Its close may be one of before it was emptied to be written again.
+            return file.stamp.is_empty() && file.stamp.age().is_some_and(|age| age < SETTLED);
         }
         if either(&|path| activity.is_writing(path)) {
             return true;
         }
-        let before = self.files.get(&file.path).and_then(|state| state.stamp.as_ref());
-        // Another file in its place was put there whole, by a rename or a symlink.
-        let in_place = file.target.is_none() && before.is_none_or(|before| before.inode == file.stamp.inode);
-        in_place && file.stamp.age().is_some_and(|age| age < SETTLED)
+        // Another file in its place was put there whole, by a rename or a symlink. Of the same file nothing is known:
+        // while it is cut short, its time of modification is still the old one.
+        match self.files.get(&file.path).and_then(|state| state.stamp.as_ref()) {
+            Some(before) => before.inode == file.stamp.inode,
+            None => file.target.is_none() && file.stamp.age().is_some_and(|age| age < SETTLED),
+        }
     }
 
     fn read(&mut self, found: &Scan) {
@@ -210,12 +216,57 @@ fn duplicate(object: &Object, winner: &Object) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use notify::event::{AccessKind, AccessMode};
+    use notify::{Event, EventKind};
     use std::time::Duration;
+
+    fn namespace(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_cut_short_is_not_read_whatever_its_time() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("a.yaml");
+        std::fs::write(&path, namespace("a")).unwrap();
+        let mut folder = Folder::open(vec![dir.path().to_owned()]);
+        folder.watch = Watch::broken();
+        assert_eq!(folder.load().objects.len(), 1);
+        // what stat(2) may say of it meanwhile
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        let cut_short = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        };
+        cut_short("");
+        assert_eq!(folder.load().objects.len(), 1, "the last good version stays");
+        cut_short(&(namespace("b") + "---\n" + &namespace("c")));
+        let seen = tokio::time::timeout(Duration::from_secs(20), async {
+            while folder.load().objects.len() != 2 {
+                folder.changed().await;
+            }
+        });
+        seen.await.expect("it is read once it has settled");
+    }
+
+    #[tokio::test]
+    async fn an_emptied_file_is_not_taken_for_one_that_was_closed() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("a.yaml");
+        std::fs::write(&path, namespace("a")).unwrap();
+        let mut folder = Folder::open(vec![dir.path().to_owned()]);
+        folder.watch = Watch::broken();
+        assert_eq!(folder.load().objects.len(), 1);
+        std::fs::write(&path, "").unwrap();
+        // the event of an earlier write that comes late
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        folder.watch.activity().event(&Event::new(closed).add_path(path), Instant::now());
+        assert_eq!(folder.load().objects.len(), 1);
+    }
 
     #[tokio::test]
     async fn changes_are_seen_without_watches() {
         let dir = tempfile::TempDir::new().unwrap();
-        let namespace = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
         std::fs::write(dir.path().join("a.yaml"), namespace("a")).unwrap();
         let mut folder = Folder::open(vec![dir.path().to_owned()]);
         folder.watch = Watch::broken();

@@ -7,7 +7,9 @@
 mod activity;
 mod file;
 mod folder;
+mod named;
 mod scan;
 mod watch;
 
 pub use folder::{Folder, Loaded};
+pub use named::{Contents, NamedFiles};

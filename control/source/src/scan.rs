@@ -23,7 +23,8 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    /// As it is now.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -31,6 +32,11 @@ impl Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Whether nothing is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.size == 0
     }
 
     /// How long ago the content changed; nothing when that is in the future.

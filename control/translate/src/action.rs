@@ -7,6 +7,7 @@ use crate::headers;
 use crate::hosts::resolve;
 use crate::report::{Report, list};
 use std::sync::Arc;
+use tidegate_api::Object;
 use tidegate_api::istio::{self, HttpRoute, HttpRouteDestination};
 use tidegate_model::{
     Action, Destination, DirectResponse, Forward, InvalidFormat, PathRewrite, Redirect, RedirectPath,
@@ -115,7 +116,7 @@ fn forwarded(
         let (cluster, made) = clusters.resolve(&host, subset, number, port);
         if let Err(absent) = made {
             let field = format!("{}.route[{i}].destination", rule.field());
-            dangling(rule, &field, &host, subset, &absent, report);
+            dangling(rule.object, &field, &absent.text(&host, subset), &absent, FAILING_REQUESTS, report);
         }
         destinations.push(Destination {
             cluster,
@@ -128,9 +129,13 @@ fn forwarded(
     if destinations.is_empty() {
         return Ok(refused("no_destination"));
     }
-    let timeout = route.timeout.filter(|t| !t.is_zero());
-    let fault = route.fault.as_ref().map(fault).unwrap_or_default();
-    Ok(Action::Forward(Forward { destinations, path_rewrite: path_rewrite(route, kind), timeout, fault }))
+    Ok(Action::Forward(Forward {
+        destinations,
+        path_rewrite: path_rewrite(route, kind),
+        timeout: route.timeout.filter(|t| !t.is_zero()),
+        retries: clusters.retries(route.retries.as_ref()),
+        fault: route.fault.as_ref().map(fault).unwrap_or_default(),
+    }))
 }
 
 /// A path as it is written, with a slash before one that has none: it would run into the host.
@@ -154,9 +159,19 @@ fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
     })
 }
 
-fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Absent, report: &mut Report) {
-    let object = rule.object;
-    let text = format!("{}; requests are answered with 503 (NC)", absent.text(host, subset));
+/// What becomes of requests to a destination that has no cluster.
+const FAILING_REQUESTS: &str = "requests are answered with 503";
+
+/// Says that a destination has no cluster, why, and what happens because of that.
+pub(crate) fn dangling(
+    object: &Object,
+    field: &str,
+    why: &str,
+    absent: &Absent,
+    so: &str,
+    report: &mut Report,
+) {
+    let text = format!("{why}; {so} (NC)");
     match absent {
         Absent::Host => {
             let advice = "create the Service or ServiceEntry, export it to this gateway, or correct the host";
@@ -181,10 +196,7 @@ fn dangling(rule: &Rule<'_>, field: &str, host: &str, subset: &str, absent: &Abs
             report.warning(object, &format!("{field}.subset"), "unknown-subset", text, advice);
         }
         Absent::Tls(mode) => {
-            let text = format!(
-                "{}; requests are answered with 503 and never sent in plain text",
-                absent.text(host, subset)
-            );
+            let text = format!("{why}; {so} and never sent in plain text");
             let advice = match mode.as_str() {
                 "ISTIO_MUTUAL" => "remove the tls setting, or run with --allow-unenforced for plain text",
                 _ => "remove the tls setting if the upstream speaks plain text",

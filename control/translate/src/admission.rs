@@ -4,7 +4,7 @@ use crate::world::World;
 use crate::{Env, validate};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidegate_api::istio::VirtualService;
+use tidegate_api::istio::{Destination, VirtualService};
 use tidegate_api::{Object, Objects, Spec};
 use tidegate_model::{Diagnostic, ObjectRef, Severity};
 
@@ -29,6 +29,8 @@ pub struct Admitted {
     pub objects: Objects,
     /// What is wrong with the others, and warnings of validation.
     pub diagnostics: Vec<Diagnostic>,
+    /// Those that are not valid and have no good version.
+    pub left_out: Vec<Arc<Object>>,
 }
 
 impl Admission {
@@ -42,6 +44,7 @@ impl Admission {
         let mut diagnostics = Vec::new();
         let mut checked = BTreeMap::new();
         let mut objects = Objects::new();
+        let mut left_out = Vec::new();
         for object in loaded.iter() {
             let key = key(object);
             let found = self.check(&key, object);
@@ -55,14 +58,15 @@ impl Admission {
             if !valid {
                 diagnostics.push(refused(object, counting.is_some()));
             }
-            if let Some(object) = counting {
-                objects.insert(object.clone());
+            match counting {
+                Some(object) => _ = objects.insert(object.clone()),
+                None => left_out.push(object.clone()),
             }
         }
         self.hold(&mut objects, env, &mut diagnostics);
         self.checked = checked;
         self.admitted = objects.iter().map(|o| (key(o), o.clone())).collect();
-        Admitted { objects, diagnostics }
+        Admitted { objects, diagnostics, left_out }
     }
 
     /// The result of validation, anew only for an object that changed.
@@ -122,27 +126,43 @@ fn dangling(
     env: &Env,
     clusters: &mut Clusters<'_, '_>,
 ) -> Option<(String, String)> {
-    for (r, route) in vs.http.iter().enumerate() {
-        for (d, destination) in route.route.iter().enumerate() {
-            if route.route.len() > 1 && destination.weight.unwrap_or(0) == 0 {
-                continue;
+    for (field, target) in destinations(vs) {
+        let host = resolve(&target.host, &object.reference.namespace, &env.domain);
+        let subset = target.subset.as_deref().unwrap_or_default();
+        let number = target.port.as_ref().and_then(|p| p.number);
+        match clusters.resolve(&host, subset, number, 80).1 {
+            Err(Absent::Host) => return Some((format!("{field}.host"), format!("service {host}"))),
+            Err(Absent::Port(_)) if let Some(number) = number => {
+                return Some((format!("{field}.port"), format!("port {number} of {host}")));
             }
-            let target = &destination.destination;
-            let host = resolve(&target.host, &object.reference.namespace, &env.domain);
-            let subset = target.subset.as_deref().unwrap_or_default();
-            let number = target.port.as_ref().and_then(|p| p.number);
-            let field = format!("spec.http[{r}].route[{d}].destination");
-            match clusters.resolve(&host, subset, number, 80).1 {
-                Err(Absent::Host) => return Some((format!("{field}.host"), format!("service {host}"))),
-                Err(Absent::Port(_)) if let Some(number) = number => {
-                    return Some((format!("{field}.port"), format!("port {number} of {host}")));
-                }
-                Err(Absent::Subset(_)) => {
-                    return Some((format!("{field}.subset"), format!("subset {subset} of {host}")));
-                }
-                _ => {}
+            Err(Absent::Subset(_)) => {
+                return Some((format!("{field}.subset"), format!("subset {subset} of {host}")));
             }
+            _ => {}
         }
     }
     None
+}
+
+/// The destinations of all rules that have a weight, each with its field.
+fn destinations(vs: &VirtualService) -> Vec<(String, &Destination)> {
+    let mut found = Vec::new();
+    let mut add = |field: String, several: bool, weight: Option<i32>, target| {
+        if !several || weight.unwrap_or(0) != 0 {
+            found.push((format!("{field}.destination"), target));
+        }
+    };
+    for (r, rule) in vs.http.iter().enumerate() {
+        for (d, to) in rule.route.iter().enumerate() {
+            add(format!("spec.http[{r}].route[{d}]"), rule.route.len() > 1, to.weight, &to.destination);
+        }
+    }
+    let tls = vs.tls.iter().enumerate().map(|(r, rule)| (format!("spec.tls[{r}]"), &rule.route));
+    let tcp = vs.tcp.iter().enumerate().map(|(r, rule)| (format!("spec.tcp[{r}]"), &rule.route));
+    for (field, route) in tls.chain(tcp) {
+        for (d, to) in route.iter().enumerate() {
+            add(format!("{field}.route[{d}]"), route.len() > 1, to.weight, &to.destination);
+        }
+    }
+    found
 }

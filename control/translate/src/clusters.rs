@@ -1,20 +1,39 @@
 use crate::destination_rule::{Policy, policy, subset};
 use crate::protocol::Protocol;
+use crate::retries;
 use crate::service_registry::{Port, Service};
 use crate::world::{World, port};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tidegate_api::istio::ClientTlsMode;
-use tidegate_model::{Cluster, ClusterName, EndpointSet, Model};
+use std::time::Duration;
+use tidegate_api::istio::{ClientTlsMode, HttpRetry};
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, RetryPolicy};
 
 /// The clusters that routes name, made when one first does.
 pub(crate) struct Clusters<'w, 'a> {
     world: &'w World<'a>,
-    made: BTreeMap<ClusterName, (Arc<Cluster>, Arc<EndpointSet>)>,
+    made: BTreeMap<ClusterName, Made>,
     known: BTreeMap<ClusterName, Result<(), Absent>>,
     /// What is said of those that are absent.
     absent: BTreeMap<ClusterName, String>,
+    /// How long connections to them may stand still.
+    tcp_idle: BTreeMap<ClusterName, Option<Duration>>,
 }
+
+/// A cluster with its endpoints.
+type Made = (Arc<Cluster>, Arc<EndpointSet>);
+
+/// What goes to the endpoints of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    /// What the DestinationRule asks for.
+    AsRuled,
+    /// The client's own mesh TLS: only workloads that speak it are reached.
+    MeshTls,
+}
+
+/// The label of workloads that speak mesh TLS; the sidecar injector sets it.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
 
 /// Why a destination has no cluster, so that its requests are answered with 503.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +68,18 @@ impl Absent {
 
 impl<'w, 'a> Clusters<'w, 'a> {
     pub(crate) fn new(world: &'w World<'a>) -> Self {
-        Clusters { world, made: BTreeMap::new(), known: BTreeMap::new(), absent: BTreeMap::new() }
+        Clusters {
+            world,
+            made: BTreeMap::new(),
+            known: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            tcp_idle: BTreeMap::new(),
+        }
+    }
+
+    /// How requests of a rule with these retries are tried again.
+    pub(crate) fn retries(&self, written: Option<&HttpRetry>) -> Option<RetryPolicy> {
+        retries::policy(written, &self.world.mesh, self.world.env)
     }
 
     /// The cluster for a destination: its port, else the service's only one, else that of the listener.
@@ -95,11 +125,37 @@ impl<'w, 'a> Clusters<'w, 'a> {
         if let Some(known) = self.known.get(&name) {
             return (name, known.clone());
         }
-        let made = self.make(service, number, subset, &name).map(|made| {
+        let made = self.make(service, number, subset, &name, Wire::AsRuled).map(|(made, tcp_idle)| {
             self.made.insert(name.clone(), made);
+            self.tcp_idle.insert(name.clone(), tcp_idle);
         });
         self.known.insert(name.clone(), made.clone());
         (name, made)
+    }
+
+    /// The clusters of a service that other networks ask for by SNI: of each port, and of each subset of it.
+    pub(crate) fn by_sni(&mut self, host: &str) -> Vec<ClusterName> {
+        let Some(service) = self.world.registry.get(host) else { return Vec::new() };
+        let rules = self.world.rules.lookup(&service.host, &service.namespace);
+        let subsets: BTreeSet<&str> =
+            rules.iter().flat_map(|(_, rule)| &rule.subsets).map(|s| s.name.as_str()).collect();
+        let mut names = Vec::new();
+        for port in &service.ports {
+            for subset in std::iter::once("").chain(subsets.iter().copied()) {
+                let name = ClusterName::by_sni(port.number, subset, &service.host);
+                if let Ok((made, tcp_idle)) = self.make(service, port.number, subset, &name, Wire::MeshTls) {
+                    self.made.insert(name.clone(), made);
+                    self.tcp_idle.insert(name.clone(), tcp_idle);
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    /// How long a connection to a cluster may stand still; `None` is for ever.
+    pub(crate) fn tcp_idle_timeout(&self, name: &ClusterName) -> Option<Duration> {
+        self.tcp_idle.get(name).copied().flatten()
     }
 
     fn make(
@@ -108,7 +164,8 @@ impl<'w, 'a> Clusters<'w, 'a> {
         number: u16,
         subset_name: &str,
         name: &ClusterName,
-    ) -> Result<(Arc<Cluster>, Arc<EndpointSet>), Absent> {
+        wire: Wire,
+    ) -> Result<(Made, Option<Duration>), Absent> {
         let any_port = Port { number, name: String::new(), protocol: Protocol::Http };
         let at = match service.port(number) {
             Some(port) => port,
@@ -122,13 +179,19 @@ impl<'w, 'a> Clusters<'w, 'a> {
             return Err(Absent::Subset(known.collect()));
         }
         let labels = named.flatten();
-        let policy = policy(&rules, labels, number, self.world.mesh.connect_timeout());
-        self.may_be_plain(&policy)?;
+        let policy = policy(&rules, labels, number, self.world);
+        if wire == Wire::AsRuled {
+            self.may_be_plain(&policy)?;
+        }
         if service.has_no_endpoints_by_nature() {
             return Err(Absent::NoAddress);
         }
         let none = BTreeMap::new();
-        let endpoints = self.world.registry.endpoints_of(service, at, labels.map_or(&none, |s| &s.labels));
+        let mut endpoints =
+            self.world.registry.endpoints_of(service, at, labels.map_or(&none, |s| &s.labels));
+        if wire == Wire::MeshTls {
+            endpoints.retain(|e| e.labels.get(TLS_MODE).is_some_and(|mode| mode == "istio"));
+        }
         let cluster = Cluster {
             name: name.clone(),
             host: service.host.clone(),
@@ -140,8 +203,10 @@ impl<'w, 'a> Clusters<'w, 'a> {
             load_balancer: policy.load_balancer,
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
+            retry_budget: policy.retry_budget,
         };
-        Ok((Arc::new(cluster), Arc::new(EndpointSet { cluster: name.clone(), endpoints })))
+        let endpoints = EndpointSet { cluster: name.clone(), endpoints };
+        Ok(((Arc::new(cluster), Arc::new(endpoints)), policy.tcp_idle_timeout))
     }
 
     /// Mesh TLS may be left out where the user allowed it; any other never.

@@ -1,16 +1,18 @@
 use crate::Env;
 use crate::export::{Reach, reach};
 use crate::hosts::{is_subset, resolve};
-use crate::world::{Item, selects};
+use crate::retries;
+use crate::world::{Item, World, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy, HttpSettings,
-    LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
+    self, ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
+    HttpSettings, LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
 };
-use tidegate_model::{LoadBalancer, UpstreamProtocol};
+use tidegate_model::{LoadBalancer, RetryBudget, UpstreamProtocol};
 
-/// How long a connection without a request is kept when nothing is said.
+/// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
+/// said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The DestinationRules, found by the host of a service.
@@ -126,6 +128,9 @@ pub(crate) struct Policy {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) retry_budget: RetryBudget,
+    /// How long a TCP connection may stand still; `None` is for ever.
+    pub(crate) tcp_idle_timeout: Option<Duration>,
     /// What is spoken, whatever the port says.
     pub(crate) protocol: Option<UpstreamProtocol>,
     /// How the upstream wants to be spoken to; `None` is plain text.
@@ -137,19 +142,22 @@ pub(crate) struct Policy {
 struct Blocks<'a> {
     load_balancer: Option<&'a LoadBalancerSettings>,
     connection_pool: Option<&'a ConnectionPoolSettings>,
+    retry_budget: Option<&'a istio::RetryBudget>,
     tls: Option<&'a ClientTlsSettings>,
 }
 
 impl<'a> Blocks<'a> {
-    /// This policy under that of a more specific level. One for the port replaces everything.
+    /// This policy under that of a more specific level. One for the port replaces everything that it can have.
     fn overridden(self, policy: Option<&'a TrafficPolicy>, port: u16) -> Self {
         let Some(policy) = policy else { return self };
         let for_port = policy
             .port_level_settings
             .iter()
             .find(|p| p.port.as_ref().and_then(|p| p.number) == Some(u32::from(port)));
+        let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
         if let Some(p) = for_port {
             return Blocks {
+                retry_budget,
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
                 tls: p.tls.as_ref(),
@@ -158,6 +166,7 @@ impl<'a> Blocks<'a> {
         Blocks {
             load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
+            retry_budget,
             tls: policy.tls.as_ref().or(self.tls),
         }
     }
@@ -168,7 +177,7 @@ pub(crate) fn policy(
     rules: &[Item<'_, DestinationRule>],
     subset: Option<&Subset>,
     port: u16,
-    default_connect_timeout: Duration,
+    world: &World<'_>,
 ) -> Policy {
     let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
     let blocks = Blocks::default()
@@ -182,11 +191,14 @@ pub(crate) fn policy(
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
     let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
+    let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
     let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
         load_balancer,
-        connect_timeout: connect.unwrap_or(default_connect_timeout),
+        connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
+        retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
+        tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
         tls,
     }

@@ -27,9 +27,18 @@ const GATEWAY: Fields = Fields {
         "servers[].tls.credentialNames",
         "servers[].tls.minProtocolVersion",
         "servers[].tls.maxProtocolVersion",
-        // Reported where the certificate is looked for: the handshake fails.
         "servers[].tls.serverCertificate",
         "servers[].tls.privateKey",
+        "servers[].tls.tlsCertificates",
+        "servers[].tls.caCertificates",
+        "servers[].tls.caCrl",
+        "servers[].tls.caCertCredentialName",
+        "servers[].tls.subjectAltNames",
+        "servers[].tls.verifyCertificateSpki",
+        "servers[].tls.verifyCertificateHash",
+        "servers[].tls.insecureSkipVerify",
+        "servers[].tls.cipherSuites",
+        "servers[].tls.ecdhCurves",
     ],
     reasons: &[
         ("servers[].name", "has no effect: in Istio it names statistics"),
@@ -37,6 +46,10 @@ const GATEWAY: Fields = Fields {
         ("servers[].port.targetPort", "has no effect, in Istio neither: the Service's targetPort counts"),
     ],
 };
+
+/// Conditions of rules for TLS and TCP that a gateway does not look at.
+const OF_SIDECARS: &str =
+    "has no effect at a gateway, in Istio neither: the rule counts there as if it was not written";
 
 const VIRTUAL_SERVICE: Fields = Fields {
     enforced: &[
@@ -65,15 +78,37 @@ const VIRTUAL_SERVICE: Fields = Fields {
         "http[].delegate",
         "http[].rewrite",
         "http[].timeout",
+        "http[].retries.attempts",
+        "http[].retries.perTryTimeout",
+        "http[].retries.retryOn",
+        "http[].retries.retryIgnorePreviousHosts",
+        "http[].retries.backoff",
         "http[].corsPolicy",
         "http[].fault",
         "http[].headers",
+        "tcp[].match[].port",
+        "tcp[].match[].gateways",
+        "tcp[].route[].destination",
+        "tcp[].route[].weight",
+        "tls[].match[].sniHosts",
+        "tls[].match[].port",
+        "tls[].match[].gateways",
+        "tls[].route[].destination",
+        "tls[].route[].weight",
     ],
     reasons: &[
         ("http[].match[].statPrefix", "has no effect: in Istio it names statistics of Envoy"),
-        ("http[].retries", "is not enforced yet: requests are not retried by it"),
-        ("tcp", "is not enforced yet: TCP routes are not served"),
-        ("tls", "is not enforced yet: TLS routes are not served"),
+        (
+            "http[].retries.retryRemoteLocalities",
+            "has no effect as long as load balancing does not prefer localities: retries go to all of them",
+        ),
+        ("tcp[].match[].destinationSubnets", OF_SIDECARS),
+        ("tcp[].match[].sourceSubnet", "has no effect, in Istio neither"),
+        ("tcp[].match[].sourceLabels", OF_SIDECARS),
+        ("tcp[].match[].sourceNamespace", OF_SIDECARS),
+        ("tls[].match[].destinationSubnets", OF_SIDECARS),
+        ("tls[].match[].sourceLabels", OF_SIDECARS),
+        ("tls[].match[].sourceNamespace", OF_SIDECARS),
     ],
 };
 
@@ -89,15 +124,20 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].port"),
                 concat!($at, "portLevelSettings[].loadBalancer.simple"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.connectTimeout"),
+                concat!($at, "portLevelSettings[].connectionPool.tcp.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "portLevelSettings[].connectionPool.http.useClientProtocol"),
+                concat!($at, "portLevelSettings[].connectionPool.http.maxRetries"),
                 concat!($at, "portLevelSettings[].tls.mode"),
                 concat!($at, "loadBalancer.simple"),
                 concat!($at, "connectionPool.tcp.connectTimeout"),
+                concat!($at, "connectionPool.tcp.idleTimeout"),
                 concat!($at, "connectionPool.http.idleTimeout"),
                 concat!($at, "connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "connectionPool.http.useClientProtocol"),
+                concat!($at, "connectionPool.http.maxRetries"),
+                concat!($at, "retryBudget"),
                 // Reported with the reference to it: it fails closed.
                 concat!($at, "tls.mode"),
             )*
@@ -138,6 +178,30 @@ const WORKLOAD_ENTRY: Fields = Fields {
     ],
 };
 
+const REQUEST_AUTHENTICATION: Fields = Fields {
+    enforced: &[
+        "selector",
+        // A policy with targets does not select this gateway, which is said of it as a whole.
+        "targetRef",
+        "targetRefs",
+        "jwtRules[].issuer",
+        "jwtRules[].audiences",
+        "jwtRules[].jwksUri",
+        "jwtRules[].jwks_uri",
+        "jwtRules[].jwks",
+        "jwtRules[].fromHeaders",
+        "jwtRules[].fromParams",
+        "jwtRules[].fromCookies",
+        "jwtRules[].outputPayloadToHeader",
+        "jwtRules[].outputClaimToHeaders",
+        "jwtRules[].forwardOriginalToken",
+        "jwtRules[].timeout",
+        "jwtRules[].spaceDelimitedClaims",
+        "jwtRules[].presence",
+    ],
+    reasons: &[],
+};
+
 const MESH_CONFIG: Fields = Fields {
     enforced: &[
         "accessLogFile",
@@ -145,25 +209,48 @@ const MESH_CONFIG: Fields = Fields {
         "accessLogEncoding",
         "pathNormalization.normalization",
         "connectTimeout",
+        "defaultHttpRetryPolicy.attempts",
+        "defaultHttpRetryPolicy.perTryTimeout",
+        "defaultHttpRetryPolicy.retryOn",
+        "defaultHttpRetryPolicy.retryIgnorePreviousHosts",
+        "defaultHttpRetryPolicy.backoff",
         "defaultServiceExportTo",
         "defaultVirtualServiceExportTo",
         "defaultDestinationRuleExportTo",
         "defaultConfig.gatewayTopology.numTrustedProxies",
+        "defaultConfig.gatewayTopology.proxyProtocol",
         "defaultConfig.proxyHeaders.server",
     ],
     reasons: &[
+        (
+            "defaultHttpRetryPolicy.retryRemoteLocalities",
+            "has no effect as long as load balancing does not prefer localities: retries go to all of them",
+        ),
         ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("defaultConfig.discoveryAddress", "has no effect: there is no control plane to ask here"),
     ],
 };
 
-/// Values without effect of fields that are otherwise enforced: the end of the path, the value, the reason.
-const VALUES: &[(&str, &str, &str)] = &[(
-    "loadBalancer.simple",
-    "PASSTHROUGH",
-    "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
-)];
+/// Values without effect of fields that are otherwise enforced: the end of the path, the value or one of those that
+/// commas join, the reason.
+const VALUES: &[(&str, &str, &str)] = &[
+    (
+        "loadBalancer.simple",
+        "PASSTHROUGH",
+        "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
+    ),
+    (
+        "retryOn",
+        "retriable-headers",
+        "retriable-headers has no effect, in Istio neither: there is no field that names headers",
+    ),
+    (
+        "retryOn",
+        "http3-post-connect-failure",
+        "http3-post-connect-failure has no effect: HTTP/3 is not spoken to upstreams",
+    ),
+];
 
 /// Reports every field that was written and is not enforced, at its shortest path.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) {
@@ -174,6 +261,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             Spec::DestinationRule(_) => &DESTINATION_RULE,
             Spec::ServiceEntry(_) => &SERVICE_ENTRY,
             Spec::WorkloadEntry(_) => &WORKLOAD_ENTRY,
+            Spec::RequestAuthentication(_) => &REQUEST_AUTHENTICATION,
             _ => continue,
         };
         walk_from(object, "spec", fields, report);
@@ -203,9 +291,10 @@ fn walk(object: &Object, value: &Value, path: String, pattern: String, fields: &
     }
     if fields.enforced.contains(&pattern.as_str()) {
         let without_effect = |(end, text, _): &&(&str, &str, &str)| {
-            pattern.ends_with(end) && matches!(&value.data, Data::String(s) if s == text)
+            pattern.ends_with(end)
+                && matches!(&value.data, Data::String(s) if s.split(',').any(|part| part.trim() == *text))
         };
-        if let Some((.., reason)) = VALUES.iter().find(without_effect) {
+        for (.., reason) in VALUES.iter().filter(without_effect) {
             report.note(object, &path, "no-effect", *reason, "");
         }
         return;

@@ -6,17 +6,16 @@ use crate::host_index::HostIndex;
 use crate::hosts::intersect;
 use crate::matches::{Place, gateway_name};
 use crate::report::Report;
-use crate::servers::{Server, Shared, full_name, merge, selected};
-use crate::virtual_service::{catch_alls_last, routes, waits_for_claims};
+use crate::servers::{Kind, Server, Shared, full_name, merge, selected};
+use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
-use crate::{Env, Translation, enforcement, references, secret, unreachable, unserved};
+use crate::{Env, Translation, authentication, enforcement, l4, references, tls, unreachable, unserved};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidegate_api::Objects;
-use tidegate_api::istio::TlsProtocol;
 use tidegate_model::{
     HostPattern, Listener, ListenerKey, ListenerProtocol, Model, ObjectRef, Route, RouteTable, TableName,
-    TlsMode, TlsServer, TlsVersion, VirtualHost, VirtualHostKey,
+    TcpRoute, TlsAction, TlsServer, TlsTermination, VirtualHost, VirtualHostKey,
 };
 
 /// Translates for the gateway that `env` describes.
@@ -30,6 +29,9 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
         world.virtual_services.iter().map(|item| rules(&world, *item, &mut report)).collect();
     for rules in &expanded {
         unreachable::report(rules, &mut report);
+    }
+    for item in &world.virtual_services {
+        unreachable::report_tcp(*item, &mut report);
     }
     let mut out = Translation { ready, ..Translation::default() };
     for (object, _) in selected(&world) {
@@ -48,6 +50,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     let Tables { clusters, mut report, .. } = tables;
     out.absent = clusters.finish(&mut out.model);
     out.model.mesh = Arc::new(world.mesh.settings(&mut report));
+    out.model.authentication = Arc::new(authentication::authentication(&world, &mut report));
     out.diagnostics = report.finish();
     out
 }
@@ -104,17 +107,20 @@ impl Tables<'_, '_> {
             Shared::Http(servers) => {
                 let Some(first) = servers.first() else { return };
                 self.table(servers, false, &mut out.model);
-                (servers, ListenerProtocol::Http(first.table.clone()))
+                (&servers[..], ListenerProtocol::Http(first.table.clone()))
             }
             Shared::Tls(servers) => {
-                for server in servers {
-                    if server.terminates {
-                        self.table(std::slice::from_ref(server), true, &mut out.model);
-                    }
+                let tls: Vec<_> = servers.iter().filter_map(|s| self.tls_server(s, &mut out.model)).collect();
+                // What refuses everyone needs no socket.
+                if tls.iter().all(|s| matches!(s.action, TlsAction::Refuse(_))) {
+                    return;
                 }
-                let tls = servers.iter().map(|s| self.tls_server(s, &mut out.model)).collect();
-                (servers, ListenerProtocol::Tls(tls))
+                (&servers[..], ListenerProtocol::Tls(tls))
             }
+            Shared::Tcp(server) => match self.tcp_route(server) {
+                Some(route) => (std::slice::from_ref(server), ListenerProtocol::Tcp(route)),
+                None => return,
+            },
         };
         let mut owners: Vec<ObjectRef> = Vec::new();
         let (mut seen, mut bound) = (BTreeSet::new(), BTreeSet::new());
@@ -126,55 +132,99 @@ impl Tables<'_, '_> {
             if !binding.listeners.contains(&key) {
                 binding.listeners.push(key);
             }
+            if server.kind == Kind::Tcp {
+                binding.tcp.push((server.port, key));
+                continue;
+            }
             let table = (server.port, server.table.clone());
-            let new = bound.insert((&server.object.reference, table.clone()));
-            if new && out.model.route_tables.contains_key(&table.1) && !binding.tables.contains(&table) {
+            if bound.insert((&server.object.reference, table.clone())) && !binding.tables.contains(&table) {
                 binding.tables.push(table);
             }
         }
         out.model.listeners.insert(key, Arc::new(Listener { key, protocol, owners }));
     }
 
-    fn tls_server(&mut self, server: &Server<'_>, model: &mut Model) -> TlsServer {
-        let tls = server.written.tls.as_ref();
-        let field = format!("spec.servers[{}].tls", server.index);
-        for (name, version) in [
-            ("minProtocolVersion", tls.and_then(|t| t.min_protocol_version)),
-            ("maxProtocolVersion", tls.and_then(|t| t.max_protocol_version)),
-        ] {
-            if matches!(version, Some(TlsProtocol::Tls10 | TlsProtocol::Tls11)) {
-                let advice = "use TLSV1_2 or TLSV1_3";
-                let field = format!("{field}.{name}");
-                if name == "maxProtocolVersion" {
-                    let text = "TLS below 1.2 is not spoken: TLS 1.2 and 1.3 are served instead";
-                    self.report.warning(server.object, &field, "not-enforced", text, advice);
-                } else {
-                    let text = "TLS below 1.2 is not spoken: handshakes begin at 1.2";
-                    self.report.note(server.object, &field, "not-enforced", text, advice);
+    /// A TLS server, unless it serves nothing: without rules it leaves its names to wider ones, as in Istio.
+    fn tls_server(&mut self, server: &Server<'_>, model: &mut Model) -> Option<TlsServer> {
+        let action = match server.kind {
+            Kind::Https => {
+                self.table(std::slice::from_ref(server), true, model);
+                self.terminate(server, model, TlsAction::Http)
+            }
+            Kind::TlsToTcp => {
+                let route = self.tcp_route(server)?;
+                self.terminate(server, model, |t| TlsAction::Tcp(t, route))
+            }
+            Kind::Passthrough => {
+                let attached = self.attached_services(server);
+                let gateway = full_name(server.object);
+                let place = l4::Place { gateway: &gateway, attached: &attached };
+                let routes = l4::sni_routes(self.world, server, &place, &mut self.clusters, &mut self.report);
+                if routes.is_empty() {
+                    self.without_rules(server, "tls");
+                    return None;
                 }
+                TlsAction::Passthrough { routes, protocols: Vec::new() }
             }
-        }
-        let version = |v: Option<TlsProtocol>| match v {
-            Some(TlsProtocol::Tls12) => Some(TlsVersion::V1_2),
-            Some(TlsProtocol::Tls13) => Some(TlsVersion::V1_3),
-            _ => None,
-        };
-        let certificates = match tls {
-            Some(tls) if server.terminates => {
-                secret::certificates(self.world, server.object, &field, tls, model, &mut self.report)
+            Kind::AutoPassthrough => {
+                let routes = l4::auto_passthrough(self.world, server, &mut self.clusters);
+                let protocols = l4::MESH_PROTOCOLS.iter().map(|p| (*p).into()).collect();
+                TlsAction::Passthrough { routes, protocols }
             }
-            _ => Vec::new(),
+            _ => TlsAction::Refuse("its TLS mode ISTIO_MUTUAL is not enforced yet".into()),
         };
         let hosts: BTreeSet<Arc<str>> = server.hosts.iter().map(|h| h.host.as_str().into()).collect();
-        TlsServer {
+        Some(TlsServer {
             table: server.table.clone(),
             hosts: hosts.into_iter().collect(),
-            mode: TlsMode::Simple,
-            certificates,
-            min_version: version(tls.and_then(|t| t.min_protocol_version)),
-            max_version: version(tls.and_then(|t| t.max_protocol_version)),
+            action,
             owner: server.object.reference.clone(),
+        })
+    }
+
+    fn terminate(
+        &mut self,
+        server: &Server<'_>,
+        model: &mut Model,
+        action: impl FnOnce(TlsTermination) -> TlsAction,
+    ) -> TlsAction {
+        match tls::termination(self.world, server, model, &mut self.report) {
+            Ok(termination) => action(termination),
+            Err(why) => TlsAction::Refuse(why.into()),
         }
+    }
+
+    /// The route of a server's connections, unless no rule has them.
+    fn tcp_route(&mut self, server: &Server<'_>) -> Option<Arc<TcpRoute>> {
+        let attached = self.attached_services(server);
+        let gateway = full_name(server.object);
+        let place = l4::Place { gateway: &gateway, attached: &attached };
+        let route = l4::tcp_route(self.world, server, &place, &mut self.clusters, &mut self.report);
+        if route.is_none() {
+            self.without_rules(server, "tcp");
+        }
+        route
+    }
+
+    fn without_rules(&mut self, server: &Server<'_>, section: &str) {
+        let text = format!(
+            "no VirtualService with {section} rules for port {} is bound to it, so it serves nothing",
+            server.port
+        );
+        let advice =
+            format!("bind a VirtualService with a host of this server and {section} rules to the Gateway");
+        self.report.warning(
+            server.object,
+            &format!("spec.servers[{}]", server.index),
+            "no-routes",
+            text,
+            advice,
+        );
+    }
+
+    /// The VirtualServices that share a host with `server`, in the order of merging.
+    fn attached_services(&self, server: &Server<'_>) -> Vec<usize> {
+        self.attached(server, &full_name(server.object)).into_keys().map(|(_, index)| index).collect()
     }
 
     /// The route table that `servers` share.
@@ -213,8 +263,8 @@ impl Tables<'_, '_> {
         for ((_, index), domains) in self.attached(server, &gateway) {
             let rules = &self.expanded[index];
             let routes = routes(rules, &place, &world.env.domain, &mut self.clusters, &mut self.report);
-            // Without a route here it must not stand before a wider host; with claims, it must.
-            if routes.is_empty() && !waits_for_claims(rules, &place) {
+            // Without a route here it must not stand before a wider host.
+            if routes.is_empty() {
                 continue;
             }
             let of_gateway = asks_for_gateways(rules).then(|| gateway.clone());

@@ -6,6 +6,7 @@
 
 mod action;
 mod admission;
+mod authentication;
 mod clusters;
 mod cors;
 mod delegate;
@@ -18,15 +19,18 @@ mod gateway;
 mod headers;
 mod host_index;
 mod hosts;
+mod l4;
 mod matches;
 mod mesh;
 mod mesh_config;
 mod protocol;
 mod references;
 mod report;
+mod retries;
 mod secret;
 mod servers;
 mod service_registry;
+mod tls;
 mod unreachable;
 mod unserved;
 mod validate;
@@ -39,10 +43,10 @@ mod tests;
 pub use admission::{Admission, Admitted};
 pub use validate::validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tidegate_api::Objects;
+use tidegate_api::{Object, Objects};
 use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, TableName};
 
 /// Who a gateway is to its configuration.
@@ -60,8 +64,24 @@ pub struct Env {
     pub root_namespace: Arc<str>,
     /// Become ready although security objects that select this gateway are not enforced.
     pub allow_unenforced: bool,
+    /// Rules that say nothing about retries have Istio's default policy.
+    pub default_retries: bool,
+    /// Clusters for which nothing is said have a budget for retries, which in Istio they have not.
+    pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.
     pub now: SystemTime,
+    /// Contents of the files that [`files`] names, or why one cannot be read.
+    pub files: Files,
+}
+
+/// Contents of files by their paths, or why one cannot be read.
+pub type Files = BTreeMap<String, Result<Arc<[u8]>, String>>;
+
+/// The files that Gateways name instead of Secrets: certificates, keys, authorities and revocation lists.
+pub fn files(objects: &Objects) -> BTreeSet<String> {
+    let gateways = objects.gateways();
+    let settings = gateways.iter().flat_map(|(_, g)| &g.servers).filter_map(|s| s.tls.as_ref());
+    settings.flat_map(secret::files).map(str::to_owned).collect()
 }
 
 /// What a set of objects means.
@@ -85,8 +105,10 @@ pub struct Translation {
 pub struct Binding {
     /// Its listeners.
     pub listeners: Vec<ListenerKey>,
-    /// Its route tables, each with its server port.
+    /// Its TLS servers and route tables by name, each with its server port.
     pub tables: Vec<(u16, TableName)>,
+    /// Its listeners for plain TCP, each with its server port.
+    pub tcp: Vec<(u16, ListenerKey)>,
 }
 
 /// The model of the gateway that `env` describes.
@@ -94,6 +116,11 @@ pub struct Binding {
 /// `objects` should have passed [`Admission`], which keeps invalid ones out.
 pub fn translate(objects: &Objects, env: &Env) -> Translation {
     gateway::translate(objects, env)
+}
+
+/// Whether a policy of `security.istio.io` is for the gateway that `env` describes.
+pub fn guards(policy: &Object, env: &Env) -> bool {
+    unserved::selects_gateway(env, policy)
 }
 
 /// What a sidecar in `env.namespace` with `env.labels` would route outbound: one route table for every port of every

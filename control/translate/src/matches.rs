@@ -3,10 +3,10 @@
 use crate::world::selects;
 use std::collections::BTreeMap;
 use tidegate_api::istio::{HttpMatchRequest, StringMatch as Written};
-use tidegate_model::{HeaderMatch, HeaderName, PathMatch, QueryMatch, RouteMatch, StringMatch, ValueMatch};
-
-/// What JWT claims are called among headers.
-pub(crate) const CLAIMS: &str = "@request.auth.claims";
+use tidegate_model::{
+    ClaimMatch, ClaimPath, HeaderMatch, HeaderName, PathMatch, QueryMatch, RouteMatch, StringMatch,
+    ValueMatch,
+};
 
 /// Where a request is routed, as far as match blocks ask.
 pub(crate) struct Place<'a> {
@@ -32,9 +32,9 @@ pub(crate) fn applies(block: &HttpMatchRequest, place: &Place<'_>) -> bool {
     namespace.is_none_or(|n| n == place.namespace) && selects(&block.source_labels, place.labels)
 }
 
-/// Whether a block asks for JWT claims, which no request has as long as tokens are not read.
+/// Whether a block asks for claims of tokens.
 pub(crate) fn asks_for_claims(block: &HttpMatchRequest) -> bool {
-    block.headers.keys().chain(block.without_headers.keys()).any(|h| h.starts_with(CLAIMS))
+    block.headers.keys().chain(block.without_headers.keys()).any(|h| ClaimPath::parse(h).is_some())
 }
 
 /// A gateway as a VirtualService in `own` names it, as `namespace/name`; `mesh` stays.
@@ -54,8 +54,15 @@ pub(crate) fn gateway_name(written: &str, own: &str) -> String {
 
 /// The conditions of a block on requests.
 pub(crate) fn conditions(block: &HttpMatchRequest) -> RouteMatch {
-    let mut headers: Vec<HeaderMatch> = block.headers.iter().map(|(n, m)| header(n, m, false)).collect();
-    headers.extend(block.without_headers.iter().map(|(n, m)| header(n, m, true)));
+    let (mut headers, mut claims) = (Vec::new(), Vec::new());
+    for (written, invert) in [(&block.headers, false), (&block.without_headers, true)] {
+        for (name, m) in written {
+            match ClaimPath::parse(name) {
+                Some(path) => claims.push(ClaimMatch { path, value: value(m), invert }),
+                None => headers.push(header(name, m, invert)),
+            }
+        }
+    }
     RouteMatch {
         path: match &block.uri {
             None | Some(Written::Present) => PathMatch::Any,
@@ -73,6 +80,7 @@ pub(crate) fn conditions(block: &HttpMatchRequest) -> RouteMatch {
             .iter()
             .map(|(name, m)| QueryMatch { name: name.as_str().into(), value: value(m) })
             .collect(),
+        claims,
     }
 }
 
@@ -111,6 +119,7 @@ pub(crate) fn is_catch_all(m: &RouteMatch) -> bool {
         && m.authority.is_none()
         && m.headers.is_empty()
         && m.query.is_empty()
+        && m.claims.is_empty()
 }
 
 #[cfg(test)]
@@ -161,9 +170,16 @@ mod tests {
     fn presence_and_inversion() {
         let block = HttpMatchRequest {
             headers: [("X-A".into(), Written::Present), ("Host".into(), Written::Exact("h".into()))].into(),
-            without_headers: [("x-b".into(), Written::Regex(".*".into()))].into(),
+            without_headers: [
+                ("x-b".into(), Written::Regex(".*".into())),
+                ("@Request.auth.claims[A.b][c]".into(), Written::Present),
+            ]
+            .into(),
             ..HttpMatchRequest::default()
         };
+        let claims: Vec<_> =
+            conditions(&block).claims.into_iter().map(|c| (c.path.to_string(), c.value, c.invert)).collect();
+        assert_eq!(claims, [("@request.auth.claims[A.b][c]".to_owned(), ValueMatch::Present, true)]);
         let seen: Vec<_> =
             conditions(&block).headers.into_iter().map(|h| (h.name.to_string(), h.value, h.invert)).collect();
         let exact = ValueMatch::Value(StringMatch::Exact("h".into()));

@@ -7,7 +7,7 @@ use crate::host_index::HostIndex;
 use crate::matches::Place;
 use crate::report::Report;
 use crate::service_registry::{Service, Source};
-use crate::virtual_service::{routes, waits_for_claims};
+use crate::virtual_service::routes;
 use crate::world::{Item, World};
 use crate::{Binding, Env, Translation};
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,7 +128,7 @@ impl<'a> Outbound<'_, 'a> {
         let rules = rules(self.world, item, &mut self.report);
         let place = Place { gateway: "mesh", port, labels: &env.labels, namespace: &env.namespace };
         let routes = routes(&rules, &place, &env.domain, &mut self.clusters, &mut self.report);
-        (!routes.is_empty() || waits_for_claims(&rules, &place)).then_some(routes)
+        (!routes.is_empty()).then_some(routes)
     }
 
     fn default_route(&mut self, service: &Service<'_>, port: u16) -> Option<Arc<Route>> {
@@ -141,7 +141,8 @@ impl<'a> Outbound<'_, 'a> {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         };
-        let forward = Forward { destinations: vec![destination], ..Forward::default() };
+        let retries = self.clusters.retries(None);
+        let forward = Forward { destinations: vec![destination], retries, ..Forward::default() };
         Some(Arc::new(Route {
             name: "default".into(),
             rule: RuleRef { object: object.reference.clone(), index: 0, match_index: None, root: None },

@@ -1,7 +1,8 @@
 use crate::Env;
 use crate::report::Report;
+use crate::retries::unknown_conditions;
 use std::time::Duration;
-use tidegate_api::istio::{AccessLogEncoding, MeshConfig, NormalizationType};
+use tidegate_api::istio::{AccessLogEncoding, HttpRetry, MeshConfig, NormalizationType};
 use tidegate_api::{Object, Objects};
 use tidegate_model::{AccessLog, AccessLogFormat, FormatString, MeshSettings, ObjectRef, PathNormalization};
 
@@ -57,10 +58,24 @@ impl<'a> Mesh<'a> {
         self.config().and_then(|c| c.connect_timeout).unwrap_or(CONNECT_TIMEOUT)
     }
 
+    /// The retries of rules that say nothing about them.
+    pub(crate) fn default_retries(&self) -> Option<&'a HttpRetry> {
+        self.config().and_then(|c| c.default_http_retry_policy.as_ref())
+    }
+
     /// What the data plane needs of it.
     pub(crate) fn settings(&self, report: &mut Report) -> MeshSettings {
         let defaults = MeshSettings::default();
         let Some((object, config)) = self.written else { return defaults };
+        for unknown in self
+            .default_retries()
+            .iter()
+            .flat_map(|r| unknown_conditions(r.retry_on.as_deref().unwrap_or_default()))
+        {
+            let text = format!("{unknown:?} is neither a retry condition nor a status, and is left out");
+            let advice = "use names such as connect-failure, or statuses, joined by commas";
+            report.error(object, "data.mesh.defaultHttpRetryPolicy.retryOn", "invalid-retries", text, advice);
+        }
         let proxy = config.default_config.as_ref();
         let normalization = config.path_normalization.as_ref().and_then(|p| p.normalization);
         let server = proxy.and_then(|p| p.proxy_headers.as_ref()).and_then(|h| h.server.as_ref());
@@ -70,6 +85,13 @@ impl<'a> Mesh<'a> {
             None => defaults.server_header,
         };
         let topology = proxy.and_then(|p| p.gateway_topology.as_ref());
+        let proxy_protocol = topology.is_some_and(|t| t.proxy_protocol.is_some());
+        if proxy_protocol {
+            let text = "PROXY headers are believed from private, link-local and loopback addresses, or from those of \
+                        --proxy-protocol-from; connections from elsewhere have none";
+            let field = "data.mesh.defaultConfig.gatewayTopology.proxyProtocol";
+            report.note(object, field, "trusted-peers", text, "");
+        }
         MeshSettings {
             access_log: access_log(object, config, report),
             path_normalization: match normalization {
@@ -80,6 +102,7 @@ impl<'a> Mesh<'a> {
             },
             server_header,
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
+            proxy_protocol,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::hosts::{ServerHost, resolve};
 use crate::matches::{asks_for_claims, gateway_name};
 use crate::report::Report;
 use crate::servers::full_name;
+use crate::unserved::selects_gateway;
 use crate::world::{Item, World, selects};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_api::Object;
@@ -23,7 +24,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
         } else {
             virtual_service(world, *item, hosts, &gateways, report);
         }
-        claims(*item, report);
+        claims(world, *item, report);
     }
     for (object, gateway) in &world.gateways {
         if !selects(&gateway.selector, &world.env.labels) {
@@ -123,18 +124,23 @@ fn virtual_service(
     }
 }
 
-fn claims((object, vs): Item<'_, VirtualService>, report: &mut Report) {
+/// Claims that no request has, since no tokens are read here.
+fn claims(world: &World<'_>, (object, vs): Item<'_, VirtualService>, report: &mut Report) {
+    let policies = world.objects.request_authentications();
+    if policies.iter().any(|(o, policy)| !policy.jwt_rules.is_empty() && selects_gateway(world.env, o)) {
+        return;
+    }
     for (r, route) in vs.http.iter().enumerate() {
         for (m, block) in route.matches.iter().enumerate() {
             if asks_for_claims(block) {
-                let text = "asks for JWT claims; tokens are not read yet, so it matches no request";
-                let field = format!("spec.http[{r}].match[{m}]");
+                let text = "asks for claims of tokens, and no RequestAuthentication that selects this gateway reads any";
+                let advice = "add one with jwtRules for the issuer of the tokens";
                 report.warning(
                     object,
-                    &field,
-                    "not-enforced",
+                    &format!("spec.http[{r}].match[{m}]"),
+                    "no-authentication",
                     text,
-                    "route without claims, or wait for a later version",
+                    advice,
                 );
             }
         }

@@ -1,61 +1,283 @@
-//! Server certificates out of Secrets.
+//! Certificates of servers and authorities of clients, out of Secrets, ConfigMaps and files.
 
 use crate::report::Report;
 use crate::world::World;
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_api::istio::ServerTlsSettings;
 use tidegate_api::kubernetes::Secret as Written;
 use tidegate_api::{Object, Spec};
-use tidegate_model::{Model, ObjectRef, Secret, SecretKey};
+use tidegate_model::{Authorities, Model, ObjectRef, Secret, SecretKey};
 
-/// The certificates of a server. Those that can be used are put into `model`; the handshake fails for this server
-/// as long as one is missing.
+/// What the name of a Secret has at its end that holds the authorities of another one.
+const CA_SUFFIX: &str = "-cacert";
+
+/// Whose TLS settings these are.
+pub(crate) struct Place<'p> {
+    pub(crate) world: &'p World<'p>,
+    pub(crate) gateway: &'p Object,
+    /// The field of the settings.
+    pub(crate) field: &'p str,
+}
+
+/// The certificates of a server. Those that are there are put into `model`, also broken ones: the data plane keeps
+/// the last good version of one, and else the handshake fails for this server.
 pub(crate) fn certificates(
-    world: &World<'_>,
-    gateway: &Object,
-    field: &str,
+    place: &Place<'_>,
     tls: &ServerTlsSettings,
     model: &mut Model,
     report: &mut Report,
 ) -> Vec<SecretKey> {
-    let one = tls.credential_name.as_ref().filter(|n| !n.is_empty());
-    let named = one.map(|n| (format!("{field}.credentialName"), n));
-    let several =
-        tls.credential_names.iter().enumerate().map(|(i, n)| (format!("{field}.credentialNames[{i}]"), n));
     let mut keys = Vec::new();
-    for (field, name) in named.into_iter().chain(several) {
-        let Some(key) = secret_key(world, gateway, &field, name, report) else { continue };
+    for (field, name) in credentials(place, tls) {
+        let Some(key) = secret_key(place, &field, name, report) else { continue };
         keys.push(key.clone());
-        if let Entry::Vacant(place) = model.secrets.entry(key)
-            && let Some(secret) = load(world, gateway, &field, place.key(), report)
+        if let Entry::Vacant(entry) = model.secrets.entry(key)
+            && let Some(secret) = load(place, &field, entry.key(), report)
         {
-            place.insert(Arc::new(secret));
+            entry.insert(Arc::new(secret));
         }
     }
-    if keys.is_empty() && tls.server_certificate.is_some() {
-        let text = "certificates from files are not read yet; the handshake of this server fails";
-        let advice = "put the certificate into a TLS Secret and name it with credentialName";
-        report.warning(gateway, &format!("{field}.serverCertificate"), "not-enforced", text, advice);
+    for (field, certificate, private_key) in certificate_files(place, tls) {
+        let key = file_key(&["cert", certificate, private_key]);
+        keys.push(key.clone());
+        let chain = file(place, &format!("{field}.serverCertificate"), certificate, report);
+        let private = file(place, &format!("{field}.privateKey"), private_key, report);
+        if let Some((chain, private)) = chain.zip(private) {
+            let written = [("tls.crt", &chain), ("tls.key", &private)];
+            let data = written.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
+            let written = Written { secret_type: None, data };
+            let secret = checked(place.world, place.gateway, &key, &written, Some(&field), report);
+            model.secrets.insert(key, Arc::new(secret));
+        }
     }
     keys
 }
 
-/// Secrets are read from the gateway's own namespace, whatever the Gateway's is.
-fn secret_key(
-    world: &World<'_>,
-    gateway: &Object,
-    field: &str,
-    name: &str,
+/// The names of a server's Secrets, each with its field.
+fn credentials<'t>(place: &Place<'_>, tls: &'t ServerTlsSettings) -> Vec<(String, &'t str)> {
+    let field = place.field;
+    let one = tls.credential_name.as_deref().filter(|n| !n.is_empty());
+    let named = one.map(|n| (format!("{field}.credentialName"), n));
+    let several = tls.credential_names.iter().enumerate();
+    let several = several.map(|(i, n)| (format!("{field}.credentialNames[{i}]"), n.as_str()));
+    named.into_iter().chain(several).collect()
+}
+
+/// The files of a server's certificates: the field in which they stand, certificate and key.
+fn certificate_files<'t>(place: &Place<'_>, tls: &'t ServerTlsSettings) -> Vec<(String, &'t str, &'t str)> {
+    let field = place.field;
+    let pair = |certificate: &'t Option<String>, key: &'t Option<String>| {
+        let there = |text: &'t Option<String>| text.as_deref().filter(|t| !t.is_empty());
+        there(certificate).zip(there(key))
+    };
+    let one = pair(&tls.server_certificate, &tls.private_key).map(|(c, k)| (field.to_owned(), c, k));
+    let several = tls.tls_certificates.iter().enumerate().filter_map(|(i, t)| {
+        let (certificate, key) = pair(&t.server_certificate, &t.private_key)?;
+        Some((format!("{field}.tlsCertificates[{i}]"), certificate, key))
+    });
+    one.into_iter().chain(several).collect()
+}
+
+/// Who signs the certificates of a server's clients. What is there is put into `model`; as long as something is
+/// missing, the handshake fails for this server.
+pub(crate) fn authorities(
+    place: &Place<'_>,
+    tls: &ServerTlsSettings,
+    model: &mut Model,
     report: &mut Report,
-) -> Option<SecretKey> {
-    let own = world.env.namespace.clone();
-    let plain = name.strip_prefix("kubernetes://").unwrap_or(name);
+) -> Vec<SecretKey> {
+    let credentials = credentials(place, tls);
+    if let Some(name) = tls.ca_cert_credential_name.as_deref().filter(|n| !n.is_empty()) {
+        let field = format!("{}.caCertCredentialName", place.field);
+        let Some(key) = secret_key(place, &field, name, report) else { return vec![unknown(name)] };
+        return vec![authorities_of(place, &field, &[key], model, report)];
+    }
+    if let Some((field, _)) = credentials.first() {
+        if tls.ca_crl.is_some() {
+            let text = "has no effect with credentialName, in Istio neither";
+            let advice = "put the list into the Secret of the authorities, as ca.crl (or crl beside cacert)";
+            report.warning(place.gateway, &format!("{}.caCrl", place.field), "no-effect", text, advice);
+        }
+        let mut silent = Report::default();
+        let mut names = Vec::new();
+        for (field, name) in &credentials {
+            let Some(key) = secret_key(place, field, name, &mut silent) else { continue };
+            names.push(SecretKey { name: format!("{}{CA_SUFFIX}", key.name).into(), ..key.clone() });
+            names.push(key);
+        }
+        return vec![authorities_of(place, field, &names, model, report)];
+    }
+    let several = tls.tls_certificates.iter().enumerate();
+    let several =
+        several.map(|(i, t)| (format!("{}.tlsCertificates[{i}]", place.field), t.ca_certificates.as_deref()));
+    let one = (place.field.to_owned(), tls.ca_certificates.as_deref());
+    let files =
+        std::iter::once(one).chain(several).filter_map(|(f, c)| Some((f, c.filter(|c| !c.is_empty())?)));
+    let revoked = tls.ca_crl.as_deref().filter(|c| !c.is_empty());
+    let files: Vec<_> =
+        files.map(|(field, path)| authority_files(place, &field, path, revoked, model, report)).collect();
+    if files.is_empty() {
+        let text =
+            "says of nobody that it may sign certificates of clients; the handshake of this server fails";
+        let advice = "name a Secret with ca.crt in it, or set caCertificates";
+        report.warning(place.gateway, place.field, "unknown-credential", text, advice);
+        return vec![unknown("")];
+    }
+    files
+}
+
+/// A key that nothing has: the handshake fails.
+fn unknown(name: &str) -> SecretKey {
+    SecretKey { namespace: "".into(), name: name.into() }
+}
+
+/// The first of the named Secrets, or ConfigMaps, that holds authorities.
+fn authorities_of(
+    place: &Place<'_>,
+    field: &str,
+    names: &[SecretKey],
+    model: &mut Model,
+    report: &mut Report,
+) -> SecretKey {
+    for key in names {
+        if model.authorities.contains_key(key) {
+            return key.clone();
+        }
+        let Some((object, data)) = contents(place.world, key) else { continue };
+        let value = |name: &str| data.get(name).copied().filter(|v| !v.is_empty());
+        let pair = |ca: &'static str, crl: &str| Some((ca, value(ca)?, value(crl)));
+        let Some((name, certificates, revoked)) = pair("cacert", "crl").or_else(|| pair("ca.crt", "ca.crl"))
+        else {
+            continue;
+        };
+        let at = format!("data{}", tidegate_api::field::key(name));
+        check_authorities(place.world, object, &at, certificates, revoked, report);
+        let found = Authorities {
+            key: key.clone(),
+            certificates: certificates.into(),
+            revoked: revoked.map(Into::into),
+        };
+        model.authorities.insert(key.clone(), Arc::new(found));
+        return key.clone();
+    }
+    let all: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let text = format!(
+        "none of {} holds authorities (cacert or ca.crt) for certificates of clients; the handshake of this server \
+         fails until one does",
+        all.join(", ")
+    );
+    report.warning(place.gateway, field, "unknown-credential", text, "add ca.crt to the Secret");
+    names.last().cloned().unwrap_or_else(|| unknown(""))
+}
+
+/// What a Secret, or else a ConfigMap, holds.
+fn contents<'a>(world: &World<'a>, key: &SecretKey) -> Option<(&'a Object, BTreeMap<&'a str, &'a [u8]>)> {
+    let find = |kind| world.objects.get(&ObjectRef::new(kind, &key.namespace, &key.name));
+    let object = find("Secret").or_else(|| find("ConfigMap"))?;
+    let data = match &object.spec {
+        Spec::Secret(secret) => secret.data.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect(),
+        Spec::ConfigMap(map) => {
+            let texts = map.data.iter().map(|(k, v)| (k.as_str(), v.as_bytes()));
+            texts.chain(map.binary_data.iter().map(|(k, v)| (k.as_str(), v.0.as_slice()))).collect()
+        }
+        _ => return None,
+    };
+    Some((object, data))
+}
+
+fn authority_files(
+    place: &Place<'_>,
+    field: &str,
+    path: &str,
+    revoked: Option<&str>,
+    model: &mut Model,
+    report: &mut Report,
+) -> SecretKey {
+    let key = file_key(&["root", path, revoked.unwrap_or_default()]);
+    let at = format!("{field}.caCertificates");
+    let certificates = file(place, &at, path, report);
+    let list = revoked.map(|path| file(place, &format!("{}.caCrl", place.field), path, report));
+    // A list that is asked for and cannot be read is not left out: that would let the revoked in.
+    if let (Some(certificates), Some(revoked)) = (certificates, list.map_or(Some(None), |l| l.map(Some))) {
+        check_authorities(place.world, place.gateway, &at, &certificates, revoked.as_deref(), report);
+        let found = Authorities { key: key.clone(), certificates, revoked };
+        model.authorities.insert(key.clone(), Arc::new(found));
+    }
+    key
+}
+
+/// What stands for files among Secrets, which all have a namespace.
+fn file_key(parts: &[&str]) -> SecretKey {
+    SecretKey { namespace: "".into(), name: format!("file-{}", parts.join(":")).into() }
+}
+
+fn file(place: &Place<'_>, field: &str, path: &str, report: &mut Report) -> Option<Arc<[u8]>> {
+    match place.world.env.files.get(path) {
+        Some(Ok(content)) => Some(content.clone()),
+        other => {
+            let why = other.and_then(|r| r.as_ref().err()).map_or("it was not looked for", String::as_str);
+            let text =
+                format!("{path} cannot be read: {why}; the handshake of this server fails until it can");
+            let advice =
+                "mount it into the gateway, or put it into a Secret and name that with credentialName";
+            report.warning(place.gateway, field, "unknown-credential", text, advice);
+            None
+        }
+    }
+}
+
+/// Says what is wrong with authorities; the data plane keeps the last good version.
+fn check_authorities(
+    world: &World<'_>,
+    object: &Object,
+    field: &str,
+    certificates: &[u8],
+    revoked: Option<&[u8]>,
+    report: &mut Report,
+) {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
+    let whole = roots.is_ok_and(|roots| {
+        !roots.is_empty() && roots.iter().all(|root| x509_parser::parse_x509_certificate(root).is_ok())
+    });
+    if !whole {
+        let text = "the authorities are not PEM, or not X.509; servers that use them refuse the handshake";
+        report.error(object, field, "invalid-credential", text, "use PEM certificates");
+    }
+    let Some(revoked) = revoked else { return };
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(revoked).collect();
+    let now = world.env.now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
+    let parsed = lists.as_ref().is_ok_and(|lists| {
+        !lists.is_empty() && lists.iter().all(|list| x509_parser::parse_x509_crl(list).is_ok())
+    });
+    if !parsed {
+        let text = "the revocation list is not PEM, or not one; servers that use it refuse the handshake";
+        report.error(object, field, "invalid-credential", text, "use PEM revocation lists (X509 CRL)");
+        return;
+    }
+    let over = |list: &CertificateRevocationListDer<'_>| {
+        let next = x509_parser::parse_x509_crl(list).ok()?.1.next_update()?.timestamp();
+        (next < now).then_some(())
+    };
+    if lists.unwrap_or_default().iter().any(|list| over(list).is_some()) {
+        let text = "the time of a revocation list is over: clients are refused until it is renewed";
+        report.warning(object, field, "not-valid-now", text, "renew it");
+    }
+}
+
+/// Secrets are read from the gateway's own namespace, whatever the Gateway's is.
+fn secret_key(place: &Place<'_>, field: &str, name: &str, report: &mut Report) -> Option<SecretKey> {
+    let own = place.world.env.namespace.clone();
+    let prefixes = ["kubernetes://", "kubernetes-gateway://", "configmap://"];
+    let plain = prefixes.iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
     if plain.contains("://") {
         let text =
             format!("credentials of the form {name:?} are not read yet; the handshake of this server fails");
-        report.warning(gateway, field, "not-enforced", text, "name a TLS Secret");
+        report.warning(place.gateway, field, "not-enforced", text, "name a TLS Secret");
         return None;
     }
     match plain.split_once('/') {
@@ -65,47 +287,65 @@ fn secret_key(
         }
         Some(_) => {
             let text = format!("{name:?} is not in {own}, the namespace of this gateway");
-            report.warning(gateway, field, "unknown-credential", text, format!("create the Secret in {own}"));
+            let advice = format!("create the Secret in {own}");
+            report.warning(place.gateway, field, "unknown-credential", text, advice);
             None
         }
     }
 }
 
-fn load(
-    world: &World<'_>,
-    gateway: &Object,
-    field: &str,
-    key: &SecretKey,
-    report: &mut Report,
-) -> Option<Secret> {
+fn load(place: &Place<'_>, field: &str, key: &SecretKey, report: &mut Report) -> Option<Secret> {
     let reference = ObjectRef::new("Secret", &key.namespace, &key.name);
-    let Some(object) = world.objects.get(&reference) else {
+    let Some(object) = place.world.objects.get(&reference) else {
         let text = format!("there is no Secret {key}; the handshake of this server fails until there is");
         let advice =
             format!("create it with tls.crt and tls.key in {}, the gateway's namespace", key.namespace);
-        report.warning(gateway, field, "unknown-credential", text, advice);
+        report.warning(place.gateway, field, "unknown-credential", text, advice);
         return None;
     };
     let Spec::Secret(written) = &object.spec else { return None };
+    Some(checked(place.world, object, key, written, None, report))
+}
+
+/// A certificate with its key as they were written, and what is wrong with them; of files, `files` is the field in
+/// which they are named.
+fn checked(
+    world: &World<'_>,
+    object: &Object,
+    key: &SecretKey,
+    written: &Written,
+    files: Option<&str>,
+    report: &mut Report,
+) -> Secret {
+    let at = |why: InvalidSecret| match files {
+        Some(field) => format!("{field}.serverCertificate"),
+        None => why.field(written).to_owned(),
+    };
     match check(written) {
         Ok(pair) => {
             if let Some(text) = pair.not_valid(world.env.now) {
-                let field = InvalidSecret::Certificate.field(written);
-                report.warning(object, field, "not-valid-now", text, "renew it; clients refuse it");
+                let field = at(InvalidSecret::Certificate);
+                report.warning(object, &field, "not-valid-now", text, "renew it; clients refuse it");
             }
-            Some(Secret {
-                key: key.clone(),
-                certificate_chain: pair.chain.into(),
-                private_key: pair.key.into(),
-            })
         }
         Err(why) => {
-            let text = format!("{why}; servers that use this Secret refuse the handshake");
+            let text = format!(
+                "{why}; servers that use it keep its last good version, and without one refuse the handshake"
+            );
             let advice = "use a PEM certificate chain, leaf first, with its unencrypted PEM key";
-            report.error(object, why.field(written), "invalid-credential", text, advice);
-            None
+            report.error(object, &at(why), "invalid-credential", text, advice);
         }
     }
+    let (chain, private) = written_pair(written).unwrap_or_default();
+    Secret { key: key.clone(), certificate_chain: chain.into(), private_key: private.into() }
+}
+
+/// The files that Gateways name: certificates, keys, authorities and revocation lists.
+pub(crate) fn files(tls: &ServerTlsSettings) -> impl Iterator<Item = &str> {
+    let one = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl];
+    let several = tls.tls_certificates.iter();
+    let several = several.flat_map(|t| [&t.server_certificate, &t.private_key, &t.ca_certificates]);
+    one.into_iter().chain(several).filter_map(|path| path.as_deref()).filter(|path| !path.is_empty())
 }
 
 /// Why a Secret is no server certificate.
@@ -134,16 +374,14 @@ impl InvalidSecret {
     }
 }
 
-/// A certificate chain and the key that belongs to it.
+/// A certificate chain whose key belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pair<'a> {
-    chain: &'a [u8],
-    key: &'a [u8],
+struct Pair {
     /// Seconds since the epoch between which the leaf is valid.
     valid: (i64, i64),
 }
 
-impl Pair<'_> {
+impl Pair {
     fn not_valid(&self, now: SystemTime) -> Option<&'static str> {
         let now = now.duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok())?;
         match self.valid {
@@ -154,14 +392,18 @@ impl Pair<'_> {
     }
 }
 
-/// Certificate chain and key of a Secret, once they are known to belong together.
-fn check(written: &Written) -> Result<Pair<'_>, InvalidSecret> {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+/// Certificate chain and key of a Secret: `cert` and `key`, else `tls.crt` and `tls.key`.
+fn written_pair(written: &Written) -> Option<(&[u8], &[u8])> {
     let value = |name: &str| written.data.get(name).map(Vec::as_slice).filter(|v| !v.is_empty());
     let pair = |cert: &str, key: &str| value(cert).zip(value(key));
-    let (chain, key) =
-        pair("cert", "key").or_else(|| pair("tls.crt", "tls.key")).ok_or(InvalidSecret::Missing)?;
+    pair("cert", "key").or_else(|| pair("tls.crt", "tls.key"))
+}
+
+/// Certificate chain and key of a Secret, once they are known to belong together.
+fn check(written: &Written) -> Result<Pair, InvalidSecret> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let (chain, key) = written_pair(written).ok_or(InvalidSecret::Missing)?;
     let certificates = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| InvalidSecret::Certificate)?;
@@ -174,7 +416,7 @@ fn check(written: &Written) -> Result<Pair<'_>, InvalidSecret> {
     let signing = provider.key_provider.load_private_key(der).map_err(|_| InvalidSecret::Key)?;
     match rustls::sign::CertifiedKey::new(certificates, signing).keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
-            Ok(Pair { chain, key, valid })
+            Ok(Pair { valid })
         }
         Err(rustls::Error::InconsistentKeys(_)) => Err(InvalidSecret::Mismatch),
         Err(_) => Err(InvalidSecret::Certificate),
@@ -218,7 +460,8 @@ mod tests {
     fn a_certificate_out_of_its_time_is_told_apart() {
         let (cert, key) = pair();
         let data = secret(&[("tls.crt", &cert), ("tls.key", &key)]);
-        let pair = Pair { valid: (1000, 2000), ..check(&data).unwrap() };
+        assert!(check(&data).is_ok());
+        let pair = Pair { valid: (1000, 2000) };
         for (now, expected) in [
             (999, Some("the certificate is not valid yet")),
             (1000, None),

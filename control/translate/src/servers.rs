@@ -22,8 +22,8 @@ pub(crate) struct Server<'a> {
     /// Its port as VirtualServices name it.
     pub(crate) port: u16,
     pub(crate) hosts: Vec<ServerHost>,
-    /// For TLS: whether the handshake can be done as it says; else it is always refused.
-    pub(crate) terminates: bool,
+    /// What is spoken, and what becomes of it.
+    pub(crate) kind: Kind,
     /// The route table of its requests.
     pub(crate) table: TableName,
 }
@@ -34,6 +34,8 @@ pub(crate) enum Shared<'a> {
     Http(Vec<Server<'a>>),
     /// TLS: each server has a table of its own.
     Tls(Vec<Server<'a>>),
+    /// Bytes of whatever protocol: the port belongs to one server.
+    Tcp(Server<'a>),
     /// Something that is not served; it has the port all the same.
     Other(&'a Object),
 }
@@ -57,16 +59,10 @@ pub(crate) fn merge<'a>(world: &World<'a>, report: &mut Report) -> BTreeMap<List
                 Kind::Http => http_table(key),
                 _ => tls_table(object, written, number, &mut names),
             };
-            let terminates = kind == Kind::Tls { terminates: true };
-            let server = Server { object, written, index, port: number, hosts, terminates, table };
-            admit(&mut ports, key, kind, server, &field, report);
+            let server = Server { object, written, index, port: number, hosts, kind, table };
+            admit(&mut ports, key, server, &field, report);
         }
     }
-    ports.retain(|_, shared| match shared {
-        Shared::Tls(servers) => servers.iter().any(|s| s.terminates),
-        Shared::Http(_) => true,
-        Shared::Other(_) => false,
-    });
     ports
 }
 
@@ -90,23 +86,50 @@ fn tls_table(object: &Object, written: &Written, port: u16, names: &mut BTreeSet
     name
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// What a server speaks, and what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Plain HTTP.
     Http,
-    Tls { terminates: bool },
+    /// HTTP in TLS, which ends here.
+    Https,
+    /// Anything in TLS, which ends here: rules for TCP.
+    TlsToTcp,
+    /// TLS that does not end here: rules for TLS.
+    Passthrough,
+    /// TLS that does not end here: the SNI names a service of the mesh.
+    AutoPassthrough,
+    /// TLS with the mesh's own certificates, which there are none of: always refused.
+    IstioMutual,
+    /// Anything: rules for TCP.
+    Tcp,
+    /// What is not served.
     Other,
 }
 
 impl Kind {
     fn of(written: &Written) -> Self {
         let protocol = Protocol::parse(&written.port.protocol).unwrap_or(Protocol::Unknown);
-        let mode = written.tls.as_ref().and_then(|t| t.mode);
-        match protocol {
-            p if p.is_http() => Kind::Http,
-            Protocol::Https => Kind::Tls { terminates: mode == Some(ServerTlsMode::Simple) },
-            Protocol::Tls => Kind::Tls { terminates: false },
+        let mode = written.tls.as_ref().and_then(|t| t.mode).unwrap_or(ServerTlsMode::Passthrough);
+        match (protocol, mode) {
+            (p, _) if p.is_http() => Kind::Http,
+            (Protocol::Https | Protocol::Tls, ServerTlsMode::Passthrough) => Kind::Passthrough,
+            (Protocol::Https | Protocol::Tls, ServerTlsMode::AutoPassthrough) => Kind::AutoPassthrough,
+            (Protocol::Https | Protocol::Tls, ServerTlsMode::IstioMutual) => Kind::IstioMutual,
+            (Protocol::Https, _) => Kind::Https,
+            (Protocol::Tls, _) => Kind::TlsToTcp,
+            // A tunnel of the mesh is more than bytes.
+            _ if written.port.protocol.eq_ignore_ascii_case("hbone") => Kind::Other,
+            (Protocol::Tcp, _) => Kind::Tcp,
             _ => Kind::Other,
         }
+    }
+
+    fn is_tls(self) -> bool {
+        matches!(
+            self,
+            Kind::Https | Kind::TlsToTcp | Kind::Passthrough | Kind::AutoPassthrough | Kind::IstioMutual
+        )
     }
 }
 
@@ -114,19 +137,19 @@ impl Kind {
 fn admit<'a>(
     ports: &mut BTreeMap<ListenerKey, Shared<'a>>,
     key: ListenerKey,
-    kind: Kind,
     server: Server<'a>,
     field: &str,
     report: &mut Report,
 ) {
-    let object = server.object;
-    unserved(&server, kind, field, report);
+    let (object, kind) = (server.object, server.kind);
+    unserved(&server, field, report);
     let first = match ports.get_mut(&key) {
         None => {
             let shared = match kind {
                 Kind::Http => Shared::Http(vec![server]),
-                Kind::Tls { .. } => Shared::Tls(vec![server]),
+                Kind::Tcp => Shared::Tcp(server),
                 Kind::Other => Shared::Other(object),
+                _ => Shared::Tls(vec![server]),
             };
             ports.insert(key, shared);
             return;
@@ -135,7 +158,7 @@ fn admit<'a>(
             servers.push(server);
             return;
         }
-        Some(Shared::Tls(servers)) if matches!(kind, Kind::Tls { .. }) => {
+        Some(Shared::Tls(servers)) if kind.is_tls() => {
             match duplicate(servers, &server) {
                 None => servers.push(server),
                 Some((host, other)) => {
@@ -147,7 +170,14 @@ fn admit<'a>(
             }
             return;
         }
+        Some(Shared::Tcp(other)) if kind == Kind::Tcp => {
+            let other = &other.object.reference;
+            let text = format!("port {} belongs to {other}: a TCP port has one server", server.port);
+            report.warning(object, &format!("{field}.port"), "port-conflict", text, "use another port");
+            return;
+        }
         Some(Shared::Http(servers) | Shared::Tls(servers)) => servers.first().map(|s| s.object),
+        Some(Shared::Tcp(other)) => Some(other.object),
         Some(Shared::Other(other)) => Some(*other),
     };
     let other = first.map_or_else(String::new, |o| o.reference.to_string());
@@ -164,30 +194,22 @@ fn duplicate(servers: &[Server<'_>], new: &Server<'_>) -> Option<(String, String
 }
 
 /// Says what is not served: it fails closed.
-fn unserved(server: &Server<'_>, kind: Kind, field: &str, report: &mut Report) {
-    let object = server.object;
-    match kind {
-        Kind::Http | Kind::Tls { terminates: true } => {}
-        Kind::Tls { terminates: false } => {
-            let written = server.written.tls.as_ref().and_then(|t| t.mode);
-            let simple_tcp = written == Some(ServerTlsMode::Simple);
-            let (at, what) = if simple_tcp {
-                ("port.protocol", "TLS termination for TCP routes".to_owned())
-            } else {
-                ("tls.mode", format!("TLS mode {}", written.unwrap_or(ServerTlsMode::Passthrough).as_str()))
-            };
-            let text = format!("{what} is not enforced yet; connections to these hosts are refused");
-            let advice = "use protocol HTTPS with tls.mode SIMPLE, or wait for a later version";
-            report.warning(object, &format!("{field}.{at}"), "not-enforced", text, advice);
+fn unserved(server: &Server<'_>, field: &str, report: &mut Report) {
+    match server.kind {
+        Kind::IstioMutual => {
+            let text = "TLS mode ISTIO_MUTUAL is not enforced yet; connections to these hosts are refused";
+            let advice = "use SIMPLE or MUTUAL with a credentialName, or wait for a later version";
+            report.warning(server.object, &format!("{field}.tls.mode"), "not-enforced", text, advice);
         }
         Kind::Other => {
             let text = format!(
                 "protocol {} is not served yet; the port is not opened",
                 server.written.port.protocol
             );
-            let advice = "use HTTP, HTTP2, GRPC or HTTPS, or wait for a later version";
-            report.warning(object, &format!("{field}.port.protocol"), "not-enforced", text, advice);
+            let advice = "use HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, or wait for a later version";
+            report.warning(server.object, &format!("{field}.port.protocol"), "not-enforced", text, advice);
         }
+        _ => {}
     }
 }
 

@@ -1,13 +1,17 @@
 //! Small YAML in, checks of the model and the diagnostics out.
 
 mod admission;
+mod authentication;
 mod clusters;
 mod delegates;
 mod diagnostics;
 mod gateways;
+mod l4;
 mod mesh;
 mod order;
+mod retries;
 mod routes;
+mod tls;
 
 use crate::{Env, Translation, translate};
 use std::sync::Arc;
@@ -23,7 +27,10 @@ fn env() -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        default_retries: true,
+        default_retry_budget: true,
         now: std::time::SystemTime::now(),
+        files: crate::Files::new(),
     }
 }
 
@@ -51,7 +58,9 @@ fn read(lines: &str) -> Vec<tidegate_api::Object> {
             "Deployment" => ("apps/v1", "spec"),
             "Endpoints" => ("v1", ""),
             "EndpointSlice" => ("discovery.k8s.io/v1", ""),
-            "AuthorizationPolicy" | "PeerAuthentication" => ("security.istio.io/v1", "spec"),
+            "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
+                ("security.istio.io/v1", "spec")
+            }
             "EnvoyFilter" => ("networking.istio.io/v1alpha3", "spec"),
             _ => ("networking.istio.io/v1", "spec"),
         };

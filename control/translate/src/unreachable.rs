@@ -3,8 +3,9 @@
 use crate::delegate::Rule;
 use crate::matches::{conditions, is_catch_all};
 use crate::report::Report;
+use crate::world::Item;
 use std::collections::BTreeSet;
-use tidegate_api::istio::HttpMatchRequest;
+use tidegate_api::istio::{HttpMatchRequest, TcpRoute, VirtualService};
 use tidegate_model::{PathMatch, RouteMatch};
 
 /// What earlier blocks of a VirtualService take whole.
@@ -52,6 +53,24 @@ pub(crate) fn report(rules: &[Rule<'_>], report: &mut Report) {
                 taken.add(&matches);
             }
         }
+    }
+}
+
+/// Reports which rules for TCP of a VirtualService no connection reaches: those behind one without conditions.
+pub(crate) fn report_tcp((object, vs): Item<'_, VirtualService>, report: &mut Report) {
+    let takes_all = |rule: &TcpRoute| {
+        rule.matches.is_empty()
+            || rule.matches.iter().any(|m| m.port.is_none_or(|p| p == 0) && m.gateways.is_empty())
+    };
+    let Some(first) = vs.tcp.iter().position(takes_all) else { return };
+    // Sidecars look at more than that.
+    if vs.gateways.is_empty() || vs.gateways.iter().any(|g| g == "mesh") {
+        return;
+    }
+    for index in first + 1..vs.tcp.len() {
+        let text = format!("is never reached: spec.tcp[{first}] takes every connection");
+        let advice = "move it before the wider one, or remove it";
+        report.warning(object, &format!("spec.tcp[{index}]"), "unreachable-rule", text, advice);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Objects of kinds that the gateway does not serve.
 
+use crate::Env;
 use crate::report::Report;
 use crate::world::{World, selects};
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
 
 /// A policy that guards this gateway must not be left out silently. Returns whether the gateway may become ready.
 fn security(world: &World<'_>, object: &Object, report: &mut Report) -> bool {
-    if !selects_gateway(world, object) {
+    if !selects_gateway(world.env, object) {
         report.note(object, "", "kind-not-used", "does not select this gateway", "");
         return true;
     }
@@ -51,8 +52,8 @@ fn security(world: &World<'_>, object: &Object, report: &mut Report) -> bool {
     false
 }
 
-fn selects_gateway(world: &World<'_>, object: &Object) -> bool {
-    let env = world.env;
+/// Whether a policy of `security.istio.io` is for this gateway.
+pub(crate) fn selects_gateway(env: &Env, object: &Object) -> bool {
     let namespace = &object.reference.namespace;
     if *namespace != env.namespace && *namespace != env.root_namespace {
         return false;

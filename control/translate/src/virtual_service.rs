@@ -4,7 +4,7 @@ use crate::action::{PathKind, action};
 use crate::clusters::Clusters;
 use crate::cors::cors;
 use crate::delegate::Rule;
-use crate::matches::{Place, applies, asks_for_claims, conditions, is_catch_all};
+use crate::matches::{Place, applies, conditions, is_catch_all};
 use crate::report::Report;
 use std::sync::Arc;
 use tidegate_model::{Action, Cors, PathMatch, Route, RouteMatch, RuleRef};
@@ -27,7 +27,7 @@ pub(crate) fn routes(
             return routes;
         }
         for (index, block) in &rule.blocks {
-            if !applies(block, place) || asks_for_claims(block) {
+            if !applies(block, place) {
                 continue;
             }
             let matches = conditions(block);
@@ -44,12 +44,6 @@ pub(crate) fn routes(
         }
     }
     routes
-}
-
-/// Whether a rule counts at `place` but for its asking for claims, so that its requests must not go elsewhere.
-pub(crate) fn waits_for_claims(rules: &[Rule<'_>], place: &Place<'_>) -> bool {
-    let mut blocks = rules.iter().flat_map(|rule| &rule.blocks);
-    blocks.any(|(_, block)| asks_for_claims(block) && applies(block, place))
 }
 
 /// The actions of a rule, each made once.

@@ -3,11 +3,15 @@
 //!
 //! No I/O, no clock, no async, no randomness: the caller passes the dice.
 //!
-//! From the outside in: `table` finds the route table of a listener, `host_index` the virtual host
+//! From the outside in: `connection` decides what happens to a connection by its listener and, with
+//! TLS, by the name in `sni_index`; `table` finds the route table of a listener, `host_index` the virtual host
 //! of an authority, `rule_index` and `path_index` the first rule of that virtual host whose
-//! `matcher` accepts the request; `rule` turns it into a decision, which `rewrite` and `redirect`
-//! write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled regexes.
+//! `matcher` accepts the request (`claim` where it asks for one of a token); `rule` turns it into a decision, which
+//! `rewrite` and `redirect` write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled
+//! regexes.
 
+mod claim;
+mod connection;
 mod cors;
 mod decision;
 mod host_index;
@@ -19,11 +23,15 @@ mod request;
 mod rewrite;
 mod rule;
 mod rule_index;
+mod sni_index;
 mod table;
 mod view;
 mod virtual_host;
 
+pub use connection::{
+    ConnectionDecision, ConnectionExplanation, ConnectionView, ListenerView, Refusal, TcpDecision,
+};
 pub use decision::{Considered, Decision, Explanation, ForwardDecision, NoRoute};
-pub use request::{HeaderValue, RequestView, Scheme};
-pub use table::{Compiled, ListenerRoute, Table};
+pub use request::{Claims, HeaderValue, RequestView, Scheme};
+pub use table::{Compiled, Table};
 pub use view::RouteTableView;

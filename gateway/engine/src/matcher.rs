@@ -1,11 +1,13 @@
+use crate::claim::find;
 use crate::pattern::Patterns;
 use crate::{HeaderValue, RequestView};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use tidegate_model::{
-    Anchoring, HIDDEN, HeaderName, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch, ValueMatch,
-    is_secret,
+    Anchoring, ClaimPath, HIDDEN, HeaderName, InvalidPattern, PathMatch, Pattern, RouteMatch, StringMatch,
+    ValueMatch, is_secret,
 };
 
 /// Hears why a rule does not match. [`Silent`] makes it free for requests that are only decided.
@@ -43,6 +45,8 @@ pub(crate) enum Subject {
     Header(HeaderName),
     /// The first value of a query parameter.
     Query(Arc<str>),
+    /// A claim of a verified token, which may have many values.
+    Claim(ClaimPath),
 }
 
 impl Subject {
@@ -56,7 +60,7 @@ impl Subject {
         }
     }
 
-    /// Its value in a request.
+    /// Its value in a request; of a claim none.
     #[inline]
     pub(crate) fn value<'r, R: RequestView + ?Sized>(&self, request: &'r R) -> Option<HeaderValue<'r>> {
         match self {
@@ -69,6 +73,7 @@ impl Subject {
             }),
             Subject::Header(name) => request.header(name),
             Subject::Query(name) => query_value(request.query()?, name.as_bytes()).map(Cow::Borrowed),
+            Subject::Claim(_) => None,
         }
     }
 }
@@ -155,13 +160,29 @@ impl Condition {
             return true;
         }
         let value = self.subject.value(request);
-        let holds = match (&value, self.invert) {
-            (Some(v), _) => self.test.holds(v),
-            // Istio 2.3: for withoutHeaders an absent header is the empty string, except for presence.
-            (None, true) => !matches!(self.test, Test::Present) && self.test.holds(b""),
-            (None, false) => false,
+        let holds = match &value {
+            Some(v) => self.test.holds(v),
+            None => self.holds_without_value(request),
         };
         holds != self.invert
+    }
+
+    fn holds_without_value<R: RequestView + ?Sized>(&self, request: &R) -> bool {
+        match &self.subject {
+            Subject::Claim(path) => find(request.claims(), path).is_some_and(|claim| self.holds_for(claim)),
+            // Istio 2.3: for withoutHeaders an absent header is the empty string, except for presence.
+            _ => self.invert && !matches!(self.test, Test::Present) && self.test.holds(b""),
+        }
+    }
+
+    /// Whether a claim is such a text, or a list with one in it.
+    fn holds_for(&self, claim: &Value) -> bool {
+        let is = |value: &Value| value.as_str().is_some_and(|text| self.test.holds(text.as_bytes()));
+        match claim {
+            _ if matches!(self.test, Test::Present) => true,
+            Value::Array(items) => items.iter().any(is),
+            value => is(value),
+        }
     }
 
     /// The test in words, without what may be a credential.
@@ -169,6 +190,7 @@ impl Condition {
         let name = match &self.subject {
             Subject::Header(name) => name.as_str(),
             Subject::Query(name) => name,
+            Subject::Claim(path) => path.names().last().map_or("", |name| name),
             _ => "",
         };
         match &self.test {
@@ -181,6 +203,15 @@ impl Condition {
 
     fn reason<R: RequestView + ?Sized>(&self, request: &R) -> String {
         let (test, invert) = (self.wanted(), &self.invert);
+        if let Subject::Claim(path) = &self.subject {
+            return match find(request.claims(), path) {
+                None if request.claims().is_none() => format!("{self}: no verified token, wants {test}"),
+                None => format!("{self}: absent, wants {test}"),
+                Some(_) if *invert && matches!(self.test, Test::Present) => format!("{self}: present"),
+                Some(claim) if *invert => format!("{self}: {test} matches {claim}"),
+                Some(claim) => format!("{self}: {test} does not match {claim}"),
+            };
+        }
         match self.subject.value(request) {
             None if *invert => format!("{self}: absent counts as \"\", which {test} matches"),
             None => format!("{self}: absent, wants {test}"),
@@ -202,6 +233,8 @@ impl fmt::Display for Condition {
             (None, Subject::Authority) => f.write_str("authority"),
             (None, Subject::Target) => f.write_str("headers[:path]"),
             (None, Subject::Query(name)) => write!(f, "queryParams[{name}]"),
+            (None, Subject::Claim(path)) if self.invert => write!(f, "withoutHeaders[{path}]"),
+            (None, Subject::Claim(path)) => write!(f, "headers[{path}]"),
         }
     }
 }
@@ -267,6 +300,12 @@ impl Matcher {
         let query =
             matches.query.iter().map(|q| Condition::field(Subject::Query(q.name.clone()), value(&q.value)));
         conditions.extend(query);
+        conditions.extend(matches.claims.iter().map(|c| Condition {
+            subject: Subject::Claim(c.path.clone()),
+            header: None,
+            test: value(&c.value),
+            invert: c.invert,
+        }));
         Matcher { path, ignore_path_case: matches.ignore_path_case, conditions: conditions.into() }
     }
 
@@ -327,7 +366,10 @@ impl Matcher {
     /// The conditions that ask for one exact value, by which rules can be told apart without a scan.
     pub(crate) fn exact_values(&self) -> impl Iterator<Item = (&Subject, &Arc<str>)> {
         self.conditions.iter().filter_map(|c| match &c.test {
-            Test::Exact(value) if !c.invert => Some((&c.subject, value)),
+            // A claim may have many values, so that rules with different ones may all match.
+            Test::Exact(value) if !c.invert && !matches!(c.subject, Subject::Claim(_)) => {
+                Some((&c.subject, value))
+            }
             _ => None,
         })
     }

@@ -1,6 +1,9 @@
 use std::borrow::Cow;
 use tidegate_model::HeaderName;
 
+/// The claims of a token, by name.
+pub type Claims = serde_json::Map<String, serde_json::Value>;
+
 /// A header's value: borrowed, or joined with `,` when the header was repeated.
 pub type HeaderValue<'a> = Cow<'a, [u8]>;
 
@@ -45,4 +48,8 @@ pub trait RequestView {
     fn query(&self) -> Option<&[u8]>;
     /// A header's value; repeated lines are joined with `,`. Pseudo headers are not asked for here.
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>>;
+    /// The claims of the request's verified token; never those of one that was not verified.
+    fn claims(&self) -> Option<&Claims> {
+        None
+    }
 }

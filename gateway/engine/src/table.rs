@@ -1,6 +1,8 @@
 use crate::RouteTableView;
+use crate::connection::ListenerView;
 use crate::host_index::HostIndex;
 use crate::pattern::Patterns;
+use crate::sni_index::SniIndex;
 use crate::virtual_host::CompiledHost;
 use ahash::AHashMap;
 use serde::ser::SerializeStruct;
@@ -20,7 +22,7 @@ use tidegate_model::{
 pub struct Table {
     /// In the order of their keys.
     listeners: Arc<[Arc<Listener>]>,
-    /// Which of them there are; plain ones with their table.
+    /// Them by key, compiled.
     links: AHashMap<ListenerKey, Link>,
     routes: Arc<AHashMap<TableName, Arc<CompiledTable>>>,
     clusters: Arc<AHashMap<ClusterName, Arc<Cluster>>>,
@@ -28,10 +30,12 @@ pub struct Table {
     refused: Arc<BTreeMap<VirtualHostKey, Vec<(RuleRef, String)>>>,
 }
 
+/// A listener with what its protocol needs.
 #[derive(Clone, Debug)]
-enum Link {
-    Http(Option<Arc<CompiledTable>>),
-    Tls,
+struct Link {
+    listener: Arc<Listener>,
+    http: Option<Arc<CompiledTable>>,
+    names: Option<Arc<SniIndex>>,
 }
 
 /// A route table with its virtual hosts. Either may be there before the other.
@@ -74,7 +78,8 @@ impl Table {
             }
         }
         table.listeners = model.listeners.values().cloned().collect();
-        table.links = table.listeners.iter().map(|l| (l.key, table.link(l))).collect();
+        let link = |l: &Arc<Listener>| (l.key, table.link(l, self.links.get(&l.key)));
+        table.links = table.listeners.iter().map(link).collect();
         let refused = table.refused.values().flatten().cloned().collect();
         Compiled { table, refused }
     }
@@ -105,11 +110,18 @@ impl Table {
         compiler.patterns.sweep();
     }
 
-    fn link(&self, listener: &Listener) -> Link {
-        match &listener.protocol {
-            ListenerProtocol::Http(name) => Link::Http(self.routes.get(name).cloned()),
-            ListenerProtocol::Tls(_) => Link::Tls,
-        }
+    /// A listener compiled; the names of one that did not change are shared with `old`.
+    fn link(&self, listener: &Arc<Listener>, old: Option<&Link>) -> Link {
+        let same = old.filter(|old| Arc::ptr_eq(&old.listener, listener) || old.listener == *listener);
+        let (http, names) = match &listener.protocol {
+            ListenerProtocol::Http(name) => (self.routes.get(name).cloned(), None),
+            ListenerProtocol::Tls(servers) => {
+                let names = same.and_then(|old| old.names.clone());
+                (None, Some(names.unwrap_or_else(|| Arc::new(SniIndex::new(servers)))))
+            }
+            ListenerProtocol::Tcp(_) => (None, None),
+        };
+        Link { listener: listener.clone(), http, names }
     }
 
     /// The listeners in the order of their keys, for the accept side.
@@ -122,16 +134,19 @@ impl Table {
         self.clusters.get(name)
     }
 
+    /// A listener by key, in O(1): the entry to decisions about its connections.
+    pub fn listener(&self, key: &ListenerKey) -> Option<ListenerView<'_>> {
+        let link = self.links.get(key)?;
+        Some(ListenerView {
+            protocol: &link.listener.protocol,
+            http: link.http.as_ref().and_then(|table| table.view()),
+            names: link.names.as_deref(),
+        })
+    }
+
     /// The route table of a plain listener, in O(1).
-    pub fn listener_routes(&self, key: &ListenerKey) -> ListenerRoute<'_> {
-        match self.links.get(key) {
-            Some(Link::Http(table)) => match table.as_ref().and_then(|t| t.view()) {
-                Some(view) => ListenerRoute::Http(view),
-                None => ListenerRoute::None,
-            },
-            Some(Link::Tls) => ListenerRoute::Tls,
-            None => ListenerRoute::None,
-        }
+    pub fn listener_routes(&self, key: &ListenerKey) -> Option<RouteTableView<'_>> {
+        self.links.get(key)?.http.as_ref()?.view()
     }
 
     /// A route table by name, in O(1).
@@ -174,17 +189,6 @@ impl Compiler<'_> {
             self.compile(table, &source.key, &source);
         }
     }
-}
-
-/// What a listener routes by.
-#[derive(Clone, Copy, Debug)]
-pub enum ListenerRoute<'t> {
-    /// Plain text HTTP.
-    Http(RouteTableView<'t>),
-    /// TLS: the server that the SNI chose names the table.
-    Tls,
-    /// No such listener (any more), or none of its routes is there.
-    None,
 }
 
 impl Serialize for Table {

@@ -8,7 +8,7 @@ mod request;
 use build::*;
 use request::Request;
 use std::sync::Arc;
-use tidegate_engine::{Decision, ListenerRoute, NoRoute, Scheme, Table};
+use tidegate_engine::{Decision, NoRoute, Scheme, Table};
 use tidegate_model::*;
 
 fn table(matches: PathMatch, action: Action) -> Table {
@@ -286,10 +286,8 @@ fn listeners_lead_to_their_tables() {
         model.listeners.insert(listener.key, Arc::new(listener));
     }
     let table = Table::compile(&model).table;
-    assert!(matches!(table.listener_routes(&key(80)), ListenerRoute::Http(view) if **view.name() == *TABLE));
-    assert!(matches!(table.listener_routes(&key(81)), ListenerRoute::None));
-    assert!(matches!(table.listener_routes(&key(443)), ListenerRoute::Tls));
-    assert!(matches!(table.listener_routes(&key(82)), ListenerRoute::None));
+    let routes = |port| table.listener_routes(&key(port)).map(|view| view.name().to_string());
+    assert_eq!([80, 81, 443, 82].map(routes), [Some(TABLE.to_owned()), None, None, None]);
     assert_eq!(table.listeners().map(|l| l.key.port).collect::<Vec<_>>(), [80, 81, 443]);
 }
 
@@ -307,6 +305,86 @@ fn what_does_not_change_is_shared() {
     };
     assert_eq!(found(&before, "a"), found(&after, "a"));
     assert_eq!((found(&before, "b").1, found(&after, "b").1), (1, 2));
+}
+
+/// What is written, whether a token meets it and why not, and whether a request without one does.
+fn claim_conditions() -> Vec<(RouteMatch, bool, &'static str, bool)> {
+    let exact = |s: &str| ValueMatch::Value(StringMatch::Exact(s.into()));
+    let claim = |path: &str, value, invert| {
+        let path = ClaimPath::parse(&format!("{}{path}", ClaimPath::PREFIX)).unwrap();
+        RouteMatch { claims: vec![ClaimMatch { path, value, invert }], ..RouteMatch::default() }
+    };
+    vec![
+        (claim(".sub", exact("me"), false), true, "", false),
+        (
+            claim(".sub", exact("m"), false),
+            false,
+            r#"headers[@request.auth.claims[sub]]: exact "m" does not match "me""#,
+            false,
+        ),
+        (claim(".groups", exact("b"), false), true, "", false),
+        (claim(".groups", exact("3"), false), false, "", false),
+        (claim(".n", exact("7"), false), false, "", false),
+        (claim(".n", ValueMatch::Present, false), true, "", false),
+        (claim("[x.y/z][k]", exact("v"), false), true, "", false),
+        (
+            claim(".x.y/z.k", exact("v"), false),
+            false,
+            "headers[@request.auth.claims[x][y/z][k]]: absent, wants exact \"v\"",
+            false,
+        ),
+        (claim(".o.k", exact("w"), false), true, "", false),
+        (claim(".sub.k", ValueMatch::Present, false), false, "", false),
+        (claim(".o", exact("v"), false), false, "", false),
+        (
+            claim(".sub", exact("me"), true),
+            false,
+            r#"withoutHeaders[@request.auth.claims[sub]]: exact "me" matches "me""#,
+            true,
+        ),
+        (claim(".groups", exact("c"), true), true, "", true),
+        (claim(".none", exact(""), true), true, "", true),
+        (
+            claim(".sub", ValueMatch::Present, true),
+            false,
+            "withoutHeaders[@request.auth.claims[sub]]: present",
+            true,
+        ),
+        (
+            claim("[id_token]", exact("u"), false),
+            false,
+            "headers[@request.auth.claims[id_token]]: exact (hidden) does not match \"t\"",
+            false,
+        ),
+    ]
+}
+
+#[test]
+fn claims_are_those_of_a_verified_token() {
+    let token = serde_json::json!({
+        "sub": "me", "n": 7, "groups": ["a", "b", 3], "x.y/z": {"k": "v"}, "o": {"k": ["v", "w"]}, "id_token": "t",
+    });
+    let serde_json::Value::Object(token) = token else { panic!("an object") };
+    let with = Request { claims: Some(token), ..Request::get("a", "/") };
+    for (matches, met, why, without) in claim_conditions() {
+        let routes = vec![route(0, matches.clone(), forward(None))];
+        let table = Table::compile(&model([virtual_host(TABLE, "*", routes)])).table;
+        let is = |request: &Request| decide(&table, request).route().is_some();
+        let forged = Request::get("a", "/").with("@request.auth.claims.sub", "me");
+        assert_eq!((is(&with), is(&forged)), (met, without), "{matches:?}");
+        if !why.is_empty() {
+            let explained = table.route_table(&TABLE.into()).unwrap().explain(&with, 0);
+            assert_eq!(explained.considered[0].lost_by.as_deref(), Some(why));
+        }
+    }
+    let routes = vec![route(0, claim_conditions()[0].0.clone(), forward(None))];
+    let table = Table::compile(&model([virtual_host(TABLE, "*", routes)])).table;
+    let explained = table.route_table(&TABLE.into()).unwrap().explain(&Request::get("a", "/"), 0);
+    let said = explained.considered[0].lost_by.clone();
+    assert_eq!(
+        said.as_deref(),
+        Some("headers[@request.auth.claims[sub]]: no verified token, wants exact \"me\"")
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use request::Request;
 use std::sync::Arc;
-use tidegate_engine::{Decision, NoRoute, Scheme, Table};
+use tidegate_engine::{Claims, Decision, NoRoute, Scheme, Table};
 use tidegate_model::*;
 
 const DOMAINS: &[&str] = &["a.x", "b.x", "c.a.x", "*.x", "*.a.x", "*-b.x", "*b.x", "*", "::1"];
@@ -62,6 +62,33 @@ fn query_match() -> impl Strategy<Value = QueryMatch> {
     (select(&["q", "r"][..]), value()).prop_map(|(name, value)| QueryMatch { name: name.into(), value })
 }
 
+fn claim_match() -> impl Strategy<Value = ClaimMatch> {
+    let path = select(&["c", "c", "o.c", "o"][..]);
+    let parse = |path: &str| ClaimPath::parse(&format!("{}.{path}", ClaimPath::PREFIX));
+    let path = path.prop_filter_map("a claim", parse);
+    (path, value(), prop::bool::weighted(0.2)).prop_map(|(path, value, invert)| ClaimMatch {
+        path,
+        value,
+        invert,
+    })
+}
+
+fn claims() -> impl Strategy<Value = Option<Claims>> {
+    let text = || "[ab]{0,2}".prop_map(serde_json::Value::from);
+    let one = move || {
+        prop_oneof![
+            3 => text(),
+            2 => vec(text(), 0..3).prop_map(serde_json::Value::from),
+            1 => Just(serde_json::Value::from(7)),
+        ]
+    };
+    let inner = one().prop_map(|v| serde_json::json!({ "c": v }));
+    option::of((one(), option::of(inner)).prop_map(|(c, o)| {
+        let o = o.map(|o| ("o".to_owned(), o));
+        [("c".to_owned(), c)].into_iter().chain(o).collect()
+    }))
+}
+
 fn rare<S: Strategy>(s: S) -> impl Strategy<Value = Option<S::Value>> {
     option::weighted(0.15, s)
 }
@@ -77,15 +104,19 @@ fn matches() -> impl Strategy<Value = RouteMatch> {
         rare(authority),
         vec(header_match(), 0..3),
         rare(query_match()),
+        rare(claim_match()),
     )
-        .prop_map(|(path, ignore_path_case, method, scheme, authority, headers, query)| RouteMatch {
-            path,
-            ignore_path_case,
-            method,
-            scheme,
-            authority,
-            headers,
-            query: query.into_iter().collect(),
+        .prop_map(|(path, ignore_path_case, method, scheme, authority, headers, query, claim)| {
+            RouteMatch {
+                path,
+                ignore_path_case,
+                method,
+                scheme,
+                authority,
+                headers,
+                query: query.into_iter().collect(),
+                claims: claim.into_iter().collect(),
+            }
         })
 }
 
@@ -127,14 +158,16 @@ fn request() -> impl Strategy<Value = Request> {
         prop_oneof!["/[abAB/]{0,5}", Just("*".to_owned())],
         option::of("(q|r|s|q=[ab]{0,2}|r=a|&){0,4}"),
         vec((select(&["h", "i", "j"][..]), "[ab]|[abAB/]{0,2}"), 0..4),
+        claims(),
     )
-        .prop_map(|(method, tls, authority, path, query, headers)| Request {
+        .prop_map(|(method, tls, authority, path, query, headers, claims)| Request {
             method: method.into(),
             scheme: if tls { Scheme::Https } else { Scheme::Http },
             authority: authority.into(),
             path,
             query,
             headers: headers.into_iter().map(|(n, v)| (n.into(), v)).collect(),
+            claims,
         })
 }
 
@@ -305,5 +338,6 @@ fn cluster(host: &str) -> Cluster {
         load_balancer: LoadBalancer::LeastRequest,
         connect_timeout: std::time::Duration::from_secs(10),
         idle_timeout: std::time::Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     }
 }

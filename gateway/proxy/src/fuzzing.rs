@@ -1,5 +1,6 @@
 //! What the fuzz targets call: each function panics where a parser breaks a promise.
 
+use crate::auth::{KeySet, Token};
 use crate::forward::path::canonicalize;
 use crate::h1::body::{BodyScan, Malformed};
 use crate::h1::head::{Framing, Head, HeadLimits, Refused};
@@ -64,6 +65,20 @@ fn check_spans(head: &Head, bytes: &[u8]) {
         assert!(!value.iter().any(|c| matches!(c, b'\r' | b'\n' | 0)), "value {value:?}");
     }
 }
+
+/// Tokens and key sets: whatever they are, they are read and tried, and what is signed is what was read.
+pub fn token(bytes: &[u8]) {
+    if let (Ok(token), Ok((keys, unusable))) = (Token::parse(bytes), KeySet::parse(KEYS.as_bytes())) {
+        assert!(unusable.is_empty(), "the key is one: {unusable:?}");
+        let _ = keys.verify(&token);
+        assert!(bytes.starts_with(token.signed) && bytes[token.signed.len()] == b'.');
+    }
+    let _ = KeySet::parse(bytes);
+}
+
+/// A key to try with: the base point of P-256.
+const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256",
+    "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
 
 /// Chunked bodies: the same bytes passed on however they arrive, and canonical afterwards.
 pub fn body(bytes: &[u8]) {
@@ -142,19 +157,69 @@ pub fn path(bytes: &[u8]) {
     }
 }
 
+/// ClientHellos: the same verdict however the bytes arrive, and only names that DNS can have.
+pub fn client_hello(bytes: &[u8]) {
+    use crate::tls::client_hello::HelloReader;
+    let whole = HelloReader::default().read(bytes);
+    let step = bytes.len().div_ceil(PIECES).max(1);
+    let mut reader = HelloReader::default();
+    for end in (1..bytes.len()).step_by(step) {
+        let early = reader.read(&bytes[..end]);
+        if early != Ok(None) {
+            assert_eq!(early, whole, "after {end} bytes, and after all");
+            break;
+        }
+    }
+    if let Ok(Some(hello)) = whole {
+        let name = hello.sni.unwrap_or_default();
+        assert!(!name.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_control()), "{name:?}");
+        assert!(hello.protocols.iter().all(|p| !p.is_empty() && p.len() < 256));
+    }
+}
+
+/// PROXY headers: the same verdict however the bytes arrive, and bounded.
+pub fn proxy_header(bytes: &[u8]) {
+    use crate::listener::proxy_protocol::parse;
+    let verdict = |part: &[u8]| parse(part).map_err(|e| e.to_string());
+    let whole = verdict(bytes);
+    let step = bytes.len().div_ceil(PIECES).max(1);
+    for end in (1..bytes.len()).step_by(step) {
+        let early = verdict(&bytes[..end]);
+        if early != Ok(None) {
+            assert_eq!(early, whole, "after {end} bytes, and after all");
+            break;
+        }
+    }
+    match whole {
+        Ok(Some((_, length))) => assert!(length <= bytes.len(), "{length} of {}", bytes.len()),
+        Ok(None) => assert!(bytes.len() < 8 << 10, "it asks for more after {}", bytes.len()),
+        Err(_) => {}
+    }
+}
+
 /// Seeds for each target, made from one raw request: the target's name, and its input.
 #[cfg(test)]
-fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 4] {
+fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 7] {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let after = |part: &[u8]| {
         let at = request.windows(part.len()).position(|w| w == part);
         at.map_or(request, |at| &request[at + part.len()..])
     };
     let target = request.split(|c| *c == b' ').nth(1).unwrap_or_default();
+    // A record of one handshake message that ends with the request: a hello where it is one.
+    let record = |body: &[u8]| [&[22, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let hello = &request[..request.len().min(1 << 10)];
+    let hello = [&[1, 0][..], &(hello.len() as u16).to_be_bytes(), hello].concat();
     [
         ("request_head", request.to_vec()),
         ("response_head", [b"HTTP/1.1 200 OK\r\n", after(b"\r\n")].concat()),
         ("body", after(b"\r\n\r\n").to_vec()),
         ("path", target.to_vec()),
+        ("client_hello", record(&hello)),
+        ("proxy_header", [b"PROXY ", request].concat()),
+        ("token", [part(br#"{"alg":"ES256"}"#), part(request), part(target)].join(".").into_bytes()),
     ]
 }
 
@@ -166,6 +231,9 @@ fn run(target: &str, bytes: &[u8]) {
         "response_head" => response_head(bytes),
         "body" => body(bytes),
         "path" => path(bytes),
+        "client_hello" => client_hello(bytes),
+        "proxy_header" => proxy_header(bytes),
+        "token" => token(bytes),
         other => panic!("no fuzz target {other}"),
     }
 }

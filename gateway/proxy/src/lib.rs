@@ -7,6 +7,7 @@
 mod address;
 #[cfg(test)]
 mod allocations;
+mod auth;
 mod connection;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -14,6 +15,7 @@ mod forward;
 pub mod fuzzing;
 mod h1;
 mod h2;
+mod l4;
 mod limits;
 mod listener;
 mod lock;
@@ -26,6 +28,7 @@ mod worker;
 
 mod admin;
 
+pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::canonical_path;
 pub use limits::Limits;
 pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};

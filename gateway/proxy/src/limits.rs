@@ -17,6 +17,8 @@ pub struct Limits {
     pub keep_alive_idle: Duration,
     /// How long a request may stand still in either direction.
     pub request_idle: Duration,
+    /// How much of a request's body is kept so that it can be sent again.
+    pub retry_body: usize,
     /// Concurrent streams of an HTTP/2 connection.
     pub h2_streams: u32,
     /// Bytes of an HTTP/2 header list, counted as RFC 9113 6.5.2 does.
@@ -45,6 +47,7 @@ impl Default for Limits {
             handshake_time: Duration::from_secs(5),
             keep_alive_idle: Duration::from_secs(60),
             request_idle: Duration::from_secs(300),
+            retry_body: 64 << 10,
             h2_streams: 100,
             h2_header_list: 32 << 10,
             h2_fields: 128,

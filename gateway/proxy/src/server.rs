@@ -1,6 +1,8 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
 use crate::admin;
+use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
 use crate::lock::lock;
@@ -8,7 +10,8 @@ use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, ServerConfigs};
 use crate::upstream::{Connector, Pool, Registry};
-use crate::worker::{self, Command, SnapshotCache, Worker};
+use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
+use ipnet::IpNet;
 use serde_json::Value;
 use socket2::Socket;
 use std::cell::Cell;
@@ -19,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_engine::Table;
+use tidegate_engine::{Claims, Table};
 use tidegate_model::{AccessLog, AccessLogFormat, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -41,8 +44,12 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// A 404 says why in its body.
     pub explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Who this gateway is, for metrics.
     pub identity: Identity,
+    /// How the keys that tokens are verified with may be fetched.
+    pub keys: KeyFetching,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
 }
@@ -65,12 +72,18 @@ pub struct ExplainQuery {
     pub url: String,
     /// Header lines.
     pub headers: Vec<(String, String)>,
+    /// The claims of a token that it would bring, as if it had been verified.
+    pub claims: Option<Claims>,
     /// `NS/NAME` of a Gateway, or `mesh`; `None` is any listener that serves the URL's scheme and port.
     pub gateway: Option<String>,
 }
 
 /// Connections on their way to another worker; beyond it the one that accepted keeps them.
 const HANDED_ON: usize = 256;
+/// How long the goodbyes to what is cut may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a config waits for the token keys that were never fetched before.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the listeners that it removes.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -111,6 +124,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The authorities for fetching keys cannot be used.
+    #[error("--jwks-ca: {0}")]
+    Roots(#[from] InvalidRoots),
     /// Threads or files could not be made.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
@@ -157,6 +173,7 @@ pub(crate) struct Shown {
 struct Control {
     model: Arc<Model>,
     registry: Registry,
+    keys: KeyStore,
     listeners: Listeners,
     access_log: Option<AccessLog>,
 }
@@ -191,6 +208,7 @@ impl Proxy {
         let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
         let status_socket = own_socket("the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        let keys = KeyStore::over_network(runtime.handle().clone(), HttpFetch::new(&options.keys)?);
         let mut registry = Registry::new(runtime.handle().clone());
         let clusters = registry.apply(&Model::default());
         let live = Arc::new(Live::new(Snapshot {
@@ -199,6 +217,7 @@ impl Proxy {
             clusters,
             tls: ServerConfigs::default(),
             mesh: Arc::default(),
+            authentication: None,
         }));
         let state = Arc::new(State {
             live,
@@ -221,6 +240,7 @@ impl Proxy {
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
+            keys,
             listeners,
             access_log: options.access_log,
         });
@@ -242,6 +262,10 @@ impl Proxy {
         let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
         let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
+        let (authentication, unusable) =
+            Authenticator::build(&model.authentication, old.authentication.as_deref(), &mut control.keys);
+        diagnostics.extend(unusable);
+        control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
         diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
@@ -255,7 +279,8 @@ impl Proxy {
             let clusters = control.registry.apply(&model);
             let mesh = model.mesh.clone();
             let table = compiled.table;
-            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh });
+            let authentication = authentication.map(Arc::new);
+            self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);
@@ -299,19 +324,21 @@ impl Proxy {
     }
 
     /// Stops: readiness fails first, then listeners close, connections end after what is in
-    /// flight, HTTP/2 gets GOAWAY. Returns when empty or when the drain time is over, and says
-    /// how many connections it had to cut.
+    /// flight, HTTP/2 gets GOAWAY. Returns when empty; when the drain time is over, it ends what is
+    /// left as the protocol has it, and says how many connections it had to cut.
     pub fn drain(self) -> usize {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
         lock(&self.control).listeners.close_gone(&Model::default(), &live).wait(deadline);
-        while self.state.spread.active() > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
+        self.wait_until_empty(deadline);
         let cut = self.state.spread.active();
+        if cut > 0 {
+            // An error means that the worker has ended, here and below.
+            self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Cut));
+            self.wait_until_empty(Instant::now() + LAST_WORDS);
+        }
         for worker in self.workers {
-            // Err means that it has ended already.
             let _ = worker.commands.send(Command::Stop);
             if worker.thread.join().is_err() {
                 tracing::error!("a worker thread had ended by a defect of the gateway");
@@ -321,6 +348,12 @@ impl Proxy {
         drop(self.stop);
         let _ = self.control_thread.join();
         cut
+    }
+
+    fn wait_until_empty(&self, deadline: Instant) {
+        while self.state.spread.active() > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -354,13 +387,18 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
         let (commands, received) = mpsc::unbounded_channel();
         let (state, senders, connector) = (state.clone(), senders.clone(), connector.clone());
         let (limits, explain_errors) = (options.limits.clone(), options.explain_errors);
+        let proxy_protocol_from = options.proxy_protocol_from.clone();
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
                 limits,
                 pool: Pool::new(connector),
+                streams: Tasks::default(),
                 telemetry: state.telemetry.worker(),
                 draining: state.draining.clone(),
+                cut: Cut::default(),
                 explain_errors,
+                proxy_protocol_from,
+                tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {

@@ -1,10 +1,11 @@
+use crate::auth::Authenticator;
 use crate::connection::Connection;
 use crate::tls::ServerConfigs;
 use crate::upstream::Clusters;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use tidegate_engine::{ListenerRoute, RouteTableView, Table};
+use tidegate_engine::{RouteTableView, Table};
 use tidegate_model::MeshSettings;
 
 /// Everything one request needs to know, swapped whole. A request pins one for its whole life.
@@ -19,6 +20,8 @@ pub(crate) struct Snapshot {
     pub(crate) tls: ServerConfigs,
     /// Mesh-wide settings.
     pub(crate) mesh: Arc<MeshSettings>,
+    /// Whose tokens are accepted; `None` where tokens mean nothing.
+    pub(crate) authentication: Option<Arc<Authenticator>>,
 }
 
 impl Snapshot {
@@ -27,14 +30,11 @@ impl Snapshot {
     /// Gateway: then a connection goes where a new one with its SNI would.
     pub(crate) fn routes(&self, connection: &Connection) -> Option<RouteTableView<'_>> {
         let Some(tls) = &connection.tls else {
-            return match self.table.listener_routes(&connection.listener) {
-                ListenerRoute::Http(routes) => Some(routes),
-                ListenerRoute::Tls | ListenerRoute::None => None,
-            };
+            return self.table.listener_routes(&connection.listener);
         };
         self.table.route_table(&tls.table).or_else(|| {
-            let server = self.tls.choose(&connection.listener, tls.sni.as_deref())?;
-            self.table.route_table(&server.table)
+            let server = self.table.listener(&connection.listener)?.tls_server(tls.sni.as_deref())?;
+            self.table.route_table(server)
         })
     }
 }

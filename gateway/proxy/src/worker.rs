@@ -1,12 +1,17 @@
+use crate::auth::TokenCache;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
-use std::cell::RefCell;
+use ipnet::IpNet;
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, Waker};
 use tokio::sync::mpsc;
 
 /// What one worker thread owns: nothing in it is shared on the hot path but what sits in `Arc`s.
@@ -15,33 +20,127 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// Idle upstream connections of this worker.
     pub(crate) pool: Pool,
+    /// Its tasks that wait for streams of HTTP/2.
+    pub(crate) streams: Tasks,
     /// Log buffer and counters of this worker.
     pub(crate) telemetry: WorkerTelemetry,
     /// Whether the process is draining: answers say `Connection: close`.
     pub(crate) draining: Arc<AtomicBool>,
+    /// Ends what is still in flight when the drain time is over.
+    pub(crate) cut: Cut,
     /// Whether a 404 says why in its body (`--explain-errors`).
     pub(crate) explain_errors: bool,
+    /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
+    pub(crate) proxy_protocol_from: Vec<IpNet>,
+    /// Tokens that this worker has verified.
+    pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }
 
 /// A snapshot held by a request. Cloning touches no atomic shared with other workers.
-pub(crate) type Pin = Rc<Arc<Snapshot>>;
+pub(crate) type Pinned = Rc<Arc<Snapshot>>;
 
 impl Worker {
     /// The snapshot that a connection's requests go by now: the last that had its listener once
     /// that is gone, else the live one, from a per-worker cache checked against one atomic.
-    pub(crate) fn pin(&self, last: &LastSnapshot) -> Pin {
+    pub(crate) fn pin(&self, last: &LastSnapshot) -> Pinned {
         // The order counts: who sees the config without the listener then sees the last one with it.
         let live = self.cache.pin();
         last.get().map_or(live, |last| Rc::new(last.clone()))
     }
 }
 
+/// The end of the time in which requests may end by themselves.
+#[derive(Default)]
+pub(crate) struct Cut {
+    said: Cell<bool>,
+    waiting: RefCell<Waiting>,
+}
+
+/// Who is to be woken: places that are used again, so that waiting allocates nothing in steady state.
+#[derive(Default)]
+struct Waiting {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+/// A place in the list, given back when it is dropped.
+struct Place<'a> {
+    cut: &'a Cut,
+    index: usize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.cut.waiting.borrow_mut();
+        waiting.wakers[self.index] = None;
+        waiting.free.push(self.index);
+    }
+}
+
+impl Cut {
+    /// The time is over.
+    pub(crate) fn say(&self) {
+        self.said.set(true);
+        self.waiting.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+    }
+
+    /// Whether it is over. Who awaits [`Cut::unless`] is polled once more then.
+    pub(crate) fn is_said(&self) -> bool {
+        self.said.get()
+    }
+
+    /// Waits for `work`, or until the time is over: then it is false. To be awaited by a task itself,
+    /// since its waker is left here once.
+    pub(crate) fn unless<'a, F: Future<Output = ()>>(&'a self, work: Pin<&'a mut F>) -> Unless<'a, F> {
+        Unless { cut: self, work, place: None }
+    }
+
+    fn place(&self, waker: &Waker) -> Place<'_> {
+        let mut waiting = self.waiting.borrow_mut();
+        let waker = Some(waker.clone());
+        let index = match waiting.free.pop() {
+            Some(index) => {
+                waiting.wakers[index] = waker;
+                index
+            }
+            None => {
+                waiting.wakers.push(waker);
+                waiting.wakers.len() - 1
+            }
+        };
+        Place { cut: self, index }
+    }
+}
+
+/// What [`Cut::unless`] gives; by hand, because it is part of every connection and small that way.
+pub(crate) struct Unless<'a, F> {
+    cut: &'a Cut,
+    work: Pin<&'a mut F>,
+    place: Option<Place<'a>>,
+}
+
+impl<F: Future<Output = ()>> Future for Unless<'_, F> {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let Unless { cut, work, place } = &mut *self;
+        if work.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if cut.said.get() {
+            return Poll::Ready(false);
+        }
+        place.get_or_insert_with(|| cut.place(cx.waker()));
+        Poll::Pending
+    }
+}
+
 /// A worker's view of the live snapshot.
 pub(crate) struct SnapshotCache {
     live: Arc<Live>,
-    seen: RefCell<Pin>,
+    seen: RefCell<Pinned>,
 }
 
 impl SnapshotCache {
@@ -50,7 +149,7 @@ impl SnapshotCache {
         SnapshotCache { live, seen }
     }
 
-    pub(crate) fn pin(&self) -> Pin {
+    pub(crate) fn pin(&self) -> Pinned {
         let mut seen = self.seen.borrow_mut();
         if seen.generation != self.live.generation() {
             *seen = Rc::new(self.live.load());
@@ -65,7 +164,9 @@ pub(crate) enum Command {
     Listen(Arc<Listening>),
     /// A new snapshot is live: let the old one go even if no request comes.
     Refresh,
-    /// End at once, whatever is still going on.
+    /// Say goodbye to whatever is still going on.
+    Cut,
+    /// End at once.
     Stop,
 }
 
@@ -87,9 +188,46 @@ pub(crate) async fn run(
                     tokio::task::spawn_local(acceptor.clone().run(listening));
                 }
                 Some(Command::Refresh) => drop(acceptor.worker.cache.pin()),
+                Some(Command::Cut) => acceptor.worker.cut.say(),
                 Some(Command::Stop) | None => return,
             },
             Some(accepted) = handed_on.recv() => acceptor.serve(accepted),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use std::pin::pin;
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    #[tokio::test]
+    async fn what_waits_is_cut_and_places_are_used_again() {
+        let cut = Rc::new(Cut::default());
+        let set = LocalSet::new();
+        let tasks = set.run_until(async {
+            for _ in 0..3 {
+                let cut = cut.clone();
+                let one = spawn_local(async move { cut.unless(pin!(yield_now())).await });
+                assert!(one.await.unwrap(), "it ended by itself");
+            }
+            assert_eq!(cut.waiting.borrow().wakers.len(), 1);
+            let wait = || {
+                let cut = cut.clone();
+                spawn_local(async move { cut.unless(pin!(pending())).await })
+            };
+            let waiting = [wait(), wait()];
+            yield_now().await;
+            cut.say();
+            for task in waiting {
+                assert!(!task.await.unwrap(), "it was cut");
+            }
+            assert!(!cut.unless(pin!(pending())).await, "who comes later is cut too");
+            assert!(cut.unless(pin!(ready(()))).await, "what is done is done");
+            assert!(cut.waiting.borrow().wakers.iter().all(Option::is_none));
+        });
+        tasks.await;
     }
 }

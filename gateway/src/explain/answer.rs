@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::fmt;
 use tidegate_engine::Considered;
-use tidegate_model::{ObjectRef, Origin, Route, RuleRef};
+use tidegate_model::{ObjectRef, Origin, Route, RuleRef, TcpRoute};
 
 /// What happens to a request, and why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -45,6 +45,9 @@ pub(super) struct Rule {
     matched: Option<usize>,
     file: String,
     line: u32,
+    /// The list in which the index counts, where that is not `http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    section: Option<String>,
     /// The rule that delegated to this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<Root>,
@@ -91,6 +94,7 @@ impl Rule {
             matched: rule.match_index,
             file: origin.file.to_string(),
             line: origin.line,
+            section: None,
             root: rule.root.as_ref().map(|(object, index)| Root {
                 kind: object.kind.to_string(),
                 namespace: object.namespace.to_string(),
@@ -103,6 +107,11 @@ impl Rule {
     pub(super) fn of(route: &Route) -> Rule {
         Rule::new(&route.rule, &route.origin)
     }
+
+    /// A rule for connections.
+    pub(super) fn of_tcp(route: &TcpRoute) -> Rule {
+        Rule { section: Some(route.section.to_string()), ..Rule::new(&route.rule, &route.origin) }
+    }
 }
 
 impl Lost {
@@ -110,11 +119,17 @@ impl Lost {
     pub(super) fn new(considered: Considered, route: &Route) -> Lost {
         Lost { rule: Rule::new(&considered.rule, &route.origin), lost_by: considered.lost_by }
     }
+
+    /// A rule for connections.
+    pub(super) fn of_tcp(route: &TcpRoute, lost_by: Option<String>) -> Lost {
+        Lost { rule: Rule::of_tcp(route), lost_by }
+    }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{} http[{}]", self.kind, self.namespace, self.name, self.index)?;
+        let section = self.section.as_deref().unwrap_or("http");
+        write!(f, "{}/{}/{} {section}[{}]", self.kind, self.namespace, self.name, self.index)?;
         if let Some(index) = self.matched {
             write!(f, ".match[{index}]")?;
         }

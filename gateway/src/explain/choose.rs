@@ -1,98 +1,102 @@
-//! Which route table a request reaches: what listeners and SNI do for a connection.
+//! Which listener a request or connection reaches: what ports do for it.
 
-use super::request::Request;
-use std::collections::BTreeSet;
-use tidegate_model::{Bind, ListenerKey, ListenerProtocol, Model, RouteTable, TableName, TlsServer};
+use super::request::{Carries, Request};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tidegate_model::{Bind, ListenerKey, ListenerProtocol, Model, TableName, TlsAction};
 use tidegate_translate::Binding;
 
 /// Where a request arrives.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Chosen<'m> {
-    /// At this route table.
-    Table(&'m TableName),
-    /// At a TLS port none of whose servers has its name: the connection is closed.
-    NoServer(u16),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reached {
+    pub(super) listener: ListenerKey,
+    /// The server's port, as VirtualServices name it.
+    pub(super) server_port: u16,
 }
 
-/// The route table for `request`: of the server that has the URL's port as server port, else as local port, else of
-/// the only server port of its scheme. `binding` leaves only what one Gateway opened.
-pub(super) fn choose<'m>(
-    model: &'m Model,
+/// The listener for `request`: that which has the URL's port as server port, else as local port, else the only one of
+/// its scheme. `only` leaves those that one Gateway opened.
+pub(super) fn choose(
+    model: &Model,
+    bindings: &BTreeMap<Arc<str>, Binding>,
     request: &Request,
-    binding: Option<&Binding>,
-) -> Result<Chosen<'m>, String> {
-    let opened =
-        |table: &RouteTable| binding.is_none_or(|b| b.tables.iter().any(|(_, name)| *name == table.name));
-    let mut tables: Vec<Opened<'m>> = Vec::new();
+    only: Option<&Binding>,
+) -> Result<Reached, String> {
+    let ports = Ports::new(bindings, only);
+    let mut opened: Vec<Opened> = Vec::new();
     for listener in model.listeners.values() {
-        let mut add = |name: &TableName, server: Option<&'m TlsServer>| {
-            if let Some(table) = model.route_tables.get(name).filter(|table| opened(table)) {
-                tables.push(Opened { key: listener.key, table, server });
-            }
+        let mut add = |server_port: Option<u16>, scheme: &'static str| {
+            let opens = server_port.map(|server_port| Opened { key: listener.key, server_port, scheme });
+            opened.extend(opens);
         };
         match &listener.protocol {
-            ListenerProtocol::Http(name) => add(name, None),
+            ListenerProtocol::Http(name) => add(ports.of_table(name, model), "http"),
+            ListenerProtocol::Tcp(_) => add(ports.of_tcp(listener.key), "tcp"),
             ListenerProtocol::Tls(servers) => {
-                servers.iter().for_each(|server| add(&server.table, Some(server)))
+                for server in servers {
+                    let is_http = matches!(server.action, TlsAction::Http(_));
+                    add(ports.of_table(&server.table, model), if is_http { "https" } else { "tls" });
+                }
             }
         }
     }
     // a listener on every address before one on a single address
-    tables.sort_by_key(|t| (t.key.bind != Bind::Default, t.table.server_port));
-    let all = ports(&tables);
-    let same: Vec<_> = tables.into_iter().filter(|t| t.table.tls == request.tls()).collect();
-    let server_ports: BTreeSet<u16> = same.iter().map(|t| t.table.server_port).collect();
-    let reached: Vec<_> = if server_ports.contains(&request.port) {
-        same.into_iter().filter(|t| t.table.server_port == request.port).collect()
-    } else if same.iter().any(|t| t.key.port == request.port) {
-        same.into_iter().filter(|t| t.key.port == request.port).collect()
-    } else if server_ports.len() == 1 {
-        same
-    } else {
-        return Err(unserved(request, &all));
+    opened.sort_by_key(|o| (o.key.bind != Bind::Default, o.server_port));
+    let all: BTreeSet<String> = opened.iter().map(|o| format!("{} on {}", o.scheme, o.server_port)).collect();
+    let fits = |o: &&Opened| match request.carries {
+        Carries::Http => o.scheme == "http",
+        Carries::Tls => matches!(o.scheme, "https" | "tls"),
+        Carries::Tcp => o.scheme == "tcp",
     };
-    let Some(first) = reached.first() else { return Err(unserved(request, &all)) };
-    if !request.tls() {
-        return Ok(Chosen::Table(&first.table.name));
+    let same: Vec<_> = opened.iter().filter(fits).collect();
+    let server_ports: BTreeSet<u16> = same.iter().map(|o| o.server_port).collect();
+    let by_server_port = same.iter().find(|o| o.server_port == request.port);
+    let by_local_port = same.iter().find(|o| o.key.port == request.port);
+    let only_one = same.first().filter(|_| server_ports.len() == 1);
+    match by_server_port.or(by_local_port).or(only_one) {
+        Some(o) => Ok(Reached { listener: o.key, server_port: o.server_port }),
+        None => Err(unserved(request, &all)),
     }
-    let best = reached
-        .iter()
-        .filter_map(|t| Some((rank(t.server?, &request.host)?, t)))
-        .max_by_key(|(rank, _)| *rank);
-    Ok(match best {
-        Some((_, t)) => Chosen::Table(&t.table.name),
-        None => Chosen::NoServer(first.table.server_port),
-    })
 }
 
-/// A route table with the listener that leads to it.
-struct Opened<'m> {
+/// A server, and the listener that leads to it.
+struct Opened {
     key: ListenerKey,
-    table: &'m RouteTable,
-    server: Option<&'m TlsServer>,
+    server_port: u16,
+    scheme: &'static str,
 }
 
-/// How well a server's hosts fit a name: exactly best, then by the longest wildcard; `None` is not at all.
-fn rank(server: &TlsServer, name: &str) -> Option<usize> {
-    let fits = |host: &str| match host.strip_prefix('*') {
-        None => (host == name).then_some(usize::MAX),
-        Some(suffix) => (name.len() > suffix.len() && name.ends_with(suffix)).then_some(suffix.len()),
-    };
-    server.hosts.iter().filter_map(|host| fits(host)).max()
+/// The server ports of tables and listeners.
+struct Ports<'b> {
+    tables: BTreeMap<&'b TableName, u16>,
+    tcp: BTreeMap<ListenerKey, u16>,
 }
 
-fn ports(tables: &[Opened<'_>]) -> BTreeSet<String> {
-    let scheme = |t: &Opened<'_>| if t.table.tls { "https" } else { "http" };
-    tables.iter().map(|t| format!("{} on {}", scheme(t), t.table.server_port)).collect()
+impl<'b> Ports<'b> {
+    fn new(bindings: &'b BTreeMap<Arc<str>, Binding>, only: Option<&'b Binding>) -> Self {
+        let all = || bindings.values().filter(|b| only.is_none_or(|only| std::ptr::eq(*b, only)));
+        let tables = all().flat_map(|b| &b.tables).map(|(port, name)| (name, *port)).collect();
+        let tcp = all().flat_map(|b| &b.tcp).map(|(port, key)| (*key, *port)).collect();
+        Ports { tables, tcp }
+    }
+
+    fn of_table(&self, name: &TableName, model: &Model) -> Option<u16> {
+        let bound = *self.tables.get(name)?;
+        Some(model.route_tables.get(name).map_or(bound, |table| table.server_port))
+    }
+
+    fn of_tcp(&self, key: ListenerKey) -> Option<u16> {
+        self.tcp.get(&key).copied()
+    }
 }
 
 fn unserved(request: &Request, there_are: &BTreeSet<String>) -> String {
-    let scheme = if request.tls() { "https" } else { "http" };
     if there_are.is_empty() {
         return "no listener is open: no Gateway with a usable server selects this gateway; compare its selector with \
                 --label"
             .to_owned();
     }
     let there_are: Vec<_> = there_are.iter().map(String::as_str).collect();
+    let scheme = request.carries.scheme();
     format!("nothing serves {scheme} on port {}; there is {}", request.port, there_are.join(", "))
 }

@@ -12,13 +12,16 @@ use crate::check::Config;
 use crate::report;
 use answer::{Answer, Lost, Rewritten, Rule, Share};
 use anyhow::{Context, anyhow};
-use choose::Chosen;
 use request::Request;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use tidegate_api::Objects;
-use tidegate_engine::{Decision, ForwardDecision, NoRoute, RouteTableView, Table};
+use tidegate_engine::{
+    ConnectionDecision, ConnectionView, Decision, ForwardDecision, NoRoute, Refusal, RouteTableView, Table,
+    TcpDecision,
+};
 use tidegate_model::{ClusterName, HostPattern, Model, Severity, VirtualHostKey};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
@@ -29,7 +32,7 @@ use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
 /// What is wrong with the question, or that nothing can be printed.
 pub(crate) fn print(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
     let config = Config::read(setup);
-    let translation = translate(&config.objects, &setup.env);
+    let translation = translate(&config.objects, &config.env);
     // what was refused is not in the answer, and may be why it is not the expected one
     for diagnostic in config.diagnostics.iter().chain(&translation.diagnostics) {
         if diagnostic.severity == Severity::Error {
@@ -113,22 +116,38 @@ impl World {
     }
 
     fn explain_gateway(&self, request: &Request, binding: Option<&Binding>) -> Result<Answer, String> {
-        match choose::choose(&self.gateway.model, request, binding)? {
-            Chosen::Table(name) => {
-                let table = self.gateway.table().route_table(name);
-                Ok(self
-                    .gateway
-                    .answer(&table.ok_or_else(|| format!("route table {name} is not there"))?, request))
+        let view = &self.gateway;
+        let reached = choose::choose(&view.model, &self.bindings, request, binding)?;
+        let listener = view.table().listener(&reached.listener).ok_or("the listener is not there")?;
+        let sni = Some(request.host.as_str()).filter(|host| host.parse::<IpAddr>().is_err());
+        let explanation = listener.explain(&ConnectionView { sni, protocols: &[] }, 0);
+        let considered = explanation.considered.into_iter();
+        let considered = considered.map(|(route, lost_by)| Lost::of_tcp(route, lost_by)).collect();
+        let mut answer = match explanation.decision {
+            ConnectionDecision::Http(table) => return Ok(view.answer(&table, request)),
+            ConnectionDecision::Https(server) => {
+                let table = view.table().route_table(&server.table);
+                let table = table.ok_or_else(|| format!("route table {} is not there", server.table))?;
+                return Ok(view.answer(&table, request));
             }
-            Chosen::NoServer(port) => Ok(Answer {
+            ConnectionDecision::TlsToTcp(server, to) => {
+                Answer { route_table: Some(server.table.to_string()), ..view.tcp(&to) }
+            }
+            ConnectionDecision::Tcp(to) => view.tcp(&to),
+            ConnectionDecision::Refuse(why) => Answer {
                 outcome: "no_route",
-                reason: Some(format!(
-                    "no TLS server of port {port} has the name {}: the connection is closed in the handshake",
-                    request.host
-                )),
+                reason: Some(match why {
+                    Refusal::NoServer => format!(
+                        "no TLS server of port {} has the name {}: the connection is closed in the handshake",
+                        reached.server_port, request.host
+                    ),
+                    other => format!("{other}: the connection is closed"),
+                }),
                 ..Answer::default()
-            }),
-        }
+            },
+        };
+        answer.considered = considered;
+        Ok(answer)
     }
 
     fn explain_mesh(&self, request: &Request) -> Result<Answer, String> {
@@ -217,25 +236,37 @@ impl View {
     }
 
     fn forward(&self, decision: &ForwardDecision<'_>, answer: &mut Answer) {
-        let name = &decision.destination.cluster;
-        let sum: u64 = decision.forward.destinations.iter().map(|d| u64::from(d.weight)).sum();
+        let weights = decision.forward.destinations.iter().map(|d| (&d.cluster, d.weight)).collect();
+        self.send(&decision.destination.cluster, weights, "503: ", answer);
+    }
+
+    /// Where the bytes of a connection go.
+    fn tcp(&self, decision: &TcpDecision<'_>) -> Answer {
+        let weights = decision.route.destinations.iter().map(|d| (&d.cluster, d.weight)).collect();
+        let mut answer = Answer { rule: Some(Rule::of_tcp(decision.route)), ..Answer::default() };
+        self.send(&decision.destination.cluster, weights, "the connection is closed: ", &mut answer);
+        answer
+    }
+
+    /// The cluster that is chosen of all destinations; `fails` begins what is said when it has no endpoint.
+    fn send(&self, name: &ClusterName, weights: Vec<(&ClusterName, u32)>, fails: &str, answer: &mut Answer) {
+        let sum: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
         answer.outcome = "forward";
         answer.cluster = Some(name.to_string());
-        answer.destinations = (decision.forward.destinations.iter())
-            .map(|d| Share {
-                cluster: d.cluster.to_string(),
-                weight: d.weight,
-                percent: percent(d.weight, sum),
-            })
-            .collect();
+        let share = |(cluster, weight): (&ClusterName, u32)| Share {
+            cluster: cluster.to_string(),
+            weight,
+            percent: percent(weight, sum),
+        };
+        answer.destinations = weights.into_iter().map(share).collect();
         let endpoints = self.model.endpoints.get(name).map_or(&[][..], |set| &set.endpoints);
         answer.endpoints = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         answer.endpoint = answer.endpoints.first().cloned();
         if !self.model.clusters.contains_key(name) {
             let why = self.absent.get(name).map(|why| format!(": {why}")).unwrap_or_default();
-            answer.reason = Some(format!("503: there is no cluster {name}{why}"));
+            answer.reason = Some(format!("{fails}there is no cluster {name}{why}"));
         } else if endpoints.is_empty() {
-            answer.reason = Some(format!("503: cluster {name} has no ready endpoint"));
+            answer.reason = Some(format!("{fails}cluster {name} has no ready endpoint"));
         }
     }
 

@@ -1,14 +1,37 @@
 use http::Uri;
 use std::borrow::Cow;
-use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::{HeaderName, PathNormalization};
 use tidegate_proxy::{ExplainQuery, canonical_path};
+
+/// What a URL's scheme says of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carries {
+    /// `http`: requests.
+    Http,
+    /// `https` or `tls`: a ClientHello.
+    Tls,
+    /// `tcp`: anything.
+    Tcp,
+}
+
+impl Carries {
+    /// Its scheme in URLs.
+    pub(super) fn scheme(self) -> &'static str {
+        match self {
+            Carries::Http => "http",
+            Carries::Tls => "https",
+            Carries::Tcp => "tcp",
+        }
+    }
+}
 
 /// The request that a query describes, as the data plane would see it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
     method: String,
     scheme: Scheme,
+    pub(super) carries: Carries,
     /// The port of the URL, or its scheme's.
     pub(super) port: u16,
     /// The name that a client would send as SNI: the URL's host, lower case.
@@ -17,6 +40,7 @@ pub(super) struct Request {
     path: Vec<u8>,
     query: Option<String>,
     headers: Vec<(HeaderName, String)>,
+    claims: Option<Claims>,
 }
 
 impl Request {
@@ -29,10 +53,11 @@ impl Request {
             )
         };
         let uri: Uri = query.url.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
-        let scheme = match uri.scheme_str() {
-            Some("http") => Scheme::Http,
-            Some("https") => Scheme::Https,
-            _ => return Err(wrong("it does not begin with http:// or https://")),
+        let (scheme, carries) = match uri.scheme_str() {
+            Some("http") => (Scheme::Http, Carries::Http),
+            Some("https" | "tls") => (Scheme::Https, Carries::Tls),
+            Some("tcp") => (Scheme::Http, Carries::Tcp),
+            _ => return Err(wrong("it does not begin with http://, https://, tls:// or tcp://")),
         };
         let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
         if authority.as_str().contains('@') {
@@ -46,12 +71,14 @@ impl Request {
         Ok(Request {
             method: query.method.clone(),
             scheme,
+            carries,
             port: authority.port_u16().unwrap_or(scheme.default_port()),
             host: authority.host().to_ascii_lowercase(),
             authority: host.unwrap_or_else(|| authority.as_str().to_owned()),
             path: uri.path().as_bytes().to_vec(),
             query: uri.query().map(str::to_owned),
             headers,
+            claims: query.claims.clone(),
         })
     }
 
@@ -59,11 +86,6 @@ impl Request {
     pub(super) fn canonicalize(&mut self, mode: PathNormalization) -> bool {
         let canonical = canonical_path(mode, &self.path).map(Cow::into_owned);
         canonical.map(|path| self.path = path).is_some()
-    }
-
-    /// Whether it comes over TLS.
-    pub(super) fn tls(&self) -> bool {
-        self.scheme == Scheme::Https
     }
 
     /// The authority as sent.
@@ -93,6 +115,10 @@ impl RequestView for Request {
         self.query.as_deref().map(str::as_bytes)
     }
 
+    fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_bytes());
         let first = values.next();
@@ -117,20 +143,24 @@ mod tests {
             method: "GET".to_owned(),
             url: url.to_owned(),
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            claims: None,
             gateway: None,
         }
     }
 
     #[test]
     fn a_url_is_taken_apart() {
-        for (url, tls, port, authority, path, asked) in [
-            ("http://a.b", false, 80, "a.b", "/", None),
-            ("https://A.b/x/y?q=1&q=2", true, 443, "A.b", "/x/y", Some("q=1&q=2")),
-            ("http://a.b:8080/?", false, 8080, "a.b:8080", "/", Some("")),
-            ("http://[::1]:81/%2F", false, 81, "[::1]:81", "/%2F", None),
+        use Carries::{Http, Tcp, Tls};
+        for (url, carries, port, authority, path, asked) in [
+            ("http://a.b", Http, 80, "a.b", "/", None),
+            ("https://A.b/x/y?q=1&q=2", Tls, 443, "A.b", "/x/y", Some("q=1&q=2")),
+            ("http://a.b:8080/?", Http, 8080, "a.b:8080", "/", Some("")),
+            ("http://[::1]:81/%2F", Http, 81, "[::1]:81", "/%2F", None),
+            ("tls://a.b:15443", Tls, 15443, "a.b:15443", "/", None),
+            ("tcp://any:31400", Tcp, 31400, "any:31400", "/", None),
         ] {
             let r = Request::of(&query(url, &[])).unwrap();
-            assert_eq!((r.tls(), r.port, r.authority()), (tls, port, authority), "{url}");
+            assert_eq!((r.carries, r.port, r.authority()), (carries, port, authority), "{url}");
             assert_eq!((r.path(), r.query()), (path.as_bytes(), asked.map(str::as_bytes)), "{url}");
         }
     }

@@ -24,6 +24,30 @@ spec:
   - {port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}
 ---
 apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: opaque}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 31400, name: tcp, protocol: TCP}, hosts: ['*']}
+  - {port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.example.com'], tls: {mode: PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: opaque}
+spec:
+  hosts: ['*']
+  gateways: [opaque]
+  tcp:
+  - match: [{port: 31400}]
+    route: [{destination: {host: cart}, weight: 75}, {destination: {host: ghost}, weight: 25}]
+  tls:
+  - match: [{sniHosts: ['*.example.com']}]
+    route: [{destination: {host: ghost}}]
+  - match: [{sniHosts: [a.example.com]}]
+    route: [{destination: {host: cart}}]
+---
+apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: shop}
 spec:
@@ -33,6 +57,8 @@ spec:
   - match: [{uri: {exact: /none}}, {uri: {prefix: /cart}, headers: {x-user: {exact: jason}}}]
     rewrite: {uri: /basket, authority: cart.internal}
     route: [{destination: {host: cart, port: {number: 80}}}]
+  - match: [{uri: {prefix: /mine}, headers: {'@request.auth.claims.group': {exact: admin}}}]
+    directResponse: {status: 200, body: {string: 'yes'}}
   - match: [{uri: {prefix: /old}}]
     redirect: {uri: /new, redirectCode: 308}
   - match: [{uri: {prefix: /hello}}]
@@ -86,7 +112,10 @@ fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        default_retries: true,
+        default_retry_budget: true,
         now: std::time::SystemTime::now(),
+        files: tidegate_translate::Files::new(),
     }
 }
 
@@ -110,6 +139,7 @@ fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Ans
         method: "GET".to_owned(),
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        claims: None,
         gateway: gateway.map(str::to_owned),
     })
 }
@@ -195,7 +225,7 @@ fn a_listener_is_found_by_server_port_then_local_port() {
 fn a_question_that_has_no_answer_says_what_there_is() {
     for (url, gateway, said) in [
         ("http://shop.example.com:9999/", None, "https on 443"),
-        ("http://shop.example.com/", Some("default/nobody"), "default/edge, other/inner"),
+        ("http://shop.example.com/", Some("default/nobody"), "default/edge, default/opaque, other/inner"),
         ("https://shop.example.com/", Some("other/inner"), "http on 8080"),
         ("http://cart:81/", Some("mesh"), "80"),
         ("nonsense", None, "write it like"),
@@ -241,4 +271,42 @@ fn credentials_that_rules_ask_for_are_not_shown() {
     let text = answer.to_string();
     assert!(!text.contains("c3Bh"), "{text}");
     assert!(text.contains("headers[authorization]: exact (hidden) does not match"), "{text}");
+}
+
+#[test]
+fn connections_are_explained_by_the_rules_for_them() {
+    let tcp = json_of("tcp://anything:31400", &[], None);
+    assert_eq!((&tcp["outcome"], &tcp["endpoint"]), (&json!("forward"), &json!("10.0.0.1:8000")));
+    assert_eq!((&tcp["rule"]["name"], &tcp["rule"]["section"]), (&json!("opaque"), &json!("tcp")));
+    assert_eq!(tcp["destinations"][1]["percent"], 25.0);
+    let passed = json_of("https://A.example.com:15443", &[], Some("default/opaque"));
+    assert_eq!(passed["cluster"], "outbound|80||cart.default.svc.cluster.local");
+    assert_eq!((&passed["rule"]["section"], &passed["rule"]["index"]), (&json!("tls"), &json!(1)));
+    let lost: Vec<_> =
+        passed["considered"].as_array().unwrap().iter().map(|c| c["lost_by"].clone()).collect();
+    assert!(lost[0].as_str().is_some_and(|l| l.contains("more specific")), "{lost:?}");
+    assert_eq!(lost[1], Value::Null);
+    let text = ask("tls://b.example.com:15443", &[], None).unwrap().to_string();
+    assert!(text.contains("VirtualService/default/opaque tls[0].match[0] (c.yaml:"), "{text}");
+    assert!(text.contains("the connection is closed: there is no cluster outbound|15443||ghost"), "{text}");
+    let refused = json_of("tls://other.org:15443", &[], None);
+    assert_eq!((&refused["outcome"], &refused["status"]), (&json!("no_route"), &Value::Null));
+    let error = ask("tcp://anything:1", &[], Some("default/edge")).unwrap_err();
+    assert!(error.contains("nothing serves tcp on port 1; there is http on 80, https on 443"), "{error}");
+}
+
+#[test]
+fn claims_are_taken_as_verified() {
+    let query = |claims: Value| ExplainQuery {
+        method: "GET".to_owned(),
+        url: "http://shop.example.com/mine".to_owned(),
+        claims: claims.as_object().cloned(),
+        ..ExplainQuery::default()
+    };
+    let answer = |claims| serde_json::to_value(world().explain(&query(claims)).unwrap()).unwrap();
+    assert_eq!(answer(json!({"group": ["staff", "admin"]}))["outcome"], "direct_response");
+    let refused = answer(Value::Null);
+    assert_eq!(refused["outcome"], "no_route");
+    let considered = refused["considered"].to_string();
+    assert!(considered.contains("no verified token"), "{considered}");
 }

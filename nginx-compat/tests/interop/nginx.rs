@@ -96,14 +96,24 @@ impl Config {
         Ok(text + &self.http + "}\n")
     }
 
+    fn command(&self) -> Result<Command> {
+        std::fs::write(self.root().join("nginx.conf"), self.text()?)?;
+        let mut command = Command::new(program()?);
+        command.args(["-p".as_ref(), self.root().as_os_str(), "-c".as_ref(), "nginx.conf".as_ref()]);
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        Ok(command)
+    }
+
+    /// Has nginx read it, and no more.
+    pub(crate) fn check(&self) -> Result<()> {
+        let checked = self.command()?.arg("-t").output()?;
+        let said = String::from_utf8_lossy(&checked.stderr);
+        if checked.status.success() { Ok(()) } else { bail!("{said}") }
+    }
+
     /// Starts it, and returns once it listens.
     pub(crate) async fn start(self) -> Result<Nginx> {
-        std::fs::write(self.root().join("nginx.conf"), self.text()?)?;
-        let mut child = Command::new(program()?)
-            .args(["-p".as_ref(), self.root().as_os_str(), "-c".as_ref(), "nginx.conf".as_ref()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child = self.command()?.spawn()?;
         let messages = Lines::of(child.stderr.take().context("no stderr")?);
         // it binds every address before it accepts on one
         let at = SocketAddr::new(self.address, self.next);

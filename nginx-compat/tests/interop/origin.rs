@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bytes::Bytes;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use tidegate_tests::Net;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +22,10 @@ impl Drop for Origin {
 
 /// The body of a response of this size.
 pub(crate) fn content(size: usize) -> Vec<u8> {
-    (0..=250).cycle().take(size).collect()
+    let period: Vec<u8> = (0..=250).collect();
+    let mut content = period.repeat(size / period.len() + 1);
+    content.truncate(size);
+    content
 }
 
 impl Origin {

@@ -58,15 +58,29 @@ impl Raw {
         Ok(reply)
     }
 
-    async fn reply(&mut self, to_head: bool) -> Result<Reply> {
-        let end = loop {
+    /// Sends bytes, and waits for nothing.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.write.as_mut().context("the connection broke before")?.write_all(bytes).await?)
+    }
+
+    /// The status of an interim response.
+    pub(crate) async fn interim(&mut self) -> Result<u16> {
+        let head = tokio::time::timeout(PATIENCE, self.head()).await.context("nothing in a minute")??;
+        status(&head)
+    }
+
+    async fn head(&mut self) -> Result<String> {
+        loop {
             if let Some(end) = self.ahead.windows(4).position(|w| w == b"\r\n\r\n") {
-                break end;
+                return Ok(String::from_utf8(self.ahead.drain(..end + 4).collect())?.to_ascii_lowercase());
             }
             ensure!(self.fill().await?, "the connection ended within the head");
-        };
-        let head = String::from_utf8(self.ahead.drain(..end + 4).collect())?.to_ascii_lowercase();
-        let status = head.get(9..12).and_then(|s| s.parse().ok()).context("no status")?;
+        }
+    }
+
+    async fn reply(&mut self, to_head: bool) -> Result<Reply> {
+        let head = self.head().await?;
+        let status = status(&head)?;
         let mut reply = Reply { status, head, body: Vec::new(), closed: false };
         let closes = reply.header("connection") != Some("keep-alive");
         let length = reply.header("content-length").map(str::parse::<usize>).transpose()?;
@@ -96,4 +110,8 @@ impl Raw {
     async fn fill(&mut self) -> Result<bool> {
         Ok(self.read.read_buf(&mut self.ahead).await? > 0)
     }
+}
+
+fn status(head: &str) -> Result<u16> {
+    head.get(9..12).and_then(|s| s.parse().ok()).context("no status")
 }

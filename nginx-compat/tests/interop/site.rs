@@ -89,5 +89,5 @@ pub(crate) const RULES: &str = r#"
     redirect: {uri: /elsewhere, redirectCode: 308}
   - match: [{uri: {exact: /nowhere}}]
     route: [{destination: {host: nowhere.example}}]
-  - match: [{uri: {regex: "/[^~].*"}}]
+  - match: [{uri: {regex: "/([^~].*)?"}}]
     route: [{destination: {host: origin.example}}]"#;

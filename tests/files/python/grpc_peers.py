@@ -11,6 +11,9 @@ from concurrent import futures
 import grpc
 
 CANCELLED = threading.Event()
+# as Tidegate takes: 32 KiB of headers in all
+LARGE = ("x-large-bin", bytes(range(256)) * 64)
+OPTIONS = [("grpc.max_metadata_size", 64 << 10), ("grpc.absolute_max_metadata_size", 128 << 10)]
 
 
 def unary(request, context):
@@ -18,6 +21,13 @@ def unary(request, context):
     context.send_initial_metadata((("x-initial", "1"),))
     context.set_trailing_metadata((("x-trailing", "2"),))
     return request[::-1]
+
+
+def metadata(request, context):
+    assert LARGE in [(k, v) for k, v in context.invocation_metadata()]
+    context.send_initial_metadata((LARGE,))
+    context.set_trailing_metadata((LARGE,))
+    return b""
 
 
 def download(request, context):
@@ -51,9 +61,11 @@ def was_cancelled(request, context):
 
 
 def serve(address):
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=16), options=[*OPTIONS, ("grpc.max_concurrent_streams", 4)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Peer", {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
+        "Metadata": grpc.unary_unary_rpc_method_handler(metadata),
         "Download": grpc.unary_stream_rpc_method_handler(download),
         "Upload": grpc.stream_unary_rpc_method_handler(upload),
         "Chat": grpc.stream_stream_rpc_method_handler(chat),
@@ -76,7 +88,8 @@ def status_of(call):
 
 
 def call(address, authority):
-    with grpc.insecure_channel(address, options=[("grpc.default_authority", authority)]) as channel:
+    options = [*OPTIONS, ("grpc.default_authority", authority)]
+    with grpc.insecure_channel(address, options=options) as channel:
         reply, ended = channel.unary_unary("/test.Peer/Unary").with_call(
             b"abc", metadata=(("x-client", "python"),), timeout=10)
         assert reply == b"cba", reply
@@ -85,6 +98,19 @@ def call(address, authority):
         large = bytes(3 << 20)
         assert channel.unary_unary("/test.Peer/Unary")(
             large, metadata=(("x-client", "python"),), timeout=10) == large
+
+        _, ended = channel.unary_unary("/test.Peer/Metadata").with_call(b"", metadata=(LARGE,), timeout=10)
+        assert LARGE in [(k, v) for k, v in ended.initial_metadata()]
+        assert LARGE in [(k, v) for k, v in ended.trailing_metadata()]
+        # more than that is refused, and the connection goes on
+        failed = status_of(lambda: channel.unary_unary("/test.Peer/Metadata")(
+            b"", metadata=(LARGE, LARGE), timeout=10))
+        assert failed[0] != grpc.StatusCode.DEADLINE_EXCEEDED, failed
+
+        # more at once than a connection to the server takes
+        calls = [channel.unary_unary("/test.Peer/Unary").future(
+            b"%d" % i, metadata=(("x-client", "python"),), timeout=10) for i in range(50)]
+        assert [c.result() for c in calls] == [(b"%d" % i)[::-1] for i in range(50)]
 
         replies = list(channel.unary_stream("/test.Peer/Download")(b"1000", timeout=10))
         assert replies == [b"%d" % i for i in range(1000)], len(replies)

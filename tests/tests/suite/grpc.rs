@@ -5,7 +5,7 @@ use crate::reload::Site;
 use anyhow::Result;
 use std::path::Path;
 use tidegate_tests::python::{Python, call};
-use tidegate_tests::{Net, Start};
+use tidegate_tests::{Net, Start, get};
 
 const CONFIG: &str = "
 apiVersion: networking.istio.io/v1
@@ -52,5 +52,25 @@ async fn every_kind_of_call_goes_through() -> Result<()> {
     site.write("grpc.yaml", &CONFIG.replace("ADDRESS", &address))?;
     let _server = Python::serve(folder, "grpc_peers.py", &[&format!("{address}:50051")]).await?;
     let gateway = Start::with(site.path()).start(&net).await?;
-    call(folder, "grpc_peers.py", &[&gateway.at(8080).to_string(), "peer.example"]).await
+    call(folder, "grpc_peers.py", &[&gateway.at(8080).to_string(), "peer.example"]).await?;
+    let metrics = get(gateway.status(), "localhost", "/stats/prometheus").await?.text();
+    for (service, code, status) in [
+        ("peer.example", "200", "0"),
+        // NOT_FOUND and UNIMPLEMENTED of the server
+        ("peer.example", "200", "5"),
+        ("peer.example", "200", "12"),
+        // of the gateway: no route, no connection
+        ("unknown", "200", "12"),
+        ("down.example", "200", "14"),
+    ] {
+        let counted = metrics.lines().any(|line| {
+            line.starts_with("istio_requests_total{")
+                && line.contains("request_protocol=\"grpc\"")
+                && line.contains(&format!("destination_service=\"{service}\""))
+                && line.contains(&format!("response_code=\"{code}\""))
+                && line.contains(&format!("grpc_response_status=\"{status}\""))
+        });
+        assert!(counted, "{service} {code} {status} in {metrics}");
+    }
+    Ok(())
 }

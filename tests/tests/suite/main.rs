@@ -7,6 +7,7 @@ mod bookinfo;
 mod budgets;
 mod cases;
 mod cli;
+mod connections;
 mod diagnostics;
 mod edges;
 mod grpc;
@@ -14,8 +15,10 @@ mod harness;
 mod hostile;
 mod istio_files;
 mod reload;
+mod retries;
 mod soak;
 mod stop;
+mod tokens;
 mod websocket;
 
 use std::io::Write as _;

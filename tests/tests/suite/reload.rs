@@ -1,7 +1,7 @@
 //! Files change while requests flow.
 
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -203,6 +203,49 @@ async fn no_request_fails_while_the_config_changes() -> Result<()> {
         let answered = client.await??;
         assert!(answered > CHANGES, "only {answered} requests saw {CHANGES} changes");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_listener_without_a_descriptor_to_accept_with_gets_one_later() -> Result<()> {
+    let (net, site) = (Net::reserve()?, Site::new()?);
+    site.write("routes.yaml", &saying("one"))?;
+    let gateway = Start::with(site.path()).arg("--concurrency").arg("1").start(&net).await?;
+    // one for the socket that listens, and none for the worker's own
+    limit_descriptors(&gateway, lowest_free_descriptor(&gateway).await? + 1)?;
+    let mark = gateway.messages.count();
+    let port = "  - port: {number: 8081, name: more, protocol: HTTP}\n    hosts: ['*']\n";
+    site.replace("gateway.yaml", &(GATEWAY.to_owned() + port))?;
+    let complaint = |l: &str| l.contains("cannot accept, trying again");
+    let complaint = gateway.messages.find(mark, Duration::from_secs(20), complaint).await;
+    complaint.with_context(|| format!("nothing is said about it: {:?}", gateway.messages.since(mark)))?;
+    limit_descriptors(&gateway, 1024)?;
+    assert_eq!(get(gateway.at(8081), "a.example", "/").await?.text(), "one");
+    Ok(())
+}
+
+/// The number that the process's next file or socket gets, once it opens and closes nothing.
+async fn lowest_free_descriptor(gateway: &Gateway) -> Result<usize> {
+    let folder = format!("/proc/{}/fd", gateway.id());
+    let open = || -> Result<BTreeSet<usize>> {
+        let names = std::fs::read_dir(&folder)?.map(|entry| entry.map(|e| e.file_name()));
+        names.map(|name| Ok(name?.to_string_lossy().parse()?)).collect()
+    };
+    let (mut seen, mut still) = (open()?, 0);
+    while still < 20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = open()?;
+        still = if now == seen { still + 1 } else { 0 };
+        seen = now;
+    }
+    (0..).find(|n| !seen.contains(n)).context("no number is left")
+}
+
+/// Lets the process open descriptors below this number only.
+fn limit_descriptors(gateway: &Gateway, limit: usize) -> Result<()> {
+    let (id, limit) = (gateway.id().to_string(), format!("--nofile={limit}:"));
+    let set = std::process::Command::new("prlimit").args(["--pid", &id, &limit]).status()?;
+    ensure!(set.success(), "prlimit ended with {set}");
     Ok(())
 }
 

@@ -1,9 +1,10 @@
-//! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3, which have one schema) and its mesh
-//! config: every field, by the names of Istio's CRDs.
+//! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3, which have one schema), what is served of
+//! its security API, and its mesh config: every field, by the names of Istio's CRDs.
 
 mod destination_rule;
 mod gateway;
 mod mesh_config;
+mod request_authentication;
 mod service_entry;
 mod virtual_service;
 mod workload_entry;
@@ -11,6 +12,7 @@ mod workload_entry;
 pub use destination_rule::*;
 pub use gateway::*;
 pub use mesh_config::*;
+pub use request_authentication::*;
 pub use service_entry::*;
 pub use virtual_service::*;
 pub use workload_entry::*;

@@ -57,3 +57,24 @@ fn a_change_waits_for_what_it_names() {
     // What the last one needs is gone: there is nothing to hold on to.
     assert_eq!(admit(&mut admission, &vs("host: b")), (Some("b -".into()), vec![]));
 }
+
+#[test]
+fn rules_for_connections_wait_too() {
+    let version = |section: &str, host: &str| {
+        let matched = if section == "tls" { "match: [{sniHosts: [x.com]}], " } else { "" };
+        format!(
+            "VirtualService default/v: {{hosts: [x.com], gateways: [gateway], {section}: [{{{matched}route: \
+             [{{destination: {{host: {host}}}}}]}}]}}"
+        )
+    };
+    for section in ["tcp", "tls"] {
+        let mut admission = Admission::new();
+        assert_eq!(admit(&mut admission, &format!("{A}\n{}", version(section, "a"))).1, [""; 0]);
+        assert_eq!(
+            admit(&mut admission, &format!("{A}\n{}", version(section, "b"))).1,
+            ["held"],
+            "{section}"
+        );
+        assert_eq!(admit(&mut admission, &format!("{A}\n{B}\n{}", version(section, "b"))).1, [""; 0]);
+    }
+}

@@ -31,13 +31,17 @@ fn security_policies_that_guard_the_gateway_keep_it_from_being_ready() {
 fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
     for (line, expected) in [
         (
-            "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: a}}], retries: {attempts: 3}, match: [{statPrefix: s, uri: {prefix: /a}}]}]}",
-            vec!["note spec.http[0].match[0].statPrefix no-effect", "note spec.http[0].retries not-enforced"],
+            "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: a}}], retries: {attempts: 3, retryOn: '5xx, retriable-headers', retryRemoteLocalities: true}, match: [{statPrefix: s, uri: {prefix: /a}}]}]}",
+            vec![
+                "note spec.http[0].match[0].statPrefix no-effect",
+                "note spec.http[0].retries.retryOn no-effect",
+                "note spec.http[0].retries.retryRemoteLocalities no-effect",
+            ],
         ),
         (
-            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1}}}}",
+            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1}}}}",
             vec![
-                "note spec.trafficPolicy.connectionPool.http.maxRetries not-enforced",
+                "note spec.trafficPolicy.connectionPool.http.http2MaxRequests not-enforced",
                 "note spec.trafficPolicy.connectionPool.tcp.maxConnections not-enforced",
                 "note spec.trafficPolicy.outlierDetection not-enforced",
             ],

@@ -1,5 +1,5 @@
 use super::*;
-use tidegate_model::{Bind, ListenerKey, ListenerProtocol, TlsServer};
+use tidegate_model::{Bind, ListenerKey, ListenerProtocol, TlsAction, TlsServer};
 
 fn gateway(name: &str, servers: &str) -> String {
     format!("Gateway {name}: {{selector: {{istio: ingressgateway}}, servers: [{servers}]}}")
@@ -181,7 +181,7 @@ fn without_a_route_here_a_host_does_not_shadow_a_wider_one() {
         domains(&usual(&lines.join("\n")), "http.80")
     };
     assert_eq!(with("port: 8443"), ["*"]);
-    // Its requests have no token that was read; they must not go where nobody asks for one.
+    // Requests without such a token must not go where nobody asks for one.
     assert_eq!(with("headers: {'@request.auth.claims.sub': {exact: me}}"), ["x.com", "*"]);
 }
 
@@ -238,13 +238,7 @@ fn https_servers_have_tables_and_certificates_of_their_own() {
     let t = translate(&objects(&format!("{A}\n{}", lines.join("\n"))), &env());
     let seen: Vec<_> = tls_servers(&t)
         .iter()
-        .map(|s| {
-            (
-                s.table.to_string(),
-                s.hosts.join(","),
-                s.certificates.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            )
-        })
+        .map(|s| (s.table.to_string(), s.hosts.join(","), certificates(s).join(",")))
         .collect();
     let expect = |t: &str, h: &str, c: &str| (t.to_owned(), h.to_owned(), c.to_owned());
     assert_eq!(
@@ -266,16 +260,24 @@ fn https_servers_have_tables_and_certificates_of_their_own() {
     }
 }
 
+fn certificates(server: &TlsServer) -> Vec<String> {
+    match &server.action {
+        TlsAction::Http(t) | TlsAction::Tcp(t, _) => t.certificates.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[test]
 fn tls_that_is_not_enforced_fails_closed() {
-    let mutual = https("mutual", "a.example.com", "mode: MUTUAL, credentialName: x");
+    let mutual = https("mutual", "a.example.com", "mode: ISTIO_MUTUAL");
     let t = translate(&objects(&gateway("default/g", &mutual)), &env());
     assert!(t.model.listeners.is_empty());
     // Beside a server that is served, its hosts must not fall to a wider one.
     let wide = https("wide", "'*.example.com'", "mode: SIMPLE, credentialName: x");
     let t = translate(&objects(&gateway("default/g", &format!("{mutual}, {wide}"))), &env());
-    let seen: Vec<_> = tls_servers(&t).iter().map(|s| (s.hosts.join(","), s.certificates.len())).collect();
+    let seen: Vec<_> = tls_servers(&t).iter().map(|s| (s.hosts.join(","), certificates(s).len())).collect();
     assert_eq!(seen, [("a.example.com".to_owned(), 0), ("*.example.com".to_owned(), 1)]);
+    assert!(matches!(tls_servers(&t)[0].action, TlsAction::Refuse(_)));
     assert!(!t.model.route_tables.contains_key("https.443.mutual.g.default"));
     assert!(said(&t).iter().any(|s| s == "warning spec.servers[0].tls.mode not-enforced"));
 }

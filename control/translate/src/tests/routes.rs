@@ -112,13 +112,24 @@ fn names_and_rule_references() {
 }
 
 #[test]
-fn claims_match_nothing_and_are_reported() {
-    let rule = "{match: [{headers: {'@request.auth.claims.group': {exact: admin}}}], route: [{destination: {host: a}}]}, {route: [{destination: {host: b}}]}";
-    let t =
-        usual(&format!("VirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{rule}]}}"));
-    assert_eq!(
-        shown(host(&t, "http.80", "x.com").unwrap()),
-        ["* -> outbound|80||b.default.svc.cluster.local"]
-    );
-    assert!(said(&t).iter().any(|s| s == "warning spec.http[0].match[0] not-enforced"));
+fn claims_are_conditions_and_need_someone_to_read_tokens() {
+    let rule = "{match: [{headers: {'@request.auth.claims[a.b][C]': {exact: x}}, withoutHeaders: {'@request.auth.claims.d': {}}}], route: [{destination: {host: a}}]}, {route: [{destination: {host: b}}]}";
+    let lines = format!("VirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{rule}]}}");
+    let t = usual(&lines);
+    let routes = &host(&t, "http.80", "x.com").unwrap().routes;
+    let claims: Vec<_> =
+        routes[0].matches.claims.iter().map(|c| (c.path.names().join("|"), c.invert)).collect();
+    assert_eq!(claims, [("a.b|C".to_owned(), false), ("d".to_owned(), true)]);
+    assert!(routes[0].matches.headers.is_empty() && routes.len() == 2);
+    let missing = "warning spec.http[0].match[0] no-authentication".to_owned();
+    assert!(said(&t).contains(&missing), "{:?}", said(&t));
+    for (policy, reported) in [
+        ("istio-system/p: {jwtRules: [{issuer: i, jwks: '{\"keys\":[]}'}]}", false),
+        ("istio-system/p: {selector: {matchLabels: {istio: egressgateway}}, jwtRules: [{issuer: i}]}", true),
+        ("istio-system/p: {}", true),
+        ("default/p: {jwtRules: [{issuer: i}]}", true),
+    ] {
+        let t = usual(&format!("{lines}\nRequestAuthentication {policy}"));
+        assert_eq!(said(&t).contains(&missing), reported, "{policy}");
+    }
 }

@@ -37,6 +37,9 @@ fn policy(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {
         let level = (&port.load_balancer, &port.connection_pool, &port.outlier_detection, &port.tls);
         blocks(check, &field, level);
     }
+    if let Some(budget) = &policy.retry_budget {
+        check.percent(&format!("{field}.retryBudget.percent"), budget.percent);
+    }
     if let Some(tunnel) = &policy.tunnel {
         check.name(&format!("{field}.tunnel.targetHost"), &tunnel.target_host);
         check.port(&format!("{field}.tunnel.targetPort"), tunnel.target_port);

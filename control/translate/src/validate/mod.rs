@@ -4,12 +4,15 @@ mod destination_rule;
 mod gateway;
 mod http_route;
 mod l4_route;
+mod request_authentication;
 mod rules;
 mod service_entry;
 #[cfg(test)]
 mod tests;
 mod traffic;
 mod virtual_service;
+
+pub(crate) use rules::is_framing;
 
 use crate::report::Report;
 use rules::Check;
@@ -25,6 +28,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::DestinationRule(rule) => destination_rule::validate(&mut check, rule),
         Spec::ServiceEntry(entry) => service_entry::validate(&mut check, entry),
         Spec::WorkloadEntry(entry) => service_entry::workload(&mut check, "spec", entry, true),
+        Spec::RequestAuthentication(policy) => request_authentication::validate(&mut check, policy),
         _ => {}
     }
     check.report.finish()

@@ -1,12 +1,11 @@
 //! Rules that several kinds share.
 
-use crate::matches::CLAIMS;
 use crate::report::Report;
 use std::net::IpAddr;
 use std::time::Duration;
 use tidegate_api::Object;
 use tidegate_api::istio::StringMatch;
-use tidegate_model::{Anchoring, FormatString, Pattern};
+use tidegate_model::{Anchoring, ClaimPath, FormatString, Pattern};
 
 /// The longest regex, in bytes.
 const LONGEST_REGEX: usize = 1024;
@@ -127,7 +126,7 @@ impl Check<'_> {
     /// A header of a match: a field name, a pseudo header, or a claim.
     pub(super) fn match_header(&mut self, field: &str, name: &str, m: &StringMatch) {
         let plain = name.strip_prefix(':').unwrap_or(name);
-        if !is_token(plain) && !name.starts_with(CLAIMS) {
+        if !is_token(plain) && ClaimPath::parse(name).is_none() {
             self.error(field, "invalid-header", format!("{name:?} is not a header name"), HEADER_ADVICE);
         }
         if name.starts_with(':') && !matches!(name, ":authority" | ":method" | ":path" | ":scheme") {
@@ -154,7 +153,7 @@ impl Check<'_> {
                 _ => format!("{name:?} is not a header name"),
             };
             self.error(field, "invalid-header", text, HEADER_ADVICE);
-        } else if FRAMING.iter().any(|n| n.eq_ignore_ascii_case(name)) {
+        } else if is_framing(name) {
             let text =
                 format!("{name} says how a message is delimited and connected, so it is never changed");
             self.warning(field, "not-enforced", text, "remove it");
@@ -230,6 +229,11 @@ pub(super) fn bracket(key: &str) -> String {
 /// RFC 9110 token.
 pub(super) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Whether a header says how a message is delimited, addressed or connected: the proxy alone writes it.
+pub(crate) fn is_framing(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || FRAMING.iter().any(|n| n.eq_ignore_ascii_case(name))
 }
 
 pub(super) fn is_label(text: &str) -> bool {

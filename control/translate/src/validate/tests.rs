@@ -12,8 +12,9 @@ use Decision::{Accepted, Refused, Warned};
 
 /// Reads and validates an object; what was said comes with the decision.
 fn decide(kind: &str, spec: &str) -> (Decision, String) {
+    let group = if kind == "RequestAuthentication" { "security" } else { "networking" };
     let text = format!(
-        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: default}}\nspec: {spec}\n"
+        "apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: default}}\nspec: {spec}\n"
     );
     let reading = tidegate_api::read("test.yaml", &text);
     let mut found = reading.diagnostics;
@@ -131,6 +132,7 @@ fn matches_and_headers() {
             (Refused, "match: [{headers: {x: {regex: '*'}}}]"),
             (Refused, "match: [{headers: {'a b': {}}}]"),
             (Refused, "match: [{headers: {'@request.auth.claims.a': {exact: b}}}]"),
+            (Refused, "match: [{headers: {'@request.auth.claims.': {exact: b}}}]"),
             (Refused, "match: [{queryParams: {q: {regex: '('}}}]"),
             (Refused, "match: [{port: 70000}]"),
             (Refused, long.as_str()),
@@ -284,6 +286,11 @@ fn destination_rules() {
             (Refused, "trafficPolicy: {connectionPool: {http: {maxRetries: -1}}}"),
             (Refused, "trafficPolicy: {portLevelSettings: [{loadBalancer: {simple: RANDOM}}]}"),
             (Refused, "trafficPolicy: {outlierDetection: {maxEjectionPercent: 101}}"),
+            (
+                Accepted,
+                "trafficPolicy: {retryBudget: {percent: 100, minRetryConcurrency: 1, budgetInterval: 0s}}",
+            ),
+            (Refused, "trafficPolicy: {retryBudget: {percent: 100.5}}"),
             (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
             (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
             (Refused, "exportTo: [a/b]"),
@@ -360,4 +367,65 @@ fn hosts_by_syntax() {
         assert_eq!(super::rules::host_syntax(host).is_ok(), valid, "{host}");
     }
     assert!(super::rules::host_syntax(&"a.".repeat(140)).is_err());
+}
+
+#[test]
+fn request_authentications() {
+    check(
+        "RequestAuthentication",
+        |case| format!("{{{case}}}"),
+        &[
+            (Accepted, ""),
+            (Accepted, "selector: {matchLabels: {app: httpbin}}, jwtRules: [{issuer: example.com}]"),
+            (Refused, "targetRefs: [{kind: Service, name: foo}], targetRef: {kind: Service, name: foo}"),
+            (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
+            (Accepted, "targetRef: {kind: Service, name: foo, group: ''}"),
+            (Refused, "targetRef: {kind: Service}"),
+            (Refused, "targetRef: {kind: Service, name: foo, namespace: bar}"),
+            (Refused, "targetRef: {kind: Service, name: foo, group: __}"),
+            (Refused, "targetRef: {kind: Serv_ice, name: foo}"),
+            (Refused, "selector: {matchLabels: {'a*': b}}"),
+            (Refused, "selector: {matchLabels: {'': b}}"),
+            (Refused, "jwtRules: [{audiences: [a]}]"),
+            (Refused, "jwtRules: [{issuer: ''}]"),
+            (Refused, "jwtRules: [{action: DENY, issuer: i}]"),
+        ],
+    );
+    check(
+        "RequestAuthentication",
+        |case| format!("{{jwtRules: [{{issuer: example, {case}}}]}}"),
+        &[
+            (
+                Accepted,
+                "jwksUri: 'https://example.com/.well-known/jwks.json', forwardOriginalToken: true, fromCookies: [foo], fromHeaders: [{name: foo, prefix: baz}], outputClaimToHeaders: [{claim: abc, header: def}], timeout: 5s, outputPayloadToHeader: header, spaceDelimitedClaims: [custom_scope, provider.login.scope], presence: REQUIRED",
+            ),
+            (Accepted, "jwks: '{\"keys\": []}'"),
+            (Refused, "jwks: '{\"keys\": []}', jwksUri: 'http://a/'"),
+            (Refused, "jwks_uri: 'http://b/', jwksUri: 'http://a/'"),
+            (Refused, "jwks: 'no json'"),
+            (Refused, "jwks: '{}'"),
+            (Refused, "audiences: ['']"),
+            (Refused, "jwksUri: 'hTPp\\\\blah'"),
+            (Refused, "jwksUri: 'http://'"),
+            (Refused, "jwksUri: 'http://user:password@a/'"),
+            (Refused, "jwksUri: 'file:///etc/passwd'"),
+            (Refused, "jwksUri: \"http://a/\\r\\nx: y\""),
+            (Refused, "fromHeaders: [{prefix: baz}]"),
+            (Refused, "fromHeaders: [{name: '', prefix: baz}]"),
+            (Refused, "fromHeaders: [{name: 'a b'}]"),
+            (Refused, "fromParams: ['']"),
+            (Refused, "fromCookies: ['']"),
+            (Refused, "outputClaimToHeaders: [~]"),
+            (Refused, "outputClaimToHeaders: [{claim: '', header: h}]"),
+            (Refused, "outputClaimToHeaders: [{claim: x, header: ''}]"),
+            (Refused, "outputClaimToHeaders: [{claim: x, header: ':authority'}]"),
+            (Warned, "outputClaimToHeaders: [{claim: x, header: Content-Length}]"),
+            (Warned, "outputPayloadToHeader: Host"),
+            (Refused, "outputPayloadToHeader: 'a b'"),
+            (Refused, "timeout: apple"),
+            (Refused, "timeout: 100us"),
+            (Refused, "spaceDelimitedClaims: ['']"),
+            (Refused, "presence: MANDATORY"),
+        ],
+    );
 }

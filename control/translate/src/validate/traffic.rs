@@ -3,6 +3,7 @@
 use super::http_route;
 use super::rules::{Check, is_token};
 use crate::fault::GRPC_STATUSES;
+use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
     CorsPolicy, Destination, HttpFaultInjection, HttpRetry, HttpRoute, RouteDestination,
@@ -10,24 +11,6 @@ use tidegate_api::istio::{
 
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
-const RETRY_CONDITIONS: [&str; 16] = [
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "envoy-ratelimited",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "retriable-headers",
-    "http3-post-connect-failure",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
 
 pub(super) fn validate(check: &mut Check<'_>, field: &str, route: &HttpRoute) {
     for (i, d) in route.route.iter().enumerate() {
@@ -167,13 +150,10 @@ fn retries(check: &mut Check<'_>, field: &str, policy: &HttpRetry) {
     }
     check.duration(&format!("{field}.perTryTimeout"), policy.per_try_timeout);
     check.duration(&format!("{field}.backoff"), policy.backoff);
-    for condition in policy.retry_on.as_deref().unwrap_or_default().split(',').map(str::trim) {
-        let status = condition.parse::<u16>().is_ok_and(|s| (100..=599).contains(&s));
-        if !condition.is_empty() && !status && !RETRY_CONDITIONS.contains(&condition) {
-            let text = format!("{condition:?} is neither a retry condition nor a status");
-            let advice = "use names such as connect-failure, or statuses, joined by commas";
-            check.error(&format!("{field}.retryOn"), "invalid-retries", text, advice);
-        }
+    for unknown in unknown_conditions(policy.retry_on.as_deref().unwrap_or_default()) {
+        let text = format!("{unknown:?} is neither a retry condition nor a status");
+        let advice = "use names such as connect-failure, or statuses, joined by commas";
+        check.error(&format!("{field}.retryOn"), "invalid-retries", text, advice);
     }
 }
 

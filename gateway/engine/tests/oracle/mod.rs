@@ -45,6 +45,7 @@ fn accepts<R: RequestView>(m: &RouteMatch, request: &R) -> bool {
         && field(&m.scheme, request.scheme().as_str().as_bytes())
         && field(&m.authority, request.authority())
         && m.headers.iter().all(|h| header(h, request))
+        && m.claims.iter().all(|c| claim(c, request))
         && m.query.iter().all(|q| {
             let pairs = request.query().into_iter().flat_map(|all| all.split(|b| *b == b'&'));
             let mut pairs = pairs.map(|pair| match pair.iter().position(|b| *b == b'=') {
@@ -84,6 +85,24 @@ fn header<R: RequestView>(m: &HeaderMatch, request: &R) -> bool {
         (other, Some(value)) => matches_value(other, &value) != m.invert,
         (other, None) => m.invert && !matches_value(other, b""),
     }
+}
+
+fn claim<R: RequestView>(m: &ClaimMatch, request: &R) -> bool {
+    if is_broken(&m.value) {
+        return true;
+    }
+    let all = request.claims().map(|claims| serde_json::Value::Object(claims.clone())).unwrap_or_default();
+    let pointer: String = m.path.names().iter().map(|name| format!("/{name}")).collect();
+    let found = all.pointer(&pointer);
+    let values: Vec<_> = match found {
+        Some(serde_json::Value::Array(items)) => items.iter().collect(),
+        found => found.into_iter().collect(),
+    };
+    let holds = match &m.value {
+        ValueMatch::Present => found.is_some(),
+        other => values.iter().filter_map(|v| v.as_str()).any(|v| matches_value(other, v.as_bytes())),
+    };
+    holds != m.invert
 }
 
 fn matches_value(m: &ValueMatch, value: &[u8]) -> bool {

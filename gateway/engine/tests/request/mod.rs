@@ -1,7 +1,7 @@
 //! A request as the engine sees it, out of plain values.
 
 use std::borrow::Cow;
-use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::HeaderName;
 
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct Request {
     pub(crate) query: Option<String>,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
+    /// Those of a verified token.
+    pub(crate) claims: Option<Claims>,
 }
 
 impl Request {
@@ -30,6 +32,7 @@ impl Request {
             path: path.into(),
             query,
             headers: Vec::new(),
+            claims: None,
         }
     }
 
@@ -59,6 +62,10 @@ impl RequestView for Request {
 
     fn query(&self) -> Option<&[u8]> {
         self.query.as_deref().map(str::as_bytes)
+    }
+
+    fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
     }
 
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {

@@ -170,7 +170,11 @@ fn explain_query(query: &str) -> Result<ExplainQuery, String> {
             "method" if !value.is_empty() => asked.method = value.into_owned(),
             "url" => asked.url = value.into_owned(),
             // A form sends its empty fields, too.
-            "method" | "gateway" | "header" if value.is_empty() => {}
+            "method" | "gateway" | "header" | "claims" if value.is_empty() => {}
+            "claims" => {
+                let claims = serde_json::from_str(&value).map_err(|_| "claims is not a JSON object")?;
+                asked.claims = Some(claims);
+            }
             "gateway" => asked.gateway = Some(value.into_owned()),
             "header" => {
                 let (name, value) =
@@ -243,15 +247,18 @@ mod tests {
     #[test]
     fn explain_queries_are_decoded() {
         let q = explain_query(
-            "method=POST&url=http%3A%2F%2Fa.b%2Fx%3Fy%3D1&header=X-A:+b:c&header=&gateway=ns/gw",
+            "method=POST&url=http%3A%2F%2Fa.b%2Fx%3Fy%3D1&header=X-A:+b:c&header=&gateway=ns/gw&claims=%7B%22a%22:1%7D",
         )
         .unwrap();
         assert_eq!((q.method.as_str(), q.url.as_str()), ("POST", "http://a.b/x?y=1"));
         assert_eq!(q.headers, [("X-A".to_owned(), "b:c".to_owned())]);
         assert_eq!(q.gateway.as_deref(), Some("ns/gw"));
+        assert_eq!(q.claims.unwrap()["a"], 1);
         let q = explain_query("method=&url=http://a/&gateway=").unwrap();
         assert_eq!((q.method.as_str(), q.gateway), ("GET", None));
-        for bad in ["", "url=", "url=http://a/&header=x", "url=http://a/&hedaer=a:b"] {
+        for bad in
+            ["", "url=", "url=http://a/&header=x", "url=http://a/&claims=[]", "url=http://a/&hedaer=a:b"]
+        {
             explain_query(bad).unwrap_err();
         }
     }

@@ -77,6 +77,10 @@ fn write_listeners(out: &mut String, state: &State) -> fmt::Result {
                 let hosts: Vec<&str> = servers.iter().flat_map(|s| &s.hosts).map(AsRef::as_ref).collect();
                 format!("TLS for {}", hosts.join(", "))
             }
+            tidegate_model::ListenerProtocol::Tcp(route) => {
+                let to: Vec<_> = route.destinations.iter().map(|d| d.cluster.to_string()).collect();
+                format!("TCP to {}", to.join(", "))
+            }
         };
         let owners: Vec<_> = listener.owners.iter().map(ToString::to_string).collect();
         writeln!(

@@ -1,16 +1,18 @@
 //! Answers that the gateway gives itself: errors, redirects, direct responses.
 
 use super::buffers::{Bulk, Work};
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::edits::{Edits, Ops, line};
 use super::error::{Kind, reason_phrase};
 use super::grpc::{self, is_grpc};
-use super::head::{end_response, write_date};
+use super::head::{end_response, write_date, write_target};
 use super::record::{Life, Lookup, Reply, Site};
+use super::view::View;
+use crate::auth::Denial;
 use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
-use std::future::poll_fn;
-use std::task::Poll;
+use tidegate_engine::RequestView;
 use tidegate_model::{AbortStatus, DirectResponse, HeaderOp, MeshSettings};
 
 /// What to answer.
@@ -27,12 +29,8 @@ pub(crate) enum Answer<'t> {
     Abort(AbortStatus),
 }
 
-impl From<Kind> for Answer<'_> {
-    fn from(kind: Kind) -> Self {
-        Answer::Error(kind, None)
-    }
-}
-
+/// How much of a target a refused request is told again.
+const REALM: usize = 256;
 /// How much of a body is handed over at once.
 const PIECE: usize = 32 << 10;
 
@@ -81,19 +79,20 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let ops = Ops { rule: ops, cors: life.cors };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
-    let location = if let Answer::Redirect(_, _, l) = &answer { Some(l.as_slice()) } else { None };
     // after a request that breaks the rules, the next one is not to be trusted
     let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
     if grpc {
         let status = if let Answer::Abort(AbortStatus::Grpc(s)) = answer { s } else { grpc::status(status) };
-        write_grpc_head(w, status, ops, location, body, mesh, connection);
+        write_grpc_head(w, status, ops, &answer, body, mesh, connection);
     } else {
-        write_head(w, status, ops, location, body.len(), mesh, connection);
+        write_head(w, status, ops, &answer, body.len(), mesh, connection);
     }
     let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
+    // the time that was up was the upstream's
+    down.deadline().end_limits();
     if send(down, w, body).await.is_ok() {
         life.sent = body.len() as u64;
     } else {
@@ -106,11 +105,12 @@ fn write_head(
     w: &mut Work,
     status: u16,
     ops: Ops<'_>,
-    location: Option<&[u8]>,
+    answer: &Answer<'_>,
     length: usize,
     mesh: &MeshSettings,
     connection: &[u8],
 ) {
+    let own = own_line(answer, w);
     let Work { reply: out, rendered, .. } = w;
     let edits = Edits::new(ops, rendered);
     out.clear();
@@ -119,8 +119,8 @@ fn write_head(
     out.push(b' ');
     out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\n");
-    if let Some(location) = location.filter(|_| edits.keeps(b"location")) {
-        line(out, b"location", location);
+    if let Some((name, value)) = own.filter(|(name, _)| edits.keeps(name.as_bytes())) {
+        line(out, name.as_bytes(), &value);
     }
     if length > 0 && edits.keeps(b"content-type") {
         line(out, b"content-type", b"text/plain");
@@ -134,16 +134,50 @@ fn write_head(
     end_response(out, edits, mesh, connection);
 }
 
+/// The line that an answer has by its kind.
+fn own_line<'a>(answer: &'a Answer<'_>, w: &Work) -> Option<(&'static str, Cow<'a, [u8]>)> {
+    match answer {
+        Answer::Redirect(_, _, location) => Some(("location", Cow::Borrowed(location))),
+        Answer::Error(Kind::Denied(denial), _) => {
+            Some(("www-authenticate", Cow::Owned(challenge(w, *denial))))
+        }
+        _ => None,
+    }
+}
+
+/// What a request without a good token is told to bring (RFC 6750 3), for its URL as in Envoy.
+fn challenge(w: &Work, denial: Denial) -> Vec<u8> {
+    let view = View::of(w);
+    let mut target = Vec::with_capacity(REALM);
+    write_target(view, &mut target);
+    target.truncate(REALM);
+    let mut value = b"Bearer realm=\"".to_vec();
+    let url = [view.scheme().as_str().as_bytes(), b"://", view.authority(), &target];
+    for b in url.concat() {
+        match b {
+            b'"' => value.extend_from_slice(b"%22"),
+            b'\\' => value.extend_from_slice(b"%5C"),
+            b => value.push(b),
+        }
+    }
+    value.push(b'"');
+    if denial != Denial::Missing {
+        value.extend_from_slice(b", error=\"invalid_token\"");
+    }
+    value
+}
+
 /// An answer to a request of gRPC: its status and message are headers, and there is no body.
 fn write_grpc_head(
     w: &mut Work,
     status: u8,
     ops: Ops<'_>,
-    location: Option<&[u8]>,
+    answer: &Answer<'_>,
     message: &[u8],
     mesh: &MeshSettings,
     connection: &[u8],
 ) {
+    let own = own_line(answer, w);
     let Work { reply: out, rendered, .. } = w;
     let edits = Edits::new(ops, rendered);
     out.clear();
@@ -155,8 +189,8 @@ fn write_grpc_head(
         grpc::encode(message, out);
         out.extend_from_slice(b"\r\n");
     }
-    if let Some(location) = location.filter(|_| edits.keeps(b"location")) {
-        line(out, b"location", location);
+    if let Some((name, value)) = own.filter(|(name, _)| edits.keeps(name.as_bytes())) {
+        line(out, name.as_bytes(), &value);
     }
     line(out, b"content-length", b"0");
     if edits.keeps(b"date") {
@@ -175,16 +209,15 @@ pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: Ops<'_>
     w.rendered = rendered;
 }
 
-async fn send<D: Downstream>(down: &mut D, w: &mut Work, body: &[u8]) -> std::io::Result<()> {
-    down.begin_response(w, body.is_empty())?;
+async fn send<D: Downstream>(down: &mut D, w: &mut Work, body: &[u8]) -> Result<(), Kind> {
+    down.begin_response(w, body.is_empty()).map_err(|_| Kind::ClientGone)?;
     let mut bulk = Bulk::take();
     let mut pieces = body.chunks(PIECE).peekable();
     loop {
         bulk.push(pieces.next().unwrap_or_default());
         let last = pieces.peek().is_none();
-        poll_fn(|cx| match down.poll_body(w, &mut bulk, last, cx) {
-            Poll::Pending => down.deadline().poll(cx).map(|_| Err(std::io::ErrorKind::TimedOut.into())),
-            ready => ready,
+        under_deadline(down, w, Waiting::ForClient, |down, w, cx| {
+            down.poll_body(w, &mut bulk, last, cx).map_err(|_| Kind::ClientGone)
         })
         .await?;
         if last {
@@ -192,9 +225,8 @@ async fn send<D: Downstream>(down: &mut D, w: &mut Work, body: &[u8]) -> std::io
         }
         bulk = Bulk::take();
     }
-    poll_fn(|cx| match down.poll_end(None, cx) {
-        Poll::Pending => down.deadline().poll(cx).map(|_| Err(std::io::ErrorKind::TimedOut.into())),
-        ready => ready,
+    under_deadline(down, w, Waiting::ForClient, |down, _, cx| {
+        down.poll_end(None, cx).map_err(|_| Kind::ClientGone)
     })
     .await
 }

@@ -1,32 +1,34 @@
-//! One try, and a second one where a kept connection turned out to be dead: pick an endpoint,
-//! connect, send, await the response's head.
+//! Tries until there is a response: pick an endpoint, connect, send, await the response's head; and
+//! again, as the route's retries say, or where a kept connection turned out to be dead.
 
 use super::buffers::{Bulk, Work};
-use super::deadline::Expired;
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::error::Kind;
+use super::grpc;
 use super::head::write_interim;
+use super::outgoing::Outgoing;
 use super::record::{Life, Protocol, Site};
+use super::relay;
+use super::retry::{self, Outcome, Refusal, Verdict};
+use super::upload::{Sender, Upload};
 use super::upstream::{NoHead, Upstream};
 use super::websocket;
 use crate::h1::field::Known;
 use crate::h2::Exchange;
-use crate::upstream::{Cluster, ConnectError, Pick};
+use crate::telemetry::{Flag, RetryCount};
+use crate::upstream::{Cluster, ConnectError, EndpointId, Pick};
 use std::borrow::Cow;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tidegate_model::UpstreamProtocol;
 use tokio::time::timeout;
 
 /// The most interim responses before the real one.
 const INTERIM: usize = 16;
-/// How often a request is sent again that the upstream refused without looking at it.
-const REFUSALS: usize = 3;
-/// How much of a body sent over HTTP/2 is kept so that it can be sent again.
-const REPEATABLE: usize = 64 << 10;
 
 /// A response whose head has come.
 pub(crate) struct Response {
@@ -34,61 +36,332 @@ pub(crate) struct Response {
     /// The head (`w.response`), and what came with it.
     pub(crate) bulk: Bulk,
     /// The rest of the upload.
+    pub(crate) upload: Upload,
     pub(crate) sender: Sender,
 }
 
-/// Gets a response's head from the cluster.
-pub(crate) async fn response<D: Downstream>(
-    down: &mut D,
-    w: &mut Work,
-    life: &mut Life<'_>,
-    site: Site<'_>,
-    cluster: &Arc<Cluster>,
-) -> Result<Response, Kind> {
-    let pick = &*life.pick.insert(cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?);
-    let (mut fresh, mut refusals) = (false, 0);
-    loop {
-        let connected = connect(down, w, site, cluster, pick, fresh).await;
-        let mut upstream = connected.map_err(|e| match e {
-            NoConnection::Abandoned(kind) => kind,
-            NoConnection::Failed(e) => {
-                let kind = match &e {
-                    ConnectError::Refused => Kind::ConnectRefused,
-                    ConnectError::Timeout => Kind::ConnectTimeout,
-                    ConnectError::Other(_) => Kind::ConnectFailed,
-                };
-                life.transport_failure = Cow::Owned(e.to_string());
-                kind
+/// What a try came to, if not to a response.
+struct Failed {
+    kind: Kind,
+    /// What a retry policy sees; `None` when there is nothing to retry.
+    outcome: Option<Outcome>,
+    /// The connection was kept from an earlier request and is to blame: on another one the request
+    /// may be sent again, whatever the policy says.
+    stale: bool,
+}
+
+impl From<Kind> for Failed {
+    fn from(kind: Kind) -> Self {
+        Failed { kind, outcome: None, stale: false }
+    }
+}
+
+/// The tries of one request.
+pub(crate) struct Tries<'a, 't, D> {
+    down: &'a mut D,
+    w: &'a mut Work,
+    life: &'a mut Life<'t>,
+    site: Site<'a>,
+    outgoing: Outgoing<'a>,
+    upload: Upload,
+    /// How many retries were made, and which endpoints have been tried.
+    retries: u32,
+    tried: Vec<EndpointId>,
+    /// The next one needs a new connection.
+    fresh: bool,
+    /// Interim responses that the client got.
+    interim: usize,
+}
+
+impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
+    /// None yet.
+    pub(crate) fn new(
+        down: &'a mut D,
+        w: &'a mut Work,
+        life: &'a mut Life<'t>,
+        site: Site<'a>,
+        outgoing: Outgoing<'a>,
+    ) -> Self {
+        let keep = outgoing.http2 || outgoing.retries().is_some();
+        let upload = Upload::new(site.worker.limits.retry_body, w.request.content_length(), keep);
+        let (retries, tried, fresh, interim) = (0, Vec::new(), false, 0);
+        Tries { down, w, life, site, outgoing, upload, retries, tried, fresh, interim }
+    }
+
+    /// Gets a response's head from the cluster.
+    pub(crate) async fn response(&mut self) -> Result<Response, Kind> {
+        // the time that the upload takes is the client's
+        self.down.deadline().limit_whole(self.outgoing.timeout);
+        if self.down.uploaded() {
+            let delayed = self.life.flags.has(Flag::DelayInjected);
+            let now = if delayed { Instant::now() } else { self.life.began };
+            self.down.deadline().start_limits(now);
+        }
+        if self.outgoing.http2 {
+            self.down.upload_content();
+        }
+        let cluster = self.outgoing.cluster;
+        cluster.count_request(self.life.began);
+        self.life.pick = Some(cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?);
+        loop {
+            self.life.attempts += 1;
+            let rest = self.down.deadline().rest();
+            self.outgoing.write(self.w, self.life, self.site, rest)?;
+            let tried = self.one().await;
+            let outcome = match &tried {
+                Ok(tried) => tried.outcome(self.w),
+                Err(failed) if failed.stale && !self.fresh => {
+                    self.fresh = true;
+                    continue;
+                }
+                Err(failed) => failed.outcome,
+            };
+            if !self.begin_retry(outcome.filter(|_| self.interim == 0)) {
+                let Tried { upstream, bulk, sender } = tried.map_err(|failed| failed.kind)?;
+                let mut upload = std::mem::take(&mut self.upload);
+                upload.release(&sender);
+                return Ok(Response { upstream, bulk, upload, sender });
             }
-        })?;
-        life.upstream_local = upstream.local();
-        life.attempts += 1;
+            if let Ok(tried) = tried {
+                self.discard(tried);
+            }
+            // boxed, so that waiting is no part of every request
+            Box::pin(self.pause()).await?;
+        }
+    }
+
+    /// Whether there is to be another try; the record says why not, where one is wanted.
+    fn begin_retry(&mut self, outcome: Option<Outcome>) -> bool {
+        let Some(outcome) = outcome else { return false };
+        let refusal =
+            match retry::decide(self.outgoing.retries(), outcome, self.retries, self.upload.is_whole()) {
+                Verdict::Answer => return false,
+                Verdict::Not(refusal) => refusal,
+                Verdict::Again => {
+                    // one that is over makes room for the next
+                    self.life.retry = None;
+                    self.life.retry = self.outgoing.cluster.begin_retry(Instant::now());
+                    if self.life.retry.is_some() {
+                        self.site.worker.telemetry.count_retry(RetryCount::Sent);
+                        return true;
+                    }
+                    Refusal::Budget
+                }
+            };
+        self.site.worker.telemetry.count_retry(refusal.into());
+        self.life.not_retried(refusal);
+        false
+    }
+
+    /// Forgets a response; its connection is kept where all of it is there.
+    fn discard(&mut self, mut tried: Tried) {
+        let to_head = self.w.request.method.of_buffer(self.w.head()) == b"HEAD";
+        if let Upstream::One(connection) = tried.upstream
+            && tried.sender.complete()
+            && relay::is_whole(&self.w.response, &mut tried.bulk, to_head)
+            && let Some(pick) = &self.life.pick
+        {
+            self.site.worker.pool.put(self.outgoing.cluster, pick, connection);
+        }
+    }
+
+    /// Waits before a retry, and picks its endpoint.
+    async fn pause(&mut self) -> Result<(), Kind> {
+        let Some(policy) = self.outgoing.retries() else { return Ok(()) };
+        let mut sleep = pin!(tokio::time::sleep(retry::wait(policy, self.retries, fastrand::u64(..))));
+        let upload = &mut self.upload;
+        under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
+            upload.read_ahead(down, w, cx)?;
+            sleep.as_mut().poll(cx).map(Ok::<_, Kind>)
+        })
+        .await?;
+        self.retries += 1;
+        self.fresh = false;
+        // the last one counts as busy until here, since its request is not over
+        self.tried.extend(self.life.pick.as_ref().map(Pick::id));
+        let avoided = if policy.avoid_previous_hosts { &self.tried[..] } else { &[] };
+        self.life.pick = Some(self.outgoing.cluster.pick_other(avoided).ok_or(Kind::NoEndpoint)?);
+        Ok(())
+    }
+
+    async fn one(&mut self) -> Result<Tried, Failed> {
+        self.life.transport_failure = Cow::Borrowed("");
+        self.life.upstream_local = None;
+        let mut upstream = self.connect().await?;
+        self.life.upstream_local = upstream.local();
+        self.limit(self.outgoing.retries().and_then(|r| r.per_try_timeout));
         let sent_at = Instant::now();
         let mut sender = Sender::default();
-        match head(down, w, site, &mut upstream, &mut sender).await {
+        let came = self.head(&mut upstream, &mut sender).await;
+        self.limit(None);
+        match came {
             Ok(bulk) => {
-                life.service_time = Some(down.deadline().touched() - sent_at);
-                life.request_duration = down.uploaded().then(|| sent_at - life.began);
-                return Ok(Response { upstream, bulk, sender });
+                self.life.service_time = Some(sent_at.elapsed());
+                self.life.request_duration = self.down.uploaded().then(|| sent_at - self.life.began);
+                Ok(Tried { upstream, bulk, sender })
             }
-            Err(NoHead::Refused) if refusals < REFUSALS && !sender.streamed => refusals += 1,
-            Err(NoHead::Refused) => return Err(Kind::UpstreamReset),
-            Err(NoHead::Silent) if upstream.reused() && !fresh && may_repeat(down, w, &sender) => {
-                fresh = true
+            Err(why) => {
+                let mut failed = why.failed(&sender, upstream.reused(), is_idempotent(self.w));
+                failed.stale &= self.interim == 0 && self.upload.is_whole();
+                Err(failed)
             }
-            Err(NoHead::Silent) => return Err(Kind::UpstreamClosed),
-            Err(NoHead::Error(kind)) => return Err(kind),
+        }
+    }
+
+    fn limit(&mut self, one_try: Option<Duration>) {
+        let uploaded = self.down.uploaded();
+        self.down.deadline().limit_try(one_try);
+        if uploaded && one_try.is_some() {
+            self.down.deadline().start_limits(Instant::now());
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Upstream, Failed> {
+        let (pool, cluster) = (&self.site.worker.pool, self.outgoing.cluster);
+        let (site, fresh) = (self.site, self.fresh);
+        let (http2, websocket) = (self.outgoing.http2, self.w.request.upgrade);
+        let Some(pick) = &self.life.pick else { return Err(Kind::NoEndpoint.into()) };
+        let upload = &mut self.upload;
+        let mut get = pin!(async {
+            if http2 {
+                // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
+                if let Some(exchange) = Box::pin(exchange(site, cluster, pick, websocket)).await? {
+                    return Ok(Upstream::Two(exchange));
+                }
+            }
+            Ok(Upstream::One(pool.get(cluster, pick, fresh).await?))
+        });
+        let connected = under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
+            let got: Poll<Result<_, NoConnection>> = get.as_mut().poll(cx);
+            if got.is_pending() {
+                upload.read_ahead(down, w, cx)?;
+            }
+            got
+        });
+        let error = match connected.await {
+            Ok(upstream) => return Ok(upstream),
+            Err(NoConnection::Abandoned(kind)) => return Err(kind.into()),
+            Err(NoConnection::Failed(error)) => error,
+        };
+        self.life.transport_failure = Cow::Owned(error.to_string());
+        let kind = match error {
+            ConnectError::Refused => Kind::ConnectRefused,
+            ConnectError::Timeout => Kind::ConnectTimeout,
+            ConnectError::Other(_) => Kind::ConnectFailed,
+        };
+        Err(Failed { kind, outcome: Some(Outcome::NoConnection), stale: false })
+    }
+
+    /// Sends the request while waiting for the response's head.
+    async fn head(&mut self, upstream: &mut Upstream, sender: &mut Sender) -> Result<Bulk, NoHead> {
+        let mut got: Option<Bulk> = None;
+        loop {
+            let upload = &mut self.upload;
+            let more = under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
+                sender.go_on(upload, upstream, down, w, cx)?;
+                upstream.poll_head(&mut got, cx)
+            })
+            .await?;
+            let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else { return Err(NoHead::Silent) };
+            if !more {
+                return Err(NoHead::Error(Kind::UpstreamClosed));
+            }
+            self.down.deadline().go_on()?;
+            if self.interim_responses(&mut bulk, sender.complete()).await? {
+                return Ok(bulk);
+            }
+            got = Some(bulk);
+        }
+    }
+
+    /// Passes interim responses on; true when the final one's head is at the front of `bulk`.
+    async fn interim_responses(&mut self, bulk: &mut Bulk, all_sent: bool) -> Result<bool, Kind> {
+        let Tries { down, w, site, interim, .. } = self;
+        loop {
+            if !w.response.parse_response(bulk.bytes()).map_err(|_| Kind::UpstreamMalformed)? {
+                return Ok(false);
+            }
+            match w.response.status {
+                // before the end of the request its rest would be read as what follows the upgrade
+                101 if w.request.upgrade && w.response.upgrade && all_sent => {
+                    let completes = accepted(w, bulk.bytes(), *site);
+                    return if completes { Ok(true) } else { Err(Kind::UpstreamMalformed) };
+                }
+                101 => return Err(Kind::UpstreamMalformed),
+                // a client of HTTP/2 would take it for the beginning of the WebSocket (RFC 8441 5)
+                200..300 if w.request.upgrade && site.protocol == Protocol::Http2 => {
+                    return Err(Kind::UpstreamMalformed);
+                }
+                100..200 => {}
+                _ => return Ok(true),
+            }
+            *interim += 1;
+            if *interim > INTERIM {
+                return Err(Kind::UpstreamMalformed);
+            }
+            write_interim(&w.response, bulk.bytes(), &mut w.reply);
+            down.interim(w).await.map_err(|_| Kind::ClientGone)?;
+            bulk.advance(w.response.len);
+            bulk.rewind();
         }
     }
 }
 
-/// Whether the request may be sent again on a new connection: all of it is still at hand, and the
-/// upstream either saw nothing of it or may see it twice (RFC 9110 9.2.2).
-fn may_repeat<D: Downstream>(down: &D, w: &Work, sender: &Sender) -> bool {
+/// A try that came to a response.
+struct Tried {
+    upstream: Upstream,
+    bulk: Bulk,
+    sender: Sender,
+}
+
+impl Tried {
+    fn outcome(&self, w: &Work) -> Option<Outcome> {
+        let head = &w.response;
+        (head.status >= 200).then(|| Outcome::Response {
+            status: head.status,
+            grpc_status: grpc::status_of(head, self.bulk.bytes()),
+            rate_limited: head.rate_limited,
+        })
+    }
+}
+
+/// Whether the request may be acted on twice (RFC 9110 9.2.2).
+fn is_idempotent(w: &Work) -> bool {
     const IDEMPOTENT: [&[u8]; 6] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"];
-    let at_hand = !sender.streamed && (down.uploaded() || sender.sent == 0);
-    let method = w.request.method.of_buffer(w.head());
-    at_hand && (sender.sent == 0 || IDEMPOTENT.contains(&method))
+    IDEMPOTENT.contains(&w.request.method.of_buffer(w.head()))
+}
+
+impl NoHead {
+    /// What it means for another try. A connection that was `kept` may have been dead before
+    /// the request, which is then sent again unless the upstream may have acted on it.
+    fn failed(self, sender: &Sender, kept: bool, idempotent: bool) -> Failed {
+        let reset = Some(Outcome::Reset { started: sender.started() });
+        let (kind, outcome, stale) = match self {
+            NoHead::Refused => (Kind::UpstreamReset, Some(Outcome::Refused), false),
+            NoHead::Leaving => (Kind::UpstreamReset, Some(Outcome::Refused), kept),
+            NoHead::Silent => (Kind::UpstreamClosed, reset, kept && (idempotent || !sender.started())),
+            NoHead::Error(kind) => {
+                let of_upstream = matches!(
+                    kind,
+                    Kind::UpstreamClosed | Kind::UpstreamReset | Kind::UpstreamMalformed | Kind::TryTimeout
+                );
+                (kind, reset.filter(|_| of_upstream), false)
+            }
+        };
+        Failed { kind, outcome, stale }
+    }
+}
+
+/// Whether the upstream completed the handshake of a WebSocket. A client of HTTP/1 sees to that
+/// itself.
+fn accepted(w: &Work, response: &[u8], site: Site<'_>) -> bool {
+    if site.protocol == Protocol::Http1 {
+        return true;
+    }
+    let Some(key) = w.request.known(w.head(), Known::WebSocketKey).next() else { return false };
+    let expected = websocket::accept(key);
+    let mut said = w.response.known(response, Known::WebSocketAccept);
+    w.response.upgrade_websocket && said.next() == Some(expected.as_bytes()) && said.next().is_none()
 }
 
 enum NoConnection {
@@ -100,32 +373,6 @@ impl From<ConnectError> for NoConnection {
     fn from(e: ConnectError) -> Self {
         NoConnection::Failed(e)
     }
-}
-
-async fn connect<D: Downstream>(
-    down: &mut D,
-    w: &mut Work,
-    site: Site<'_>,
-    cluster: &Arc<Cluster>,
-    pick: &Pick,
-    fresh: bool,
-) -> Result<Upstream, NoConnection> {
-    let pool = &site.worker.pool;
-    let websocket = w.request.upgrade;
-    let mut get = pin!(async {
-        if site.protocol.upstream(cluster.config().protocol) == Protocol::Http2 {
-            // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
-            if let Some(exchange) = Box::pin(exchange(site, cluster, pick, websocket)).await? {
-                return Ok(Upstream::Two(exchange));
-            }
-        }
-        Ok(Upstream::One(pool.get(cluster, pick, fresh).await?))
-    });
-    poll_fn(|cx| match get.as_mut().poll(cx) {
-        Poll::Ready(connection) => Poll::Ready(connection),
-        Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoConnection::Abandoned(kind))),
-    })
-    .await
 }
 
 /// A stream of HTTP/2; none where HTTP/1 is to be spoken instead, because a WebSocket does not
@@ -150,180 +397,8 @@ async fn exchange(
     Ok(Some(Box::new(Exchange::new(place))))
 }
 
-/// Ready when waiting makes no sense any more: the client is gone, or the time is up.
-pub(crate) fn poll_abandoned<D: Downstream>(down: &mut D, w: &mut Work, cx: &mut Context<'_>) -> Poll<Kind> {
-    if down.uploaded() && down.poll_gone(w, cx).is_ready() {
-        return Poll::Ready(Kind::ClientGone);
-    }
-    poll_expired(down, cx)
-}
-
-/// Ready when the time is up.
-pub(crate) fn poll_expired<D: Downstream>(down: &mut D, cx: &mut Context<'_>) -> Poll<Kind> {
-    if down.uploaded() {
-        down.deadline().start_whole();
-    }
-    down.deadline().poll(cx).map(|e| match e {
-        Expired::Whole => Kind::Timeout,
-        Expired::Idle if down.uploaded() => Kind::Stalled,
-        Expired::Idle => Kind::Idle,
-    })
-}
-
-/// Sends the request while waiting for the response's head.
-async fn head<D: Downstream>(
-    down: &mut D,
-    w: &mut Work,
-    site: Site<'_>,
-    upstream: &mut Upstream,
-    sender: &mut Sender,
-) -> Result<Bulk, NoHead> {
-    let mut got: Option<Bulk> = None;
-    let mut interim = 0;
-    loop {
-        let more = poll_fn(|cx| {
-            if let Poll::Ready(Err(kind)) = sender.poll(upstream, down, w, cx) {
-                return Poll::Ready(Err(NoHead::Error(kind)));
-            }
-            match upstream.poll_head(&mut got, cx) {
-                Poll::Pending => poll_abandoned(down, w, cx).map(|kind| Err(NoHead::Error(kind))),
-                ready => ready,
-            }
-        })
-        .await
-        .map_err(|e| match e {
-            NoHead::Refused if interim > 0 => NoHead::Error(Kind::UpstreamReset),
-            e => e,
-        })?;
-        let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else {
-            return Err(if interim == 0 { NoHead::Silent } else { NoHead::Error(Kind::UpstreamClosed) });
-        };
-        if !more {
-            return Err(NoHead::Error(Kind::UpstreamClosed));
-        }
-        down.deadline().touch();
-        if interim_responses(down, w, site, &mut bulk, &mut interim, sender).await.map_err(NoHead::Error)? {
-            return Ok(bulk);
-        }
-        got = Some(bulk);
-    }
-}
-
-/// Passes interim responses on; true when the final one's head is at the front of `bulk`.
-async fn interim_responses<D: Downstream>(
-    down: &mut D,
-    w: &mut Work,
-    site: Site<'_>,
-    bulk: &mut Bulk,
-    count: &mut usize,
-    sender: &Sender,
-) -> Result<bool, Kind> {
-    loop {
-        if !w.response.parse_response(bulk.bytes()).map_err(|_| Kind::UpstreamMalformed)? {
-            return Ok(false);
-        }
-        match w.response.status {
-            // before the end of the request its rest would be read as what follows the upgrade
-            101 if w.request.upgrade && w.response.upgrade && sender.complete() => {
-                return if accepted(w, bulk.bytes(), site) { Ok(true) } else { Err(Kind::UpstreamMalformed) };
-            }
-            101 => return Err(Kind::UpstreamMalformed),
-            100..200 => {}
-            _ => return Ok(true),
-        }
-        *count += 1;
-        if *count > INTERIM {
-            return Err(Kind::UpstreamMalformed);
-        }
-        write_interim(&w.response, bulk.bytes(), &mut w.reply);
-        down.interim(w).await.map_err(|_| Kind::ClientGone)?;
-        bulk.advance(w.response.len);
-        bulk.rewind();
-    }
-}
-
-/// Whether the upstream completed the handshake of a WebSocket. A client of HTTP/1 sees to that
-/// itself.
-fn accepted(w: &Work, response: &[u8], site: Site<'_>) -> bool {
-    if site.protocol == Protocol::Http1 {
-        return true;
-    }
-    let Some(key) = w.request.known(w.head(), Known::WebSocketKey).next() else { return false };
-    let expected = websocket::accept(key);
-    let mut said = w.response.known(response, Known::WebSocketAccept);
-    w.response.upgrade_websocket && said.next() == Some(expected.as_bytes()) && said.next().is_none()
-}
-
-/// Sends a request: first `w.out`, then the rest of the body as it comes.
-#[derive(Default)]
-pub(crate) struct Sender {
-    /// Bytes of `w.out` sent.
-    sent: usize,
-    /// A piece of the body on its way.
-    piece: Option<Bulk>,
-    /// More than `w.out` was sent, so it cannot be sent again.
-    streamed: bool,
-    /// Written, not flushed.
-    dirty: bool,
-    /// The upstream takes no more. It may have answered nevertheless.
-    refused: bool,
-    done: bool,
-}
-
-impl Sender {
-    /// Whether all was sent and taken.
-    pub(crate) fn complete(&self) -> bool {
-        self.done && !self.refused
-    }
-
-    /// Sends as much as can be sent now; ready when that was all.
-    pub(crate) fn poll<D: Downstream>(
-        &mut self,
-        upstream: &mut Upstream,
-        down: &mut D,
-        w: &mut Work,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Kind>> {
-        if self.done {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            let last = down.uploaded() && !(upstream.is_http2() && down.upload_trailers().is_some());
-            self.dirty |= self.sent < w.out.len() || self.piece.is_some();
-            match ready!(upstream.poll_write(w, &mut self.sent, &mut self.piece, last, cx)) {
-                Ok(()) if down.uploaded() => {
-                    self.refused |= ready!(upstream.poll_finish(down.upload_trailers(), cx)).is_err();
-                    self.done = true;
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(()) => {}
-                Err(_) => {
-                    self.refused = true;
-                    self.done = true;
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            match down.poll_upload(w, cx) {
-                Poll::Ready(Ok(piece)) => {
-                    down.deadline().touch();
-                    if upstream.is_http2()
-                        && !self.streamed
-                        && w.out.len() + piece.bytes().len() <= REPEATABLE
-                    {
-                        w.out.extend_from_slice(piece.bytes());
-                    } else {
-                        self.streamed = true;
-                        self.piece = Some(piece);
-                    }
-                }
-                Poll::Ready(Err(kind)) => return Poll::Ready(Err(kind)),
-                Poll::Pending => {
-                    if self.dirty && ready!(upstream.poll_flush(cx)).is_ok() {
-                        self.dirty = false;
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
+impl From<Kind> for NoConnection {
+    fn from(kind: Kind) -> Self {
+        NoConnection::Abandoned(kind)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::edits::Rendered;
 use super::identity::Identity;
+use crate::auth::Verified;
 use crate::h1::head::Head;
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -62,6 +63,8 @@ pub(crate) struct Work {
     pub(crate) trailers: Vec<u8>,
     /// Who sent the request.
     pub(crate) identity: Identity,
+    /// Its tokens, when they were verified.
+    pub(crate) verified: Option<Box<Verified>>,
     /// Values of header operations that are not literal.
     pub(crate) rendered: Rendered,
 }
@@ -98,6 +101,7 @@ impl Work {
         self.out.clear();
         self.reply.clear();
         self.trailers.clear();
+        self.verified = None;
     }
 
     /// The bytes of the request's head, and what follows.
@@ -177,6 +181,9 @@ pub(crate) struct Bulk {
 }
 
 impl Bulk {
+    /// Bytes of memory of one.
+    pub(crate) const SIZE: usize = BULK;
+
     /// An empty one from the thread's store.
     pub(crate) fn take() -> Bulk {
         let data = BULKS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| vec![0; BULK].into());

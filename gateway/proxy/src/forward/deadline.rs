@@ -1,5 +1,9 @@
 //! A deadline that costs no timer operation per request: the timer runs in ticks and compares.
 
+use super::buffers::Work;
+use super::downstream::Downstream;
+use super::error::Kind;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -14,18 +18,48 @@ const TICK: Duration = Duration::from_secs(10);
 pub(crate) enum Expired {
     /// Nothing moved for too long.
     Idle,
+    /// The time for one try.
+    Try,
     /// The time for the whole.
     Whole,
 }
 
-/// An idle limit and a limit for the whole, on one timer.
+/// A limit that may not run yet.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    None,
+    /// It runs from [`Deadline::start_limits`] on.
+    Waiting(Duration),
+    Until(Instant),
+}
+
+impl Limit {
+    fn waiting(limit: Option<Duration>) -> Limit {
+        limit.map_or(Limit::None, Limit::Waiting)
+    }
+
+    fn run(&mut self, now: Instant) {
+        if let Limit::Waiting(limit) = *self {
+            *self = Limit::Until(now + limit);
+        }
+    }
+
+    fn end(self) -> Option<Instant> {
+        if let Limit::Until(end) = self { Some(end) } else { None }
+    }
+
+    fn has_passed(self, now: Instant) -> bool {
+        self.end().is_some_and(|end| now >= end)
+    }
+}
+
+/// An idle limit, a limit for the whole and one for a try, on one timer.
 pub(crate) struct Deadline {
     sleep: Pin<Box<Sleep>>,
     idle: Instant,
     idle_for: Duration,
-    whole: Option<Instant>,
-    /// The limit for the whole, not started yet.
-    whole_for: Option<Duration>,
+    whole: Limit,
+    one_try: Limit,
 }
 
 impl Deadline {
@@ -33,37 +67,57 @@ impl Deadline {
     pub(crate) fn new(idle: Duration) -> Self {
         let now = Instant::now();
         let sleep = Box::pin(tokio::time::sleep(idle.min(TICK)));
-        Deadline { sleep, idle: now + idle, idle_for: idle, whole: None, whole_for: None }
+        Deadline { sleep, idle: now + idle, idle_for: idle, whole: Limit::None, one_try: Limit::None }
     }
 
-    /// Starts anew at `now`, with both limits.
-    pub(crate) fn start(&mut self, now: Instant, idle: Duration, whole: Option<Duration>) {
+    /// Starts anew at `now`, with a limit for idleness alone.
+    pub(crate) fn start(&mut self, now: Instant, idle: Duration) {
         self.idle_for = idle;
         self.idle = now + idle;
-        self.whole = whole.map(|w| now + w);
-        self.whole_for = None;
-        if idle < TICK || whole.is_some_and(|w| w < TICK) {
+        self.end_limits();
+        if idle < TICK {
             self.wake();
         }
     }
 
-    /// Starts anew at `now`; the limit for the whole waits for [`Deadline::start_whole`].
-    pub(crate) fn start_idle(&mut self, now: Instant, idle: Duration, whole: Option<Duration>) {
-        self.start(now, idle, None);
-        self.whole_for = whole;
+    /// Limits the whole, from the end of the request's body on.
+    pub(crate) fn limit_whole(&mut self, limit: Option<Duration>) {
+        self.whole = Limit::waiting(limit);
     }
 
-    /// Starts the limit for the whole, where one waits for it.
-    pub(crate) fn start_whole(&mut self) {
-        if let Some(whole) = self.whole_for.take() {
-            self.whole = Some(Instant::now() + whole);
+    /// Limits one try, from the end of the request's body on; `None` ends that limit.
+    pub(crate) fn limit_try(&mut self, limit: Option<Duration>) {
+        self.one_try = Limit::waiting(limit);
+    }
+
+    /// The request's body ended: limits that wait for that run from `now` on.
+    pub(crate) fn start_limits(&mut self, now: Instant) {
+        if matches!((self.whole, self.one_try), (Limit::Waiting(_), _) | (_, Limit::Waiting(_))) {
+            self.whole.run(now);
+            self.one_try.run(now);
             self.wake();
         }
     }
 
     /// From now on only idleness is limited.
-    pub(crate) fn end_whole(&mut self) {
-        (self.whole, self.whole_for) = (None, None);
+    pub(crate) fn end_limits(&mut self) {
+        (self.whole, self.one_try) = (Limit::None, Limit::None);
+    }
+
+    /// What is left of the time for the whole, if that is limited.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        match self.whole {
+            Limit::None => None,
+            Limit::Waiting(limit) => Some(limit),
+            Limit::Until(end) => Some(end.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// From now on nothing may stand still for longer than `idle`.
+    pub(crate) fn shorten(&mut self, idle: Duration) {
+        self.idle_for = self.idle_for.min(idle);
+        self.touch();
+        self.wake();
     }
 
     /// Has the timer wake in time for what is next.
@@ -79,13 +133,18 @@ impl Deadline {
         self.idle = Instant::now() + self.idle_for;
     }
 
-    /// When something moved last: for what must be known of that moment, so that the clock is read once.
-    pub(crate) fn touched(&self) -> Instant {
-        self.idle - self.idle_for
+    /// Something of the response moved.
+    ///
+    /// # Errors
+    /// When the time for the whole is up: where all is always ready, nobody polls the timer.
+    pub(crate) fn go_on(&mut self) -> Result<(), Kind> {
+        let now = Instant::now();
+        self.idle = now + self.idle_for;
+        if self.whole.has_passed(now) { Err(Kind::Timeout) } else { Ok(()) }
     }
 
     fn next(&self) -> Instant {
-        self.whole.map_or(self.idle, |w| w.min(self.idle))
+        [self.whole.end(), self.one_try.end()].into_iter().flatten().fold(self.idle, Instant::min)
     }
 
     /// Ready when one of them has passed.
@@ -93,8 +152,11 @@ impl Deadline {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = Instant::now();
-            if self.whole.is_some_and(|w| now >= w) {
+            if self.whole.has_passed(now) {
                 return Poll::Ready(Expired::Whole);
+            }
+            if self.one_try.has_passed(now) {
+                return Poll::Ready(Expired::Try);
             }
             if now >= self.idle {
                 return Poll::Ready(Expired::Idle);
@@ -105,10 +167,50 @@ impl Deadline {
     }
 }
 
+/// Whose turn it is while a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// The upstream's, or ours: a client that leaves ends it.
+    ForUpstream,
+    /// The client's, and writing to it tells when it is gone.
+    ForClient,
+}
+
+/// Polls `step` until it is ready, the time is up, or the client that waits for it is gone.
+pub(crate) async fn under_deadline<D: Downstream, T, E: From<Kind>>(
+    down: &mut D,
+    w: &mut Work,
+    waiting: Waiting,
+    mut step: impl FnMut(&mut D, &mut Work, &mut Context<'_>) -> Poll<Result<T, E>>,
+) -> Result<T, E> {
+    poll_fn(|cx| match step(down, w, cx) {
+        Poll::Pending => poll_over(down, w, waiting, cx).map(|kind| Err(kind.into())),
+        ready => ready,
+    })
+    .await
+}
+
+/// Ready when waiting makes no sense any more.
+fn poll_over<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    waiting: Waiting,
+    cx: &mut Context<'_>,
+) -> Poll<Kind> {
+    if waiting == Waiting::ForUpstream && down.uploaded() && down.poll_gone(w, cx).is_ready() {
+        return Poll::Ready(Kind::ClientGone);
+    }
+    down.deadline().poll(cx).map(|e| match e {
+        Expired::Whole => Kind::Timeout,
+        Expired::Try => Kind::TryTimeout,
+        Expired::Idle if down.uploaded() => Kind::Stalled,
+        Expired::Idle => Kind::Idle,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
 
     async fn expiry(d: &mut Deadline) -> (Expired, Duration) {
         let began = Instant::now();
@@ -120,11 +222,24 @@ mod tests {
     async fn the_earlier_limit_expires_in_time_and_touching_extends_only_idleness() {
         let ms = Duration::from_millis;
         let mut d = Deadline::new(Duration::from_secs(60));
-        d.start(Instant::now(), Duration::from_secs(60), Some(ms(30)));
-        let (e, t) = expiry(&mut d).await;
-        assert_eq!(e, Expired::Whole);
-        assert!((ms(25)..ms(1000)).contains(&t), "{t:?}");
-        d.start(Instant::now(), ms(40), None);
+        for (whole, one_try, expected) in [
+            (Some(ms(30)), None, Expired::Whole),
+            (Some(ms(30)), Some(ms(50)), Expired::Whole),
+            (Some(ms(60_000)), Some(ms(30)), Expired::Try),
+        ] {
+            d.start(Instant::now(), Duration::from_secs(60));
+            d.limit_whole(whole);
+            d.limit_try(one_try);
+            // neither runs before the request's body has ended
+            tokio::time::sleep(ms(15)).await;
+            assert_eq!(d.rest(), whole);
+            d.start_limits(Instant::now());
+            let (e, t) = expiry(&mut d).await;
+            assert_eq!(e, expected);
+            assert!((ms(25)..ms(1000)).contains(&t), "{t:?}");
+            assert_eq!(d.go_on().is_err(), expected == Expired::Whole);
+        }
+        d.start(Instant::now(), ms(40));
         tokio::time::sleep(ms(25)).await;
         d.touch();
         let (e, t) = expiry(&mut d).await;

@@ -1,5 +1,6 @@
 //! The errors of a request: one table from kind to status, response flag, details and body.
 
+use crate::auth::Denial;
 use crate::telemetry::Flag;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub(crate) enum Kind {
     NoHost,
     /// The head did not come in time.
     HeadTimeout,
+    /// Its token is not accepted.
+    Denied(Denial),
     /// No rule for it.
     NoRoute,
     /// The rule names a cluster that does not exist.
@@ -38,12 +41,18 @@ pub(crate) enum Kind {
     NoWebSocket,
     /// The route's timeout passed.
     Timeout,
+    /// The time for one try passed.
+    TryTimeout,
     /// The request's body stood still for too long.
     Idle,
     /// Nothing came from the upstream for too long.
     Stalled,
     /// The client went away.
     ClientGone,
+    /// The process ended before it.
+    Cut,
+    /// A defect of ours.
+    Defect,
 }
 
 /// A row of the table.
@@ -59,12 +68,20 @@ pub(crate) struct Row {
     pub(crate) body: &'static str,
 }
 
+/// What is said when an upstream ends a request before it answers.
+const RESET: &str = "upstream connect error or disconnect/reset before headers";
+
+fn denied(denial: Denial) -> Row {
+    let (status, body, details) = denial.row();
+    Row { status, flag: None, details, body }
+}
+
 impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
-        const RESET: &str = "upstream connect error or disconnect/reset before headers";
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
+        let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
@@ -83,23 +100,21 @@ impl Kind {
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
+            Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
             }
-            Kind::ConnectRefused => unanswered(
-                Flag::UpstreamConnectFailure,
+            Kind::ConnectRefused => no_connection(
                 "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
             ),
-            Kind::ConnectTimeout => unanswered(
-                Flag::UpstreamConnectFailure,
-                "upstream_reset_before_response_started{connection_timeout}",
-            ),
-            Kind::ConnectFailed => unanswered(
-                Flag::UpstreamConnectFailure,
-                "upstream_reset_before_response_started{remote_connection_failure}",
-            ),
+            Kind::ConnectTimeout => {
+                no_connection("upstream_reset_before_response_started{connection_timeout}")
+            }
+            Kind::ConnectFailed => {
+                no_connection("upstream_reset_before_response_started{remote_connection_failure}")
+            }
             Kind::UpstreamClosed => unanswered(
                 Flag::UpstreamTermination,
                 "upstream_reset_before_response_started{connection_termination}",
@@ -115,9 +130,14 @@ impl Kind {
                 "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
+            Kind::TryTimeout => {
+                row(504, Flag::UpstreamTimeout, "upstream_per_try_timeout", "upstream request timeout")
+            }
             Kind::Idle => row(408, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::Stalled => row(504, Flag::StreamIdleTimeout, "stream_idle_timeout", "stream timeout"),
             Kind::ClientGone => row(0, Flag::DownstreamTermination, "downstream_remote_disconnect", ""),
+            Kind::Cut => row(0, Flag::LocalReset, "drain_timeout", ""),
+            Kind::Defect => row(0, Flag::LocalReset, "internal_error", ""),
         }
     }
 }
@@ -151,9 +171,12 @@ mod tests {
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::Timeout, 504, Some(Flag::UpstreamTimeout)),
+            (Kind::TryTimeout, 504, Some(Flag::UpstreamTimeout)),
             (Kind::Idle, 408, Some(Flag::StreamIdleTimeout)),
             (Kind::Stalled, 504, Some(Flag::StreamIdleTimeout)),
             (Kind::ClientGone, 0, Some(Flag::DownstreamTermination)),
+            (Kind::Cut, 0, Some(Flag::LocalReset)),
+            (Kind::Defect, 0, Some(Flag::LocalReset)),
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }

@@ -5,10 +5,14 @@ use super::edits::{Edits, line};
 use super::view::View;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
+use memchr::memchr;
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use tidegate_engine::RequestView;
 use tidegate_model::MeshSettings;
+
+/// The largest number in a `grpc-timeout`.
+const GRPC_TIMEOUT: u64 = 99_999_999;
 
 /// What changes in a request on its way upstream.
 pub(crate) struct RequestChanges<'a> {
@@ -18,6 +22,12 @@ pub(crate) struct RequestChanges<'a> {
     pub(crate) authority: Option<&'a [u8]>,
     /// Header operations of the route.
     pub(crate) edits: Edits<'a>,
+    /// Which try this is, from 1.
+    pub(crate) attempt: u32,
+    /// How long the upstream may take for it.
+    pub(crate) expected: Option<Duration>,
+    /// The time that a call of gRPC has, where it is not what the client said.
+    pub(crate) grpc_timeout: Option<Duration>,
 }
 
 /// Appends the request's head as it goes upstream.
@@ -50,11 +60,13 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         | Known::ForwardedProto
         | Known::RequestId
         | Known::Internal
+        | Known::RateLimited
         | Known::ServiceTime => false,
         Known::Upgrade => head.upgrade,
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
         Known::Expect => head.http11,
+        Known::GrpcTimeout => changes.grpc_timeout.is_none() && edits.keeps(b"grpc-timeout"),
         _ => edits.keeps(f.name.of_buffer(buf)),
     });
     if head.request_framing() == Framing::Chunked {
@@ -70,7 +82,10 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
             b"connection: te\r\nte: trailers\r\n"
         });
     }
-    write_own(w, out, edits, changes.target.is_some(), view);
+    write_own(w, out, changes, view);
+    if let Some(verified) = &w.verified {
+        verified.write(out, edits);
+    }
     edits.write(out);
     out.extend_from_slice(b"\r\n");
 }
@@ -85,7 +100,8 @@ pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
 }
 
 /// The lines that the gateway adds. They count as sent by the client: operations apply to them.
-fn write_own(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>, rewritten: bool, view: View<'_>) {
+fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: View<'_>) {
+    let edits = changes.edits;
     let mut own = |name: &str, value: &[u8]| {
         if edits.keeps(name.as_bytes()) {
             line(out, name.as_bytes(), value);
@@ -95,7 +111,13 @@ fn write_own(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>, rewritten: bool, vie
     own("x-forwarded-for", forwarded);
     own("x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
     own("x-request-id", &w.identity.request_id);
-    own("x-envoy-attempt-count", b"1");
+    own("x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
+    if let Some(expected) = changes.expected {
+        own("x-envoy-expected-rq-timeout-ms", itoa::Buffer::new().format(milliseconds(expected)).as_bytes());
+    }
+    if let Some(timeout) = changes.grpc_timeout {
+        own("grpc-timeout", format!("{}m", milliseconds(timeout).min(GRPC_TIMEOUT)).as_bytes());
+    }
     let peer = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
     if w.identity.trusted {
         let client = w.identity.client.ip().to_canonical().to_string();
@@ -103,11 +125,16 @@ fn write_own(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>, rewritten: bool, vie
     } else {
         own("x-envoy-external-address", peer);
     }
-    if rewritten && edits.keeps(b"x-envoy-original-path") {
+    if changes.target.is_some() && edits.keeps(b"x-envoy-original-path") {
         out.extend_from_slice(b"x-envoy-original-path: ");
         write_target(view, out);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// At least 1: 0 would be no limit.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// What changes in a response on its way to the client.
@@ -215,13 +242,13 @@ pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
-        let colon = line.iter().position(|c| *c == b':')?;
+        let colon = memchr(b':', line)?;
         Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = rest.iter().position(|c| *c == b'\n')?;
+    let end = memchr(b'\n', rest)?;
     let line = &rest[..end];
     *rest = &rest[end + 1..];
     Some(line.strip_suffix(b"\r").unwrap_or(line))

@@ -18,7 +18,7 @@ pub(crate) enum Plan<'t> {
     Answer(Answer<'t>),
 }
 
-/// Makes the path canonical, works out who is asking, and asks the engine.
+/// Makes the path canonical, works out who is asking, verifies tokens where that was asked for, and asks the engine.
 pub(crate) fn plan<'t>(
     life: &mut Life<'t>,
     w: &mut Work,
@@ -39,6 +39,11 @@ pub(crate) fn plan<'t>(
     let sent = request.path.of_buffer(buf);
     if sent != b"*" && path::canonicalize(snapshot.mesh.path_normalization, sent, path).is_err() {
         return Plan::Answer(Answer::Error(Kind::BadPath, None));
+    }
+    if let Some(authenticator) = &snapshot.authentication
+        && let Err(denial) = authenticator.authenticate(w, &site.worker.tokens)
+    {
+        return Plan::Answer(Answer::Error(Kind::Denied(denial), None));
     }
     let view = View::of(w);
     let Some(table) = snapshot.routes(site.connection) else {

@@ -3,14 +3,16 @@
 use super::buffers::Work;
 use super::error::Kind;
 use super::grpc::is_grpc;
+use super::retry::Refusal;
 use super::view::View;
 use crate::connection::Connection;
 use crate::h1::field::Known;
-use crate::telemetry::{Flags, Headers, Record};
-use crate::upstream::{self, Pick};
+use crate::telemetry::{Flag, Flags, Headers, Record, RetryCount};
+use crate::upstream::{self, Pick, RetryPermit};
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtocol};
@@ -46,8 +48,6 @@ impl Protocol {
 pub(crate) struct Life<'t> {
     pub(crate) start: SystemTime,
     pub(crate) began: Instant,
-    /// When the response was sent, once it is.
-    pub(crate) ended: Option<Instant>,
     pub(crate) service_time: Option<Duration>,
     pub(crate) status: u16,
     pub(crate) flags: Flags,
@@ -61,8 +61,12 @@ pub(crate) struct Life<'t> {
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
     pub(crate) pick: Option<Pick>,
-    /// How often the request was sent.
+    /// How often the request was tried.
     pub(crate) attempts: u32,
+    /// The retry that is under way.
+    pub(crate) retry: Option<RetryPermit>,
+    /// Why there was no other try.
+    refusal: Option<Refusal>,
     /// Until the request was all there.
     pub(crate) request_duration: Option<Duration>,
     /// Why there was no connection.
@@ -79,7 +83,6 @@ impl<'t> Life<'t> {
         Life {
             start: SystemTime::now(),
             began: now,
-            ended: None,
             service_time: None,
             status: 0,
             flags: Flags::default(),
@@ -92,6 +95,8 @@ impl<'t> Life<'t> {
             cluster: None,
             pick: None,
             attempts: 0,
+            retry: None,
+            refusal: None,
             request_duration: None,
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
@@ -114,12 +119,33 @@ impl<'t> Life<'t> {
         if let Some(flag) = row.flag {
             self.flags.set(flag);
         }
-        self.details = Cow::Borrowed(match (self.responded, kind) {
+        let details = match (self.responded, kind) {
             (true, Kind::UpstreamClosed) => "upstream_reset_after_response_started{connection_termination}",
             (true, Kind::UpstreamReset) => "upstream_reset_after_response_started{remote_reset}",
             (true, Kind::UpstreamMalformed) => "upstream_reset_after_response_started{protocol_error}",
             _ => row.details,
-        });
+        };
+        self.set_details(details);
+    }
+
+    /// Notes why a try that failed is not followed by another.
+    pub(crate) fn not_retried(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        match refusal {
+            Refusal::Exhausted => self.flags.set(Flag::RetryLimit),
+            Refusal::Budget => self.flags.set(Flag::Overflow),
+            Refusal::Body => {}
+        }
+    }
+
+    /// Sets the details, to which a retry that was refused belongs unless its flag says it.
+    pub(crate) fn set_details(&mut self, details: &'static str) {
+        self.details = match self.refusal {
+            None | Some(Refusal::Exhausted) => Cow::Borrowed(details),
+            Some(refusal) => {
+                Cow::Owned(format!("{details}{{not_retried:{}}}", RetryCount::from(refusal).name()))
+            }
+        };
     }
 
     /// Everything known, as telemetry takes it.
@@ -130,7 +156,7 @@ impl<'t> Life<'t> {
         let target = head.target.of_buffer(buf);
         Record {
             start: self.start,
-            duration: self.ended.unwrap_or_else(Instant::now) - self.began,
+            duration: self.began.elapsed(),
             upstream_service_time: self.service_time,
             protocol: match site.protocol {
                 Protocol::Http2 => "HTTP/2",
@@ -157,7 +183,7 @@ impl<'t> Life<'t> {
             cluster: self.cluster.map(|c| &**c.config()),
             cluster_name: self.cluster_name,
             workload: self.pick.as_ref().map(|p| &**p.workload()),
-            upstream_host: self.pick.as_ref().map(Pick::address),
+            upstream_host: self.pick.as_ref().map(|p| p.address),
             upstream_local: self.upstream_local,
             downstream_local: site.connection.local,
             downstream_remote: if known { w.identity.client } else { site.connection.peer },
@@ -167,11 +193,45 @@ impl<'t> Life<'t> {
             headers,
         }
     }
+}
 
-    /// Counts and logs the request.
-    pub(crate) fn finish(&self, w: &Work, site: Site<'_>) {
-        let headers = Lookup { w, response: Reply::Sent };
-        site.worker.telemetry.finish(&self.record(w, site, &headers));
+/// A request in hand: counted and logged when it ends, also when it is dropped before its end.
+pub(crate) struct InHand<'a, 't> {
+    pub(crate) life: Life<'t>,
+    pub(crate) w: &'a mut Work,
+    site: Site<'a>,
+    ended: bool,
+}
+
+impl<'a> InHand<'a, '_> {
+    /// It begins now.
+    pub(crate) fn begin(now: Instant, w: &'a mut Work, site: Site<'a>) -> Self {
+        InHand { life: Life::begin(now), w, site, ended: false }
+    }
+
+    /// It has come to its end.
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+    }
+
+    fn finish(&self) {
+        let headers = Lookup { w: self.w, response: Reply::Sent };
+        self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, &headers));
+    }
+}
+
+impl Drop for InHand<'_, '_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            if !self.ended {
+                self.life.note(Kind::Cut);
+            }
+            return self.finish();
+        }
+        self.life.note(Kind::Defect);
+        tracing::error!("a request ended by a defect of the gateway; the others go on");
+        // a second panic, perhaps for the same reason, would end the process
+        let _ = catch_unwind(AssertUnwindSafe(|| self.finish()));
     }
 }
 
@@ -240,5 +300,47 @@ impl Headers for Lookup<'_> {
         super::head::fields(&self.w.trailers)
             .filter(|(n, _)| n.eq_ignore_ascii_case(name))
             .for_each(|(_, v)| f(v));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::testing::{connection, model, worker};
+    use crate::limits::Limits;
+    use crate::server::Identity;
+    use crate::telemetry::Telemetry;
+    use std::net::Ipv4Addr;
+    use std::rc::Rc;
+    use tidegate_model::{AccessLog, AccessLogFormat};
+
+    #[test]
+    fn a_request_is_logged_once_however_it_ends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("log");
+        let telemetry = Telemetry::new(&Identity { workload: "test".into(), namespace: "test".into() });
+        let name = file.to_str().unwrap().into();
+        telemetry.set_access_log(&AccessLog { file: name, format: AccessLogFormat::DefaultText }).unwrap();
+        let worker = worker(&model((Ipv4Addr::LOCALHOST, 1).into()), Limits::default());
+        let worker = Worker { telemetry: telemetry.worker(), ..Rc::into_inner(worker).unwrap() };
+        let connection = connection();
+        let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+        let mut work = Work::take();
+        InHand::begin(Instant::now(), &mut work, site).end();
+        drop(InHand::begin(Instant::now(), &mut work, site));
+        let panics = catch_unwind(AssertUnwindSafe(|| {
+            let _in_hand = InHand::begin(Instant::now(), &mut work, site);
+            panic!("a defect, on purpose");
+        }));
+        assert!(panics.is_err());
+        telemetry.flush();
+        let log = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = log.lines().collect();
+        let [ended, dropped, panicked] = lines.as_slice() else { panic!("three lines, not {log}") };
+        assert!(!ended.contains(" LR "), "{ended}");
+        assert!(dropped.contains(" LR drain_timeout "), "{dropped}");
+        assert!(panicked.contains(" LR internal_error "), "{panicked}");
     }
 }

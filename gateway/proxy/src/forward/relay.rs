@@ -1,18 +1,20 @@
 //! Passing a response on to the client, while the rest of the request goes the other way.
 
-use super::attempt::{Sender, poll_abandoned, poll_expired};
 use super::buffers::{Bulk, Work};
+use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::head::{ResponseChanges, write_response};
 use super::record::Life;
 use super::tunnel;
+use super::upload::{Sender, Upload};
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
 use crate::h1::head::{Framing, Head};
+use crate::worker::Cut;
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use tidegate_model::MeshSettings;
 
 /// Sends the response whose head stands at the front of `bulk`. True when the upstream
@@ -26,7 +28,8 @@ pub(crate) async fn relay<D: Downstream>(
     mesh: &MeshSettings,
     upstream: &mut Upstream,
     mut bulk: Bulk,
-    sender: &mut Sender,
+    (upload, sender): (&mut Upload, &mut Sender),
+    cut: &Cut,
 ) -> Result<bool, Kind> {
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
     let chunks = down.takes_chunks();
@@ -56,17 +59,27 @@ pub(crate) async fn relay<D: Downstream>(
     life.responded = true;
     bulk.advance(head);
     if switching {
+        // boxed, so that a tunnel is no part of every request
         let over;
-        (life.received, life.sent, over) = tunnel::join(down, w, upstream, bulk).await;
+        (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk, cut)).await;
         return over.map(|()| false);
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;
-    let sent = stream(down, w, upstream, bulk, sender, &mut body).await;
+    let sent = stream(down, w, upstream, bulk, (upload, sender), &mut body).await;
     life.sent = body.scan.data();
     w.trailers.extend_from_slice(body.trailers(upstream).unwrap_or_default());
     sent?;
-    life.ended = Some(down.deadline().touched());
     Ok(body.scan.done() && !body.overread && w.response.persistent() && sender.complete())
+}
+
+/// Whether all of the response whose head stands at the front of `bulk` is there, and its
+/// connection may serve another request.
+pub(crate) fn is_whole(response: &Head, bulk: &mut Bulk, to_head: bool) -> bool {
+    let mut scan = BodyScan::new(response.response_framing(to_head));
+    let body = &mut bulk.bytes_mut()[response.len..];
+    let all = body.len();
+    let whole = scan.scan(body).is_ok_and(|(used, _)| used == all);
+    whole && scan.done() && response.persistent()
 }
 
 /// The body of a response on its way.
@@ -175,7 +188,7 @@ async fn stream<D: Downstream>(
     w: &mut Work,
     upstream: &mut Upstream,
     mut bulk: Bulk,
-    sender: &mut Sender,
+    (upload, sender): (&mut Upload, &mut Sender),
     body: &mut Body,
 ) -> Result<(), Kind> {
     let mut ended = body.scan.done();
@@ -190,16 +203,13 @@ async fn stream<D: Downstream>(
         let trailers = body.trailers(upstream);
         let framed = body.frame(&mut bulk, ended.then_some(trailers.unwrap_or_default()));
         let last = ended && framed && (body.form != Form::Content || trailers.is_none());
-        poll_fn(|cx| {
-            poll_upload(sender, upstream, down, w, cx)?;
-            match down.poll_body(w, &mut bulk, last, cx) {
-                Poll::Ready(r) => Poll::Ready(r.map_err(|_| Kind::ClientGone)),
-                Poll::Pending => poll_expired(down, cx).map(Err),
-            }
+        under_deadline(down, w, Waiting::ForClient, |down, w, cx| {
+            sender.go_on(upload, upstream, down, w, cx)?;
+            down.poll_body(w, &mut bulk, last, cx).map_err(|_| Kind::ClientGone)
         })
         .await?;
         drop(bulk);
-        down.deadline().touch();
+        down.deadline().go_on()?;
         if ended && framed {
             break;
         }
@@ -207,34 +217,16 @@ async fn stream<D: Downstream>(
             bulk = Bulk::take();
             continue;
         }
-        let next = poll_fn(|cx| {
-            poll_upload(sender, upstream, down, w, cx)?;
-            match upstream.poll_body(body.scan.limit(), cx) {
-                Poll::Pending => poll_abandoned(down, w, cx).map(Err),
-                ready => ready,
-            }
+        let next = under_deadline(down, w, Waiting::ForUpstream, |down, w, cx| {
+            sender.go_on(upload, upstream, down, w, cx)?;
+            upstream.poll_body(body.scan.limit(), cx)
         })
         .await?;
         (bulk, ended) = body.next(next)?;
     }
     let trailers = body.trailers(upstream).filter(|_| body.form == Form::Content);
-    poll_fn(|cx| match down.poll_end(trailers, cx) {
-        Poll::Ready(r) => Poll::Ready(r.map_err(|_| Kind::ClientGone)),
-        Poll::Pending => poll_expired(down, cx).map(Err),
+    under_deadline(down, w, Waiting::ForClient, |down, _, cx| {
+        down.poll_end(trailers, cx).map_err(|_| Kind::ClientGone)
     })
     .await
-}
-
-/// Lets the upload go on; only its errors matter here.
-fn poll_upload<D: Downstream>(
-    sender: &mut Sender,
-    upstream: &mut Upstream,
-    down: &mut D,
-    w: &mut Work,
-    cx: &mut Context<'_>,
-) -> Result<(), Kind> {
-    match sender.poll(upstream, down, w, cx) {
-        Poll::Ready(result) => result,
-        Poll::Pending => Ok(()),
-    }
 }

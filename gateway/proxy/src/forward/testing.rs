@@ -1,13 +1,15 @@
 //! A worker with a config made by hand, for tests of the codecs and of the forwarding.
 
+use crate::auth::{Authenticator, HttpFetch, KeyFetching, KeyStore, TokenCache};
 use crate::connection::Connection;
+use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::ServerConfigs;
 use crate::upstream::{Connector, Pool, Registry};
-use crate::worker::{SnapshotCache, Worker};
+use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     };
     let endpoint = Endpoint {
         address: Address::Socket(upstream),
@@ -63,6 +66,19 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
 /// Sends everything to one destination.
 pub(crate) fn forward(destination: Destination) -> Action {
     Action::Forward(Forward { destinations: vec![destination], ..Forward::default() })
+}
+
+/// A policy that tries twice more under these conditions, and does not wait.
+pub(crate) fn retries(on: &[RetryCondition]) -> Option<RetryPolicy> {
+    Some(RetryPolicy {
+        attempts: 2,
+        per_try_timeout: None,
+        on: on.iter().copied().collect(),
+        statuses: vec![],
+        backoff: Duration::ZERO,
+        max_backoff: Duration::ZERO,
+        avoid_previous_hosts: true,
+    })
 }
 
 /// Gives a domain one rule.
@@ -99,20 +115,27 @@ pub(crate) fn change(model: &mut Model, domain: &str, f: impl FnOnce(&mut Forwar
 pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     crate::tls::install_provider();
     let mut registry = Registry::new(tokio::runtime::Handle::current());
+    let fetch = HttpFetch::new(&KeyFetching::default()).unwrap();
+    let mut keys = KeyStore::over_network(tokio::runtime::Handle::current(), fetch);
     let snapshot = Snapshot {
         generation: 1,
         table: Table::compile(model).table,
         clusters: registry.apply(model),
         tls: ServerConfigs::default(),
         mesh: model.mesh.clone(),
+        authentication: Authenticator::build(&model.authentication, None, &mut keys).0.map(Arc::new),
     };
     let identity = Identity { workload: "test".into(), namespace: "test".into() };
     Rc::new(Worker {
         limits,
         pool: Pool::new(Connector::new()),
+        streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
         draining: Arc::default(),
+        cut: Cut::default(),
         explain_errors: true,
+        proxy_protocol_from: Vec::new(),
+        tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
 }
@@ -125,6 +148,8 @@ pub(crate) fn connection() -> Rc<Connection> {
         local: at(80),
         peer: at(40000),
         tls: None,
+        passed_sni: None,
         last: LastSnapshot::default(),
+        began: crate::l4::Began::now(),
     })
 }

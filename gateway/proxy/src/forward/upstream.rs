@@ -3,7 +3,6 @@ use super::error::Kind;
 use super::tunnel::End;
 use crate::h2::{Broken, Exchange};
 use crate::upstream::UpstreamConnection;
-use pingora::protocols::Stream;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -21,9 +20,17 @@ pub(crate) enum Upstream {
 pub(crate) enum NoHead {
     /// The connection ended before the first byte of a response.
     Silent,
-    /// Nothing of the request was processed.
+    /// The upstream refused the request without looking at it.
     Refused,
+    /// The connection takes no more requests, and looked at nothing of this one.
+    Leaving,
     Error(Kind),
+}
+
+impl From<Kind> for NoHead {
+    fn from(kind: Kind) -> Self {
+        NoHead::Error(kind)
+    }
 }
 
 impl Upstream {
@@ -48,34 +55,36 @@ impl Upstream {
         matches!(self, Upstream::Two(_))
     }
 
-    /// Sends what of `w.out` was not `sent`, then a piece; `last` when nothing follows.
-    pub(super) fn poll_write(
-        &mut self,
-        w: &Work,
-        sent: &mut usize,
-        piece: &mut Option<Bulk>,
-        last: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    /// Begins the request whose head stands in `w.out`; `end` when that is all of it. Returns how
+    /// much of `w.out` is sent with that.
+    pub(super) fn open(&mut self, w: &Work, end: bool) -> io::Result<usize> {
         match self {
-            Upstream::One(c) => poll_write_stream(&mut c.stream, w, sent, piece, cx),
+            Upstream::One(_) => Ok(0),
             Upstream::Two(exchange) => {
-                if *sent < w.body_at {
-                    let end = last && piece.is_none() && w.out.len() == w.body_at;
-                    exchange.open(&w.out[..w.body_at], w.identity.scheme.as_str(), end)?;
-                    *sent = w.body_at;
-                }
-                let mut content = &w.out[*sent..];
-                let written = exchange.poll_send(&mut content, last && piece.is_none(), cx);
-                *sent = w.out.len() - content.len();
-                ready!(written)?;
-                if let Some(bulk) = piece {
-                    ready!(exchange.poll_send_piece(bulk, last, cx))?;
-                    *piece = None;
-                }
-                Poll::Ready(Ok(()))
+                exchange.open(&w.out[..w.body_at], w.identity.scheme.as_str(), end)?;
+                Ok(w.body_at)
             }
         }
+    }
+
+    /// Sends; ready when `content` is empty. `end` when nothing follows.
+    pub(super) fn poll_send(
+        &mut self,
+        content: &mut &[u8],
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let c = match self {
+            Upstream::One(c) => c,
+            Upstream::Two(exchange) => return exchange.poll_send(content, end, cx),
+        };
+        while !content.is_empty() {
+            match ready!(Pin::new(&mut c.stream).poll_write(cx, content))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => *content = &content[n..],
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Has what was written leave. An HTTP/2 connection does so itself.
@@ -119,6 +128,7 @@ impl Upstream {
             Upstream::Two(exchange) => exchange.poll_head(got, cx).map(|head| match head {
                 Ok(()) => Ok(true),
                 Err(Broken::Refused) => Err(NoHead::Refused),
+                Err(Broken::Leaving) => Err(NoHead::Leaving),
                 Err(Broken::Closed) => Err(NoHead::Silent),
                 Err(broken) => Err(NoHead::Error(broken.into())),
             }),
@@ -145,26 +155,6 @@ impl Upstream {
             }
         }
     }
-}
-
-fn poll_write_stream(
-    stream: &mut Stream,
-    w: &Work,
-    sent: &mut usize,
-    piece: &mut Option<Bulk>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    while *sent < w.out.len() {
-        match ready!(Pin::new(&mut *stream).poll_write(cx, &w.out[*sent..]))? {
-            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            n => *sent += n,
-        }
-    }
-    if let Some(bulk) = piece {
-        ready!(bulk.poll_write_to(stream, cx))?;
-        *piece = None;
-    }
-    Poll::Ready(Ok(()))
 }
 
 impl End for Upstream {
@@ -202,6 +192,12 @@ impl End for Upstream {
         }
     }
 
+    fn linger(&mut self) {
+        if let Upstream::Two(exchange) = self {
+            exchange.linger();
+        }
+    }
+
     fn cut(&mut self) {
         match self {
             Upstream::One(c) => c.stream.cut(),
@@ -213,7 +209,7 @@ impl End for Upstream {
 impl From<Broken> for Kind {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::Refused | Broken::Reset => Kind::UpstreamReset,
+            Broken::Refused | Broken::Leaving | Broken::Reset => Kind::UpstreamReset,
             Broken::Closed => Kind::UpstreamClosed,
             Broken::Malformed => Kind::UpstreamMalformed,
             Broken::Unsendable => Kind::BadRequest(400, "request_cannot_be_said_in_http2"),

@@ -1,9 +1,10 @@
 use super::buffers::Work;
 use super::identity::Identity;
+use crate::auth::Verified;
 use crate::h1::field::{Known, known};
 use crate::h1::head::Head;
 use std::borrow::Cow;
-use tidegate_engine::{HeaderValue, RequestView, Scheme};
+use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::HeaderName;
 
 /// A request as routing sees it: with its canonical path, and with what the gateway itself says
@@ -14,6 +15,7 @@ pub(crate) struct View<'a> {
     buf: &'a [u8],
     path: &'a [u8],
     identity: &'a Identity,
+    verified: Option<&'a Verified>,
 }
 
 impl<'a> View<'a> {
@@ -25,12 +27,17 @@ impl<'a> View<'a> {
             (true, true) => b"/",
             (true, false) => sent,
         };
-        View { head: &w.request, buf, path, identity: &w.identity }
+        View { head: &w.request, buf, path, identity: &w.identity, verified: w.verified.as_deref() }
     }
 
     /// The canonical path, living as long as the request.
     pub(crate) fn path(self) -> &'a [u8] {
         self.path
+    }
+
+    /// The query, living as long as the request.
+    pub(crate) fn raw_query(self) -> Option<&'a [u8]> {
+        self.head.query.map(|q| q.of_buffer(self.buf))
     }
 
     /// The values of a header, in order; none where it is for this hop alone.
@@ -46,8 +53,11 @@ impl<'a> View<'a> {
 
     /// A header's value, joined when it was repeated.
     pub(crate) fn value(self, name: &[u8]) -> Option<HeaderValue<'a>> {
+        if let Some(value) = self.verified.and_then(|verified| verified.header(name)) {
+            return Some(value);
+        }
         match known(name) {
-            Known::Internal | Known::ServiceTime => return None,
+            Known::Internal | Known::ServiceTime | Known::RateLimited => return None,
             Known::Claim if !self.identity.trusted => return None,
             Known::RequestId => return Some(Cow::Borrowed(&self.identity.request_id)),
             Known::ForwardedFor => return Some(Cow::Borrowed(&self.identity.forwarded_for)),
@@ -84,7 +94,11 @@ impl RequestView for View<'_> {
     }
 
     fn query(&self) -> Option<&[u8]> {
-        self.head.query.map(|q| q.of_buffer(self.buf))
+        self.raw_query()
+    }
+
+    fn claims(&self) -> Option<&Claims> {
+        self.verified?.claims()
     }
 
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>> {

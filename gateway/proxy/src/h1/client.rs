@@ -64,6 +64,14 @@ impl Client {
         self.closing = true;
     }
 
+    /// Gives up what is in hand: where the end of the connection would be that of the response, it is
+    /// cut off.
+    pub(super) fn cut(&mut self) {
+        if self.until_close {
+            self.abort();
+        }
+    }
+
     /// Whether another request may follow on this connection.
     pub(super) fn goes_on(&self) -> bool {
         !self.closing && !self.aborted && self.uploaded()

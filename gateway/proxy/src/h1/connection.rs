@@ -11,7 +11,7 @@ use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -20,38 +20,50 @@ use tokio::io::AsyncWriteExt;
 
 /// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
 /// request in flight, or after one that comes soon; the answer says so.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     stream: Stream,
     connection: Rc<Connection>,
     worker: Rc<Worker>,
     shutdown: ShutdownWatch,
-) {
+) -> impl Future<Output = ()> {
     let deadline = Deadline::new(worker.limits.head_time);
     let mut client = Client::new(stream, deadline, shutdown.clone());
-    let mut stop = Stop { shutdown, wake: None };
-    let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+    let mut stop = Stop { shutdown, wake: None, called: false };
+    // Captured rather than moved in: a future keeps room for what it moves.
+    async move {
+        let ended = {
+            let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+            worker.cut.unless(pin!(requests(&mut client, &mut stop, site))).await
+        };
+        if !ended {
+            client.cut();
+        }
+        if !client.aborted {
+            close(&mut client).await;
+        }
+    }
+}
+
+/// Serves requests until no other may follow.
+async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
     let mut work = None;
     loop {
-        let mut w = match read_head(&mut client, &mut work, &mut stop, site).await {
+        let mut w = match read_head(client, &mut work, stop, site).await {
             Ok(Some(w)) => w,
             Ok(None) => {
                 if let Some(w) = work.take() {
                     w.give_back();
                 }
-                return close(&mut client).await;
+                return;
             }
             Err(kind) => {
-                return refuse(&mut client, work.take().unwrap_or_else(Work::take), site, kind).await;
+                return refuse(client, work.take().unwrap_or_else(Work::take), site, kind).await;
             }
         };
         client.closing = stop.stopping(site);
-        request::serve(&mut client, &mut w, site).await;
+        request::serve(client, &mut w, site).await;
         if !client.goes_on() {
-            let unread = !client.aborted;
-            w.give_back();
-            return if unread {
-                close(&mut client).await
-            };
+            return w.give_back();
         }
         w.consume(client.next);
         w.clear();
@@ -60,7 +72,7 @@ pub(crate) async fn serve(
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), worker.limits.keep_alive_idle, None);
+        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle);
     }
 }
 
@@ -69,6 +81,7 @@ pub(crate) async fn serve(
 struct Stop {
     shutdown: ShutdownWatch,
     wake: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    called: bool,
 }
 
 impl Stop {
@@ -76,21 +89,23 @@ impl Stop {
         site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true)
     }
 
-    /// Ready when an idle connection should end: after the last call. A request that comes before is
+    /// True once: when an idle connection is to hear its last call. A request that comes then is
     /// served, since nothing but an answer can tell an HTTP/1 client that no other may follow
     /// (RFC 9112 9.6). The task's waker is left with the watch once.
-    fn poll(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> Poll<()> {
-        let fresh = self.wake.is_none();
-        let wake = self.wake.get_or_insert_with(|| {
-            let mut shutdown = self.shutdown.clone();
-            Box::pin(async move {
-                let _ = shutdown.wait_for(|stop| *stop).await;
-                tokio::time::sleep(LAST_CALL).await;
-            })
-        });
-        let stopping =
-            site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true);
-        if fresh || stopping { wake.as_mut().poll(cx) } else { Poll::Pending }
+    fn calls(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> bool {
+        let now = match &self.wake {
+            None => {
+                let mut shutdown = self.shutdown.clone();
+                let mut wake: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+                    let _ = shutdown.wait_for(|stop| *stop).await;
+                });
+                let now = wake.as_mut().poll(cx).is_ready();
+                self.wake = Some(wake);
+                now
+            }
+            Some(_) => self.stopping(site),
+        };
+        now && !std::mem::replace(&mut self.called, true)
     }
 }
 
@@ -110,7 +125,7 @@ async fn read_head(
             if w.end > w.pos {
                 if !begun {
                     begun = true;
-                    client.deadline.start(Instant::now(), limits.head_time, None);
+                    client.deadline.start(Instant::now(), limits.head_time);
                 }
                 let Work { buf, pos, end, request, .. } = &mut *w;
                 match request.parse_request(&buf[*pos..*end], head) {
@@ -139,8 +154,12 @@ async fn read_head(
             }
             match read {
                 Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
-                Poll::Pending if work.is_none() && stop.poll(site, cx).is_ready() => Poll::Ready(Ok(0)),
-                Poll::Pending => client.deadline.poll(cx).map(Err),
+                Poll::Pending => {
+                    if work.is_none() && stop.calls(site, cx) {
+                        client.deadline.start(Instant::now(), LAST_CALL);
+                    }
+                    client.deadline.poll(cx).map(Err)
+                }
             }
         })
         .await;
@@ -153,13 +172,12 @@ async fn read_head(
     }
 }
 
-/// Answers what is not a request, and ends the connection.
+/// Answers what is not a request; the connection ends.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
     let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
     request::refuse(client, &mut w, site, kind, to_head).await;
     w.give_back();
-    close(client).await;
 }
 
 /// Ends the connection so that the client gets to read the answer: what it still sends is read

@@ -15,7 +15,7 @@ pub(crate) enum Known {
     Connection,
     /// `Keep-Alive`, `Proxy-Connection`, `HTTP2-Settings`: for this hop alone.
     HopByHop,
-    /// Named by `Connection`, so for this hop alone.
+    /// For this hop alone: named by `Connection`, or taken off the request by who read it here.
     Nominated,
     /// `Upgrade`.
     Upgrade,
@@ -40,6 +40,12 @@ pub(crate) enum Known {
     Claim,
     /// `X-Envoy-Upstream-Service-Time`.
     ServiceTime,
+    /// `X-Envoy-RateLimited`, of responses.
+    RateLimited,
+    /// `Grpc-Status`.
+    GrpcStatus,
+    /// `Grpc-Timeout`.
+    GrpcTimeout,
     /// `Sec-WebSocket-Key`.
     WebSocketKey,
     /// `Sec-WebSocket-Accept`.
@@ -68,6 +74,8 @@ pub(crate) fn known(name: &[u8]) -> Known {
         (10, b'c') if begins(b"connection") => Known::Connection,
         (10, b'k') if begins(b"keep-alive") => Known::HopByHop,
         (10, b'u') if begins(b"user-agent") => Known::UserAgent,
+        (11, b'g') if begins(b"grpc-status") => Known::GrpcStatus,
+        (12, b'g') if begins(b"grpc-timeout") => Known::GrpcTimeout,
         (12, b'c') if begins(b"content-type") => Known::ContentType,
         (12, b'x') if begins(b"x-request-id") => Known::RequestId,
         (14, b'c') if begins(b"content-length") => Known::ContentLength,
@@ -79,6 +87,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
         (17, b's') if begins(b"sec-websocket-key") => Known::WebSocketKey,
         (17, b'x') if begins(b"x-forwarded-proto") => Known::ForwardedProto,
         (18, b'x') if begins(b"x-istio-attributes") => Known::Internal,
+        (19, b'x') if begins(b"x-envoy-ratelimited") => Known::RateLimited,
         (20, b's') if begins(b"sec-websocket-accept") => Known::WebSocketAccept,
         (23, b'x') if begins(b"x-forwarded-client-cert") => Known::Internal,
         (29, b'x') if begins(b"x-envoy-upstream-service-time") => Known::ServiceTime,
@@ -87,7 +96,13 @@ pub(crate) fn known(name: &[u8]) -> Known {
     };
     match found {
         _ if !name.contains(&b'_') => found,
-        Known::UserAgent | Known::ContentType | Known::Date | Known::Server | Known::Expect => Known::Other,
+        Known::UserAgent
+        | Known::ContentType
+        | Known::Date
+        | Known::Server
+        | Known::Expect
+        | Known::GrpcStatus
+        | Known::GrpcTimeout => Known::Other,
         _ => Known::HopByHop,
     }
 }
@@ -118,7 +133,7 @@ pub(crate) fn forbidden_in_trailers(name: &[u8]) -> bool {
     ];
     match known(name) {
         Known::Other => NAMES.iter().any(|n| name.eq_ignore_ascii_case(n)),
-        Known::Date | Known::Server | Known::UserAgent => false,
+        Known::Date | Known::Server | Known::UserAgent | Known::GrpcStatus => false,
         _ => true,
     }
 }

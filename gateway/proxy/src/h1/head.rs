@@ -105,6 +105,10 @@ pub(crate) struct Head {
     pub(crate) http11: bool,
     /// `Upgrade: websocket` with `Connection: upgrade`, or the like in a 101.
     pub(crate) upgrade: bool,
+    /// `Grpc-Status`, empty for none.
+    pub(crate) grpc_status: Span,
+    /// `X-Envoy-RateLimited`.
+    pub(crate) rate_limited: bool,
     /// `TE: trailers`.
     pub(crate) te_trailers: bool,
     /// The target is in origin form, so the request line may be sent on as it is.
@@ -267,6 +271,8 @@ impl Head {
                 self.upgrades = self.upgrades.saturating_add(1);
                 self.upgrade_websocket = text.eq_ignore_ascii_case(b"websocket");
             }
+            Known::GrpcStatus => self.grpc_status = value,
+            Known::RateLimited => self.rate_limited = true,
             Known::Te => self.te_trailers |= text.eq_ignore_ascii_case(b"trailers"),
             Known::Expect if self.status == 0 && !text.eq_ignore_ascii_case(b"100-continue") => {
                 return Err(Refused { status: 417, reason: "unknown_expectation" });

@@ -1,10 +1,11 @@
-use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::fields::{broken, fields, linger, poll_send, raise_fields, write_fields};
+use super::memory::copied;
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
 use crate::forward::tunnel::End;
-use crate::h1::field::Known;
+use crate::h1::field::{Known, known};
 use crate::h1::head::Framing;
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -13,17 +14,17 @@ use http::{HeaderMap, Response, StatusCode};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 /// Room for what chunk framing adds to a piece.
 const CHUNK: usize = 32;
 
 /// One stream of an HTTP/2 connection.
-pub(super) struct Client {
+pub(super) struct Client<'d> {
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
     body: RecvStream,
-    deadline: Deadline,
+    deadline: &'d mut Deadline,
     chunked: bool,
     uploaded: bool,
     received: u64,
@@ -33,6 +34,8 @@ pub(super) struct Client {
     rest: Bytes,
     /// END_STREAM was sent.
     ended: bool,
+    /// Whether the client reset it before, once that was looked at.
+    given_up: Option<bool>,
     /// For an extended CONNECT, whose content is no body but what goes through the tunnel.
     tunnel: Option<Tunnel>,
 }
@@ -44,11 +47,11 @@ pub(super) struct Tunnel {
     pub(super) keyed: bool,
 }
 
-impl Client {
+impl<'d> Client<'d> {
     pub(super) fn new(
         respond: SendResponse<Bytes>,
         body: RecvStream,
-        deadline: Deadline,
+        deadline: &'d mut Deadline,
         tunnel: Option<Tunnel>,
     ) -> Self {
         let uploaded = body.is_end_stream();
@@ -63,8 +66,20 @@ impl Client {
             trailers: Vec::new(),
             rest: Bytes::new(),
             ended: false,
+            given_up: None,
             tunnel,
         }
+    }
+
+    /// Whether the stream was reset before its response was all sent, by the client or because
+    /// of what it did.
+    pub(super) fn given_up(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        *self.given_up.get_or_insert_with(|| match &mut self.send {
+            _ if self.ended => false,
+            Some(send) => send.poll_reset(&mut cx).is_ready(),
+            None => self.respond.poll_reset(&mut cx).is_ready(),
+        })
     }
 
     /// Waits for the end of a body that was announced to be empty; false when it is not.
@@ -154,22 +169,23 @@ impl Client {
 /// CONNECT is a 200 (RFC 8441 5).
 fn raise(head: &[u8], tunnel: Option<Tunnel>) -> io::Result<Response<()>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let shared = Bytes::copy_from_slice(head);
+    let shared = copied(head);
     let mut response = Response::new(());
     let status = shared.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     *response.status_mut() = if switching { StatusCode::OK } else { status };
-    raise_fields(&shared, response.headers_mut(), |name| match name {
+    let keep = |name: &[u8], tunnel: Tunnel| match known(name) {
         Known::Connection | Known::Upgrade => !switching,
-        Known::WebSocketAccept => tunnel.is_none_or(|t| t.keyed),
+        Known::WebSocketAccept => tunnel.keyed,
         _ => true,
-    })?;
+    };
+    raise_fields(&shared, response.headers_mut(), |name| tunnel.is_none_or(|t| keep(name, t)))?;
     Ok(response)
 }
 
-impl Downstream for Client {
+impl Downstream for Client<'_> {
     fn deadline(&mut self) -> &mut Deadline {
-        &mut self.deadline
+        self.deadline
     }
 
     fn begin_upload(&mut self, w: &mut Work) -> Result<Range<usize>, Kind> {
@@ -247,6 +263,8 @@ impl Downstream for Client {
     }
 
     fn abort(&mut self) {
+        // what comes after is our own doing
+        self.given_up();
         match &mut self.send {
             Some(_) if self.tunnel.is_some() => self.cut(),
             Some(send) => send.send_reset(Reason::INTERNAL_ERROR),
@@ -255,7 +273,7 @@ impl Downstream for Client {
     }
 }
 
-impl End for Client {
+impl End for Client<'_> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
         if self.uploaded {
             return Poll::Ready(Ok(Bulk::take()));
@@ -282,7 +300,12 @@ impl End for Client {
         }
     }
 
+    fn linger(&mut self) {
+        linger(self.send.take());
+    }
+
     fn cut(&mut self) {
+        self.given_up();
         if let Some(send) = &mut self.send {
             send.send_reset(Reason::CANCEL);
         }

@@ -4,6 +4,7 @@
 //! have written.
 
 use super::frames::Frames;
+use crate::forward::buffers::Bulk;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -19,25 +20,18 @@ const HOLD: usize = 16 << 10;
 
 struct Held<S> {
     stream: S,
-    bytes: Vec<u8>,
-    written: usize,
+    /// What is held back.
+    bytes: Option<Bulk>,
     dirty: bool,
     frames: Frames,
 }
 
 impl<S: AsyncWrite + Unpin> Held<S> {
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.bytes.len() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.bytes[self.written..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written += n;
-        }
-        self.written = 0;
-        self.bytes.clear();
-        if self.bytes.capacity() > 2 * HOLD {
-            self.bytes = Vec::new();
+        if let Some(bytes) = &mut self.bytes {
+            ready!(bytes.poll_write_to(&mut self.stream, cx))?;
+            // an idle connection holds no buffers
+            self.bytes = None;
         }
         Poll::Ready(Ok(()))
     }
@@ -47,8 +41,6 @@ impl<S: AsyncWrite + Unpin> Held<S> {
         if self.dirty {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.dirty = false;
-            // an idle connection holds no buffers
-            self.bytes = Vec::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -70,7 +62,7 @@ pub(super) fn coalesce_client<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (
 }
 
 fn watched<S>(stream: S, frames: Frames) -> (Coalesce<S>, Flusher<S>) {
-    let held = Held { stream, bytes: Vec::new(), written: 0, dirty: false, frames };
+    let held = Held { stream, bytes: None, dirty: false, frames };
     let held = Rc::new(RefCell::new(held));
     (Coalesce(held.clone()), Flusher(held))
 }
@@ -79,6 +71,11 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
     /// Writes out what the codec left. Pending is fine: the stream wakes the connection's task.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_flush(cx)
+    }
+
+    /// Whether the peer floods us with frames that ask for nothing.
+    pub(super) fn flooded(&self) -> bool {
+        self.0.borrow().frames.flooded()
     }
 
     /// Whether the peer's SETTINGS have come.
@@ -140,12 +137,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut held = self.0.borrow_mut();
-        if held.bytes.len() >= HOLD {
+        if held.bytes.as_ref().is_some_and(|b| b.bytes().len() >= HOLD || b.room() == 0) {
             ready!(held.poll_write_out(cx))?;
         }
         held.dirty = true;
-        slices.iter().for_each(|s| held.bytes.extend_from_slice(s));
-        Poll::Ready(Ok(slices.iter().map(|s| s.len()).sum()))
+        let bytes = held.bytes.get_or_insert_with(Bulk::take);
+        let room = bytes.room();
+        slices.iter().for_each(|s| bytes.push(s));
+        Poll::Ready(Ok(room - bytes.room()))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -2,6 +2,7 @@
 //! form of HTTP/1 on this side, so that one guard and one life serve both protocols.
 
 use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
+use super::memory::copied;
 use super::session::Place;
 use crate::forward::buffers::Bulk;
 use crate::forward::head::lines;
@@ -22,8 +23,10 @@ use std::task::{Context, Poll, ready};
 /// Why there is no response, or no more of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// Nothing of the request was processed, so it may be sent again.
+    /// The upstream refused this request without looking at it.
     Refused,
+    /// The connection takes no more requests, and nothing of this one was looked at.
+    Leaving,
     /// The upstream reset the stream.
     Reset,
     /// The connection ended.
@@ -38,7 +41,7 @@ impl From<h2::Error> for Broken {
     fn from(e: h2::Error) -> Self {
         match e.reason() {
             // h2 reports GOAWAY only to streams beyond the last one that the peer looked at
-            Some(_) if e.is_go_away() && e.is_remote() => Broken::Refused,
+            Some(_) if e.is_go_away() && e.is_remote() => Broken::Leaving,
             Some(Reason::REFUSED_STREAM) if e.is_remote() => Broken::Refused,
             Some(_) if e.is_remote() => Broken::Reset,
             Some(_) if e.is_library() => Broken::Malformed,
@@ -94,7 +97,7 @@ impl Exchange {
             raise_request(head, scheme, end).ok_or(Broken::Unsendable).and_then(|(request, accept)| {
                 let end = end && accept.is_none();
                 self.accept = accept;
-                self.place.send.send_request(request, end).map_err(|_| Broken::Refused)
+                self.place.send.send_request(request, end).map_err(|_| Broken::Leaving)
             });
         let end = end && self.accept.is_none();
         match opened {
@@ -230,6 +233,11 @@ impl Exchange {
         }
     }
 
+    /// Keeps the stream for a moment: with its handles goes what was not sent yet.
+    pub(crate) fn linger(&mut self) {
+        super::fields::linger(self.send.take());
+    }
+
     /// Resets the stream.
     pub(crate) fn cut(&mut self) {
         if let Some(send) = &mut self.send {
@@ -246,7 +254,7 @@ impl Exchange {
 /// A head that we wrote, for HTTP/2; all values are slices of one copy. For an upgrade to
 /// WebSocket, which is a GET without a body, also what answers its key.
 fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, Option<String>)> {
-    let shared = Bytes::copy_from_slice(head);
+    let shared = copied(head);
     let line = shared.split(|c| *c == b'\r').next()?;
     let mut words = line.split(|c| *c == b' ');
     let (method, target) = (words.next()?, words.next()?);
@@ -259,9 +267,9 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     *request.method_mut() = Method::from_bytes(method).ok()?;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.version_mut() = http::Version::HTTP_2;
-    raise_fields(&shared, request.headers_mut(), |k| {
+    raise_fields(&shared, request.headers_mut(), |name| {
         !matches!(
-            k,
+            known(name),
             Known::Host
                 | Known::Connection
                 | Known::TransferEncoding

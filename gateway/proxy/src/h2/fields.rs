@@ -1,12 +1,17 @@
 //! What both sides of HTTP/2 share: field lines there and back, and sending content.
 
+use super::memory::{copied, header_name};
 use crate::forward::head::{self, lines};
-use crate::h1::field::{Known, forbidden_in_trailers, known};
+use crate::h1::field::forbidden_in_trailers;
 use bytes::Bytes;
 use h2::SendStream;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// How long a stream that is given up is kept so that its last bytes leave.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// An error of `h2` as one of the network's.
 pub(super) fn broken(e: h2::Error) -> io::Error {
@@ -17,16 +22,16 @@ pub(super) fn broken(e: h2::Error) -> io::Error {
     }
 }
 
-/// The field lines of a head that we wrote and that `keep` accepts. Values are slices of it.
+/// The field lines of a head that we wrote and whose names `keep` accepts. Values are slices of it.
 pub(super) fn raise_fields(
     head: &Bytes,
     into: &mut HeaderMap,
-    keep: impl Fn(Known) -> bool,
+    keep: impl Fn(&[u8]) -> bool,
 ) -> io::Result<()> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     into.reserve(16);
-    for (name, value) in lines(head).filter(|(name, _)| keep(known(name))) {
-        let name = HeaderName::from_bytes(name).map_err(|_| invalid())?;
+    for (name, value) in lines(head).filter(|(name, _)| keep(name)) {
+        let name = header_name(name).map_err(|_| invalid())?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| invalid())?;
         into.append(name, value);
     }
@@ -37,7 +42,7 @@ pub(super) fn raise_fields(
 pub(super) fn fields(trailers: &[u8]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in head::fields(trailers) {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        if let (Ok(name), Ok(value)) = (header_name(name), HeaderValue::from_bytes(value)) {
             map.append(name, value);
         }
     }
@@ -73,8 +78,16 @@ pub(super) fn poll_send(
         }
         let (now, rest) = content.split_at(send.capacity().min(content.len()));
         *ended = last && rest.is_empty();
-        send.send_data(Bytes::copy_from_slice(now), *ended).map_err(broken)?;
+        send.send_data(copied(now), *ended).map_err(broken)?;
         *content = rest;
     }
     Poll::Ready(Ok(()))
+}
+
+/// Keeps a stream for a moment: with its last handle goes what was not sent yet.
+pub(super) fn linger(send: Option<SendStream<Bytes>>) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LINGER).await;
+        drop(send);
+    });
 }

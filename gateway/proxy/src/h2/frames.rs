@@ -1,12 +1,17 @@
 //! Watches the frames that a client sends, for what `h2` does not watch: that its preface ends in
 //! SETTINGS (RFC 9113 3.4), and since when a header block has been open.
 
+use super::abuse::IdleFrames;
 use std::time::Instant;
 
 const PREFACE: usize = 24;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// Where in the client's bytes we are.
@@ -22,6 +27,8 @@ pub(super) struct Frames {
     begun: bool,
     greeted: bool,
     open_since: Option<Instant>,
+    idle: IdleFrames,
+    flooded: bool,
 }
 
 /// The first frame is not SETTINGS.
@@ -63,6 +70,12 @@ impl Frames {
         if !std::mem::replace(&mut self.begun, true) && kind != SETTINGS {
             return Err(NoSettings);
         }
+        let asks_nothing = match kind {
+            DATA => self.payload == 0 && flags & END_STREAM == 0,
+            HEADERS | RST_STREAM | WINDOW_UPDATE => false,
+            _ => true,
+        };
+        self.flooded |= asks_nothing && self.idle.flood();
         if matches!(kind, HEADERS | CONTINUATION) {
             let open = flags & END_HEADERS == 0;
             self.open_since = open.then(|| self.open_since.unwrap_or_else(Instant::now));
@@ -73,6 +86,12 @@ impl Frames {
     /// Whether the peer's first frame, its SETTINGS, has come.
     pub(super) fn greeted(&self) -> bool {
         self.greeted
+    }
+
+    /// Whether too many frames came that ask for nothing: PING, SETTINGS, PRIORITY, empty DATA,
+    /// CONTINUATION, and what nobody knows.
+    pub(super) fn flooded(&self) -> bool {
+        self.flooded
     }
 
     /// Since when a header block has waited for its end.

@@ -3,7 +3,7 @@
 use super::client::Tunnel;
 use crate::forward::buffers::Work;
 use crate::forward::websocket;
-use crate::h1::field::{Known, known};
+use crate::h1::field::Known;
 use crate::h1::head::{Refused, Span};
 use h2::ext::Protocol;
 use http::Method;
@@ -59,17 +59,17 @@ pub(super) fn lower(
         return bad("host_differs_from_authority");
     }
     if let Some(authority) = authority.or(host) {
-        field(w, b"host", &[authority])?;
+        field(w, b"host", authority)?;
     }
     fields(parts, w)?;
     if let Some(Tunnel { keyed }) = tunnel {
-        field(w, b"connection", &[b"upgrade"])?;
-        field(w, b"upgrade", &[b"websocket"])?;
+        field(w, b"connection", b"upgrade")?;
+        field(w, b"upgrade", b"websocket")?;
         if !keyed {
-            field(w, b"sec-websocket-key", &[websocket::key().as_bytes()])?;
+            field(w, b"sec-websocket-key", websocket::key().as_bytes())?;
         }
     } else if !end && w.request.content_length().is_none() {
-        field(w, b"transfer-encoding", &[b"chunked"])?;
+        field(w, b"transfer-encoding", b"chunked")?;
     }
     w.push_back(b"\r\n");
     let Work { request, buf, end, .. } = w;
@@ -115,50 +115,59 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
 }
 
 fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
+    let mut crumbs = 0;
     for (name, value) in &parts.headers {
-        if *name == COOKIE || *name == HOST {
-            continue;
+        if *name == COOKIE {
+            crumbs += 1;
+        } else if *name != HOST {
+            end_to_end(name.as_str().as_bytes(), value.as_bytes(), w)?;
         }
-        let text = name.as_str().as_bytes();
-        let teaches_framing = matches!(
-            known(text),
-            Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade
-        );
-        if teaches_framing || value.as_bytes().trim_ascii().len() != value.len() {
-            return Err(Refused { status: 400, reason: "field_of_another_protocol" });
-        }
-        field(w, text, &[value.as_bytes()])?;
     }
-    let mut crumbs = parts.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).peekable();
-    if crumbs.peek().is_none() {
+    if crumbs == 0 {
         return Ok(());
     }
     let line = w.end;
     w.push_back(b"cookie: ");
     let value = w.end;
-    while let Some(crumb) = crumbs.next() {
-        w.push_back(crumb);
-        if crumbs.peek().is_some() {
+    for (i, crumb) in parts.headers.get_all(COOKIE).iter().enumerate() {
+        w.push_back(crumb.as_bytes());
+        if i + 1 < crumbs {
             w.push_back(b"; ");
         }
     }
-    end_field(w, line, b"cookie".len(), value)
-}
-
-fn field(w: &mut Work, name: &[u8], value: &[&[u8]]) -> Result<(), Refused> {
-    let line = w.end;
-    w.push_back(name);
-    w.push_back(b": ");
-    let at = w.end;
-    value.iter().for_each(|v| w.push_back(v));
-    end_field(w, line, name.len(), at)
-}
-
-fn end_field(w: &mut Work, line: usize, name: usize, value: usize) -> Result<(), Refused> {
     let end = w.end;
     w.push_back(b"\r\n");
     let Work { request, buf, .. } = w;
-    request.take_field(buf, Span::new(line..line + name), Span::new(value..end))
+    request.take_field(buf, Span::new(line..line + b"cookie".len()), Span::new(value..end))
+}
+
+/// A field that says nothing about how the message is delimited and connected.
+fn end_to_end(name: &[u8], value: &[u8], w: &mut Work) -> Result<(), Refused> {
+    let refused = Err(Refused { status: 400, reason: "field_of_another_protocol" });
+    if value.trim_ascii().len() != value.len() {
+        return refused;
+    }
+    field(w, name, value)?;
+    match w.request.fields.last().map(|f| f.known) {
+        Some(Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade) => refused,
+        _ => Ok(()),
+    }
+}
+
+/// Writes a field line, and takes it as one that was read.
+fn field(w: &mut Work, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+    let (line, at) = (w.end, w.end + name.len() + 2);
+    let end = at + value.len();
+    w.end = end + 2;
+    if w.buf.len() < w.end {
+        w.buf.resize(w.end, 0);
+    }
+    let Work { request, buf, .. } = w;
+    buf[line..line + name.len()].copy_from_slice(name);
+    buf[line + name.len()..at].copy_from_slice(b": ");
+    buf[at..end].copy_from_slice(value);
+    buf[end..end + 2].copy_from_slice(b"\r\n");
+    request.take_field(buf, Span::new(line..line + name.len()), Span::new(at..end))
 }
 
 #[cfg(test)]

@@ -1,31 +1,28 @@
 //! HTTP/2: `h2` driven by us, its flushes coalesced. Downstream here, upstream in `session` and
 //! `exchange`.
 
+mod abuse;
 mod client;
 mod coalesce;
 mod exchange;
 mod fields;
 mod frames;
 mod lower;
+mod memory;
 mod session;
+mod tasks;
 
 pub(crate) use self::exchange::{Broken, Exchange};
 pub(crate) use self::session::{Place, Session};
+pub(crate) use self::tasks::Tasks;
 
-use self::client::Client;
+use self::abuse::Ends;
 use self::coalesce::{Coalesce, Flusher, coalesce};
-use self::lower::{LowerLimits, lower};
 use crate::connection::Connection;
-use crate::forward::buffers::Work;
 use crate::forward::deadline::Deadline;
-use crate::forward::error::Kind;
-use crate::forward::record::{Protocol, Site};
-use crate::forward::request;
 use crate::worker::Worker;
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
-use http::Request;
+use h2::Reason;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
@@ -36,13 +33,18 @@ use std::time::{Duration, Instant};
 
 /// Bytes that wait for the window of one stream.
 const SEND_BUFFER: usize = 64 << 10;
+/// How many streams of a connection we may have to reset for what the client does wrong.
+const RESET_BY_US: usize = 250;
+/// How many streams may be reset before we look at them.
+const RESET_UNSEEN: usize = 100;
 /// How long the last bytes may take to leave, and a client to let go.
 const LAST: Duration = Duration::from_secs(5);
 /// How long a client may take to read the last bytes while it shows that it does.
 const LAST_READ: Duration = Duration::from_secs(30);
+/// The same for one that was told to calm down.
+const CALMED: Duration = Duration::from_millis(500);
 
 type ServerConnection = h2::server::Connection<Coalesce<Stream>, Bytes>;
-type NextStream = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
 /// Serves streams on a connection until it ends. `shutdown` turning true sends GOAWAY.
 pub(crate) async fn serve(
@@ -58,29 +60,25 @@ pub(crate) async fn serve(
         idle: Deadline::new(worker.limits.keep_alive_idle),
         block: Deadline::new(worker.limits.head_time),
         block_since: None,
-        head_time: worker.limits.head_time,
-        open: Rc::new(()),
+        connection,
+        worker,
+        open: Rc::default(),
         leaving: false,
+        calmed: false,
     };
     let mut stop = pin!(shutdown.wait_for(|stop| *stop));
     let mut stopping = false;
-    while let Some(Ok((request, respond))) = poll_fn(|cx| {
+    poll_fn(|cx| {
         if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
             streams.leave();
         }
-        streams.poll_next(&flusher, cx)
+        streams.poll(&flusher, cx)
     })
-    .await
-    {
-        let (connection, worker, open) = (connection.clone(), worker.clone(), streams.open.clone());
-        tokio::task::spawn_local(async move {
-            one(request, respond, &connection, &worker).await;
-            drop(open);
-        });
-    }
+    .await;
+    let calmed = streams.calmed;
     drop(streams);
-    flusher.end(LAST, LAST_READ).await;
+    flusher.end(LAST, if calmed { CALMED } else { LAST_READ }).await;
 }
 
 async fn handshake(
@@ -96,6 +94,8 @@ async fn handshake(
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.h2_header_list)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(RESET_BY_US))
+        .max_pending_accept_reset_streams(RESET_UNSEEN)
         .enable_connect_protocol();
     let mut shake = Box::pin(builder.handshake(io));
     let shaken = poll_fn(|cx| {
@@ -115,25 +115,49 @@ struct Streams {
     /// For the header block that is open.
     block: Deadline,
     block_since: Option<Instant>,
-    head_time: Duration,
-    /// Shared by the tasks of the open streams.
-    open: Rc<()>,
+    connection: Rc<Connection>,
+    worker: Rc<Worker>,
+    /// Shared by the open streams.
+    open: Rc<Ends>,
     /// GOAWAY was sent.
     leaving: bool,
+    /// GOAWAY was sent because of what the client does.
+    calmed: bool,
 }
 
 impl Streams {
-    /// The next stream; in between, the connection's frames are read and written, and flushed
-    /// once after all streams that were ready have written.
-    fn poll_next(&mut self, flusher: &Flusher<Stream>, cx: &mut Context<'_>) -> Poll<NextStream> {
-        if let Poll::Ready(next) = self.h2.poll_accept(cx) {
-            return Poll::Ready(next);
+    /// Passes streams on as they come; after that the connection's frames are written, flushed
+    /// once after all streams that were ready have written. Ready when the connection is done.
+    fn poll(&mut self, flusher: &Flusher<Stream>, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(next) = self.h2.poll_accept(cx) {
+            let (request, respond) = match next {
+                Some(Ok(next)) => next,
+                Some(Err(e)) if e.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
+                    self.calmed = true;
+                    self.worker.telemetry.calmed();
+                    return Poll::Ready(());
+                }
+                _ => return Poll::Ready(()),
+            };
+            let (connection, open) = (self.connection.clone(), self.open.clone());
+            let worker = self.worker.clone();
+            self.worker.streams.serve(tasks::Stream { request, respond, connection, worker, open });
+        }
+        let abuse = !self.calmed && (self.open.are_abuse() || flusher.flooded());
+        if abuse {
+            self.calmed = true;
+            self.worker.telemetry.calmed();
+            self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            // has it say so
+            if self.h2.poll_accept(cx).is_ready() {
+                return Poll::Ready(());
+            }
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
-            return Poll::Ready(None);
+            return Poll::Ready(());
         }
         if self.poll_block(flusher, cx).is_ready() {
-            return Poll::Ready(None);
+            return Poll::Ready(());
         }
         if Rc::strong_count(&self.open) > 1 {
             self.idle.touch();
@@ -142,7 +166,7 @@ impl Streams {
             if Rc::strong_count(&self.open) > 1 {
                 self.idle.touch();
             } else if self.leaving {
-                return Poll::Ready(None);
+                return Poll::Ready(());
             } else {
                 self.leave();
                 cx.waker().wake_by_ref();
@@ -157,7 +181,7 @@ impl Streams {
         if since != self.block_since {
             self.block_since = since;
             if let Some(since) = since {
-                self.block.start(since, self.head_time, None);
+                self.block.start(since, self.worker.limits.head_time);
             }
         }
         if self.block_since.is_some() { self.block.poll(cx).map(|_| ()) } else { Poll::Pending }
@@ -169,36 +193,7 @@ impl Streams {
         if !self.leaving {
             self.leaving = true;
             self.h2.graceful_shutdown();
-            self.idle.start(Instant::now(), LAST, None);
+            self.idle.start(Instant::now(), LAST);
         }
     }
-}
-
-/// Serves one stream.
-async fn one(
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    connection: &Connection,
-    worker: &Worker,
-) {
-    let site = Site { worker, connection, protocol: Protocol::Http2 };
-    let limits = LowerLimits { fields: worker.limits.h2_fields, target: worker.limits.target_bytes };
-    let (parts, body) = request.into_parts();
-    let mut w = Work::take();
-    let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
-    let to_head = parts.method == http::Method::HEAD;
-    drop(parts);
-    let tunnel = lowered.ok().flatten();
-    let mut client = Client::new(respond, body, Deadline::new(worker.limits.request_idle), tunnel);
-    match lowered {
-        // a body where none was announced must not be found out after the request was passed on
-        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
-        Ok(_) => request::serve(&mut client, &mut w, site).await,
-        Err(refused) => {
-            w.request.reset();
-            let kind = Kind::BadRequest(refused.status, refused.reason);
-            request::refuse(&mut client, &mut w, site, kind, to_head).await;
-        }
-    }
-    w.give_back();
 }

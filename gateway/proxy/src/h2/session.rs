@@ -82,9 +82,23 @@ impl Session {
         !matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
-    /// Whether the peer takes another request now.
+    /// Whether the peer takes another request now. Before its SETTINGS say how many, it gets one.
     pub(crate) fn has_room(&self) -> bool {
-        self.active.get() < self.send.current_max_send_streams().min(STREAMS)
+        let most = if self.greeted.get() { self.send.current_max_send_streams().min(STREAMS) } else { 1 };
+        self.active.get() < most
+    }
+
+    /// Whether the peer's SETTINGS are still to come.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.greeted.get()
+    }
+
+    /// Waits for the peer's SETTINGS, or the end of the connection.
+    pub(crate) async fn greeted(&self) {
+        let greeting = self.greeting.notified();
+        if self.is_new() {
+            greeting.await;
+        }
     }
 
     fn greet(&self) {
@@ -116,10 +130,7 @@ impl Session {
 impl Place {
     /// Whether the peer takes WebSockets: waits for its SETTINGS (RFC 8441 3).
     pub(crate) async fn takes_websockets(&self) -> bool {
-        let greeting = self.session.greeting.notified();
-        if !self.session.greeted.get() {
-            greeting.await;
-        }
+        self.session.greeted().await;
         self.send.is_extended_connect_protocol_enabled()
     }
 
@@ -148,7 +159,8 @@ async fn drive(
         let (mut last, mut greeted) = (None, false);
         poll_fn(|cx| {
             let ended = connection.as_mut().poll(cx).is_ready()
-                || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)));
+                || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)))
+                || flusher.flooded();
             if !greeted && (ended || flusher.greeted()) {
                 greeted = true;
                 if let Some(session) = session.upgrade() {

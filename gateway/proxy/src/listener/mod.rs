@@ -1,6 +1,7 @@
 //! Listening sockets that open and close while running, and the accept loop.
 
 mod accept;
+pub(crate) mod proxy_protocol;
 mod rewound;
 mod sniff;
 mod socket;
@@ -10,7 +11,7 @@ pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, LAST_CALL, sniff};
 pub(crate) use socket::{canonical, open, reset_on_close};
-pub(crate) use spread::Spread;
+pub(crate) use spread::{Slot, Spread};
 
 use crate::snapshot::{LastSnapshot, Snapshot};
 use std::collections::BTreeMap;

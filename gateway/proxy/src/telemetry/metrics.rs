@@ -65,6 +65,34 @@ struct Series {
     key: Key,
 }
 
+/// What became of a retry that a policy wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RetryCount {
+    /// The request was sent again.
+    Sent,
+    /// As many as the policy allows had failed.
+    Exhausted,
+    /// The cluster's budget was used up.
+    OverBudget,
+    /// The request's body had not been kept.
+    BodyNotKept,
+}
+
+impl RetryCount {
+    const ALL: [RetryCount; 4] =
+        [RetryCount::Sent, RetryCount::Exhausted, RetryCount::OverBudget, RetryCount::BodyNotKept];
+
+    /// In a word, for logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            RetryCount::Sent => "sent",
+            RetryCount::Exhausted => "retry_limit",
+            RetryCount::OverBudget => "retry_budget",
+            RetryCount::BodyNotKept => "request_body_not_kept",
+        }
+    }
+}
+
 /// One worker's count of one series. Only that worker writes, so that adding needs no locked
 /// instruction.
 struct Cell {
@@ -106,6 +134,8 @@ pub(super) struct Metrics {
 #[derive(Default)]
 struct Cells {
     all: Mutex<Vec<Arc<Cell>>>,
+    /// By [`RetryCount`].
+    retries: [AtomicU64; RetryCount::ALL.len()],
 }
 
 /// A worker's counters.
@@ -213,6 +243,12 @@ impl Metrics {
             ),
             family(
                 MetricType::COUNTER,
+                "tidegate_retries_total",
+                "Retries that policies wanted, by what became of them.",
+                self.retries(),
+            ),
+            family(
+                MetricType::COUNTER,
                 "tidegate_metrics_overflow_total",
                 "Requests counted without their labels because there are too many label sets.",
                 vec![counter(Vec::new(), overflow)],
@@ -220,25 +256,19 @@ impl Metrics {
         ]
     }
 
+    fn retries(&self) -> Vec<Metric> {
+        let workers = lock(&self.workers);
+        let count = |of| workers.iter().map(|w| w.retries[of as usize].load(Ordering::Relaxed)).sum();
+        RetryCount::ALL.map(|of| counter(vec![label("result", of.name())], count(of))).to_vec()
+    }
+
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
         let Key { host, service_name, service_namespace, workload, outcome } = key;
-        // Pods of a service live in its namespace.
-        let workload_namespace: &str = if workload.name.is_empty() { "" } else { service_namespace };
         let mut flags = Vec::new();
         outcome.flags.write(&mut flags);
         let mut labels = self.identity.clone();
+        labels.extend(destination_labels(host, service_name, service_namespace, workload));
         labels.extend([
-            label("destination_app", &workload.app),
-            label("destination_canonical_revision", &workload.canonical_revision),
-            label("destination_canonical_service", &workload.canonical_service),
-            label("destination_cluster", ""),
-            label("destination_principal", ""),
-            label("destination_service", host),
-            label("destination_service_name", service_name),
-            label("destination_service_namespace", service_namespace),
-            label("destination_version", &workload.version),
-            label("destination_workload", &workload.name),
-            label("destination_workload_namespace", workload_namespace),
             label("request_protocol", if outcome.grpc { "grpc" } else { "http" }),
             label("response_code", &outcome.status.to_string()),
             label("response_flags", &String::from_utf8_lossy(&flags)),
@@ -287,6 +317,11 @@ impl WorkerMetrics {
         }
     }
 
+    /// Counts a retry.
+    pub(super) fn count_retry(&self, what: RetryCount) {
+        add(&self.cells.retries[what as usize], 1);
+    }
+
     fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Cell> {
         let cell = Cell::new(series);
         lock(&self.cells.all).push(cell.clone());
@@ -323,7 +358,7 @@ fn grpc_status(record: &Record<'_>) -> Option<u8> {
     status
 }
 
-fn source_labels(identity: &Identity) -> Vec<LabelPair> {
+pub(super) fn source_labels(identity: &Identity) -> Vec<LabelPair> {
     vec![
         label("reporter", "source"),
         label("source_app", &identity.workload),
@@ -335,6 +370,30 @@ fn source_labels(identity: &Identity) -> Vec<LabelPair> {
         label("source_workload", &identity.workload),
         label("source_workload_namespace", &identity.namespace),
         label("connection_security_policy", ""),
+    ]
+}
+
+/// Where requests and connections went.
+pub(super) fn destination_labels(
+    host: &str,
+    service_name: &str,
+    service_namespace: &str,
+    workload: &Workload,
+) -> [LabelPair; 11] {
+    // Pods of a service live in its namespace.
+    let workload_namespace = if workload.name.is_empty() { "" } else { service_namespace };
+    [
+        label("destination_app", &workload.app),
+        label("destination_canonical_revision", &workload.canonical_revision),
+        label("destination_canonical_service", &workload.canonical_service),
+        label("destination_cluster", ""),
+        label("destination_principal", ""),
+        label("destination_service", host),
+        label("destination_service_name", service_name),
+        label("destination_service_namespace", service_namespace),
+        label("destination_version", &workload.version),
+        label("destination_workload", &workload.name),
+        label("destination_workload_namespace", workload_namespace),
     ]
 }
 

@@ -5,6 +5,7 @@
 //! One thread carries the lines to the output; a scrape adds the workers up.
 
 mod access_log;
+mod connections;
 mod escape;
 mod flags;
 mod format;
@@ -14,22 +15,26 @@ mod time;
 mod workload;
 mod writer;
 
+pub(crate) use connections::TcpSeries;
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::render_header;
-pub(crate) use record::{Headers, Record};
+pub(crate) use metrics::RetryCount;
+pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use workload::Workload;
 
 use crate::server::Identity;
 use access_log::LineFormat;
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
+use connections::{Connections, WorkerConnections};
 use metrics::{Metrics, WorkerMetrics};
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
 use std::cell::RefCell;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tidegate_model::AccessLog;
+use tidegate_model::{AccessLog, Cluster};
 use writer::{LineBuffer, LogWriter};
 
 /// The access log's format, `None` while it is off; workers look at it by one atomic load.
@@ -38,9 +43,11 @@ type SharedFormat = Arc<ArcSwapOption<LineFormat>>;
 /// The telemetry of the process.
 pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
     writer: LogWriter,
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
+    calmed: Arc<AtomicU64>,
 }
 
 impl Telemetry {
@@ -48,9 +55,11 @@ impl Telemetry {
     pub(crate) fn new(identity: &Identity) -> Arc<Self> {
         Arc::new(Telemetry {
             metrics: Metrics::new(identity),
+            connections: Connections::new(identity),
             writer: LogWriter::new(),
             format: Arc::default(),
             access_log: Mutex::default(),
+            calmed: Arc::default(),
         })
     }
 
@@ -58,9 +67,11 @@ impl Telemetry {
     pub(crate) fn worker(&self) -> WorkerTelemetry {
         WorkerTelemetry {
             metrics: self.metrics.worker(),
+            connections: self.connections.worker(),
             format: RefCell::new(Cache::new(self.format.clone())),
             line: RefCell::default(),
             lines: self.writer.buffer(),
+            calmed: self.calmed.clone(),
         }
     }
 
@@ -88,12 +99,19 @@ impl Telemetry {
     /// Everything in Prometheus' text format.
     pub(crate) fn prometheus(&self) -> String {
         let mut families = self.metrics.families();
+        families.extend(self.connections.families());
         let dropped = metrics::counter(Vec::new(), self.writer.dropped());
         families.push(metrics::family(
             MetricType::COUNTER,
             "tidegate_access_log_dropped_total",
             "Lines of the access log that were dropped because its output was too slow or failed.",
             vec![dropped],
+        ));
+        families.push(metrics::family(
+            MetricType::COUNTER,
+            "tidegate_http2_abuse_total",
+            "HTTP/2 connections of clients closed with ENHANCE_YOUR_CALM: too many streams reset at once, or frames that ask for nothing.",
+            vec![metrics::counter(Vec::new(), self.calmed.load(Ordering::Relaxed))],
         ));
         let version = metrics::label("version", env!("CARGO_PKG_VERSION"));
         families.push(metrics::family(
@@ -118,16 +136,48 @@ impl Telemetry {
 /// A worker's part of the telemetry: its log buffer and its counters.
 pub(crate) struct WorkerTelemetry {
     metrics: WorkerMetrics,
+    connections: WorkerConnections,
     format: RefCell<Cache<SharedFormat, Option<Arc<LineFormat>>>>,
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,
+    /// Shared by the workers, for what is rare.
+    calmed: Arc<AtomicU64>,
 }
 
 impl WorkerTelemetry {
+    /// Counts a retry, or one that was wanted and may not be.
+    pub(crate) fn count_retry(&self, what: RetryCount) {
+        self.metrics.count_retry(what);
+    }
+
+    /// Counts a connection of HTTP/2 that is closed for what its client does.
+    pub(crate) fn calmed(&self) {
+        self.calmed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
+        self.log(record);
+    }
+
+    /// Logs a connection that has ended, or was refused, and that carried no requests.
+    pub(crate) fn finish_connection(&self, record: &Record<'_>) {
+        self.log(record);
+    }
+
+    /// The counters of connections to this cluster and workload, as far as they are known.
+    pub(crate) fn tcp(
+        &self,
+        cluster: Option<&Cluster>,
+        workload: Option<&Workload>,
+        flags: Flags,
+    ) -> Arc<TcpSeries> {
+        self.connections.series(cluster, workload, flags)
+    }
+
+    fn log(&self, record: &Record<'_>) {
         if let Some(format) = self.format.borrow_mut().load() {
             let mut line = self.line.borrow_mut();
             line.clear();

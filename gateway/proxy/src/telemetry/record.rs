@@ -13,7 +13,16 @@ pub(crate) trait Headers {
     fn trailer(&self, _name: &HeaderName, _f: &mut dyn FnMut(&[u8])) {}
 }
 
-/// Everything that is known about a request when it has ended.
+/// The headers of what has none.
+pub(crate) struct NoHeaders;
+
+impl Headers for NoHeaders {
+    fn request(&self, _: &HeaderName, _: &mut dyn FnMut(&[u8])) {}
+
+    fn response(&self, _: &HeaderName, _: &mut dyn FnMut(&[u8])) {}
+}
+
+/// Everything that is known about a request when it has ended, or about a connection without any.
 pub(crate) struct Record<'a> {
     /// When its head was complete.
     pub(crate) start: SystemTime,

@@ -9,8 +9,6 @@ use tidegate_model::Secret;
 /// Why a certificate cannot be served. Never carries key material.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidCertificate {
-    #[error("there is no such secret")]
-    Missing,
     #[error("the certificate chain is no PEM: {0}")]
     Chain(String),
     #[error("the certificate chain is empty")]

@@ -1,23 +1,18 @@
-use crate::connection::TlsFacts;
-use crate::snapshot::LastSnapshot;
-use crate::tls::servers::Server;
-use crate::worker::Worker;
+use crate::tls::ClientCertificate;
+use crate::tls::client_hello::{ClientHello, HelloReader, InvalidHello};
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::Ssl;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::tls::TlsStream;
 use rustls::AlertDescription;
-use rustls::server::Accepted;
+use rustls::server::ServerConfig;
 use std::io;
 use std::sync::Arc;
-use tidegate_model::ListenerKey;
+use tidegate_model::TableName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
-/// The first byte of a TLS handshake record (RFC 8446 5.1).
-const HANDSHAKE: u8 = 0x16;
-/// More than any client sends; rustls has a limit of its own for the message, not for its records.
-const HELLO_BYTES: usize = 80 << 10;
+/// Room for the first read: most hellos fit.
+const FIRST_READ: usize = 2048;
 
 /// Why a TLS connection did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +21,10 @@ pub(crate) enum HandshakeError {
     Timeout,
     #[error("no ClientHello came")]
     Silent,
-    #[error("the client does not speak TLS")]
-    NotTls,
-    #[error("invalid ClientHello: {0}")]
-    Hello(rustls::Error),
-    #[error("the ClientHello is too large")]
-    TooLarge,
-    #[error("no TLS server for {}", .0.as_deref().unwrap_or("a client without SNI"))]
-    UnknownName(Option<Arc<str>>),
+    #[error("{0}")]
+    Hello(#[from] InvalidHello),
+    #[error("refused {}: {why}", .name.as_deref().unwrap_or("a client without SNI"))]
+    Refused { name: Option<Arc<str>>, why: String },
     #[error("the TLS server {0} has no usable certificate")]
     NoCertificate(Arc<str>),
     #[error("TLS handshake failed: {0}")]
@@ -42,91 +33,83 @@ pub(crate) enum HandshakeError {
     Io(#[from] io::Error),
 }
 
-/// Terminates TLS by the server that SNI chooses from the live snapshot (or the last
-/// that had the listener), within the deadline.
+/// What the handshake said.
+#[derive(Debug)]
+pub(crate) struct TlsFacts {
+    /// The name the client asked for, lower case.
+    pub(crate) sni: Option<Arc<str>>,
+    /// The server that the SNI chose, which is also the name of its route table.
+    pub(crate) table: TableName,
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub(crate) version: &'static str,
+    /// The client's certificate, checked; `None` where it was not asked for or not sent.
+    #[expect(dead_code, reason = "policies and headers about the client begin with it")]
+    pub(crate) client: Option<ClientCertificate>,
+}
+
+/// Reads one whole ClientHello and puts it back in front of the stream.
 ///
 /// # Errors
-/// When the client does not speak TLS, asks for a name that is not served, or fails the handshake.
-pub(crate) async fn handshake(
-    stream: L4Stream,
-    listener: &ListenerKey,
-    last: &LastSnapshot,
-    worker: &Worker,
-) -> Result<(TlsStream<L4Stream>, TlsFacts), HandshakeError> {
-    let time = worker.limits.handshake_time;
-    timeout(time, negotiate(stream, listener, last, worker)).await.unwrap_or(Err(HandshakeError::Timeout))
-}
-
-async fn negotiate(
-    mut stream: L4Stream,
-    listener: &ListenerKey,
-    last: &LastSnapshot,
-    worker: &Worker,
-) -> Result<(TlsStream<L4Stream>, TlsFacts), HandshakeError> {
-    let (accepted, read) = client_hello(&mut stream).await?;
-    let sni: Option<Arc<str>> = accepted.client_hello().server_name().map(|n| n.to_ascii_lowercase().into());
-    drop(accepted);
-    let server: Option<Arc<Server>> = worker.pin(last).tls.choose(listener, sni.as_deref()).cloned();
-    let Some(server) = server else {
-        refuse(&mut stream, AlertDescription::UnrecognisedName).await?;
-        return Err(HandshakeError::UnknownName(sni));
-    };
-    let Some(config) = server.config.clone() else {
-        refuse(&mut stream, AlertDescription::HandshakeFailure).await?;
-        return Err(HandshakeError::NoCertificate(server.table.clone()));
-    };
-    // Pingora's wrapper begins at the beginning: it reads the ClientHello once more.
-    stream.rewind(&read);
-    let stream = Acceptor::from_server_config(config).tls_handshake(stream).await?;
-    let version = match stream.get_ssl().and_then(|tls| tls.version()) {
-        Some("TLSv1_3") => "TLSv1.3",
-        _ => "TLSv1.2",
-    };
-    Ok((stream, TlsFacts { sni, table: server.table.clone(), version }))
-}
-
-/// Reads one whole ClientHello; also gives back the bytes read.
-async fn client_hello(stream: &mut L4Stream) -> Result<(Accepted, Vec<u8>), HandshakeError> {
-    let mut acceptor = rustls::server::Acceptor::default();
-    let mut read = Vec::with_capacity(2048);
-    let mut seen = 0;
+/// When none comes, or something else: the client is told by an alert.
+pub(crate) async fn client_hello(stream: &mut L4Stream) -> Result<ClientHello, HandshakeError> {
+    let mut reader = HelloReader::default();
+    let mut read = Vec::with_capacity(FIRST_READ);
     loop {
         match stream.read_buf(&mut read).await? {
             0 if read.is_empty() => return Err(HandshakeError::Silent),
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             _ => {}
         }
-        if read[0] != HANDSHAKE {
-            return Err(HandshakeError::NotTls);
-        }
-        while seen < read.len() {
-            seen += acceptor.read_tls(&mut &read[seen..])?;
-            match acceptor.accept() {
-                Ok(Some(accepted)) => return Ok((accepted, read)),
-                Ok(None) => {}
-                Err((e, mut alert)) => {
-                    let mut bytes = Vec::new();
-                    alert.write_all(&mut bytes)?;
-                    end_with(stream, &bytes).await?;
-                    return Err(HandshakeError::Hello(e));
-                }
+        match reader.read(&read) {
+            Ok(Some(hello)) => {
+                stream.rewind(&read);
+                return Ok(hello);
             }
-        }
-        if read.len() > HELLO_BYTES {
-            return Err(HandshakeError::TooLarge);
+            Ok(None) => {}
+            Err(e) => {
+                if e != InvalidHello::NotTls {
+                    refuse(stream, AlertDescription::DecodeError).await?;
+                }
+                return Err(e.into());
+            }
         }
     }
 }
 
-/// Sends a fatal alert (RFC 8446 6.2) in the clear, as is right before a ServerHello.
-async fn refuse(stream: &mut L4Stream, alert: AlertDescription) -> io::Result<()> {
-    const ALERT: u8 = 0x15;
-    const FATAL: u8 = 2;
-    end_with(stream, &[ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)]).await
+/// Terminates TLS as a server's config says. `stream` begins with the ClientHello, which Pingora's
+/// wrapper reads once more.
+///
+/// # Errors
+/// When the handshake fails.
+pub(crate) async fn terminate(
+    mut stream: L4Stream,
+    config: Option<Arc<ServerConfig>>,
+    table: TableName,
+    sni: Option<Arc<str>>,
+) -> Result<(TlsStream<L4Stream>, TlsFacts), HandshakeError> {
+    let Some(config) = config else {
+        refuse(&mut stream, AlertDescription::HandshakeFailure).await?;
+        return Err(HandshakeError::NoCertificate(table));
+    };
+    let stream = Acceptor::from_server_config(config).tls_handshake(stream).await?;
+    let session = stream.get_ssl();
+    let version = match session.and_then(|tls| tls.version()) {
+        Some("TLSv1_3") => "TLSv1.3",
+        _ => "TLSv1.2",
+    };
+    let chain = session.and_then(|tls| tls.peer_cert_chain_der()).filter(|chain| !chain.is_empty());
+    let client = chain.map(|chain| ClientCertificate { chain: chain.into() });
+    Ok((stream, TlsFacts { sni, table, version, client }))
 }
 
-async fn end_with(stream: &mut L4Stream, bytes: &[u8]) -> io::Result<()> {
-    stream.write_all(bytes).await?;
+/// Sends a fatal alert (RFC 8446 6.2) in the clear, as is right before a ServerHello.
+///
+/// # Errors
+/// When the client is gone.
+pub(crate) async fn refuse(stream: &mut L4Stream, alert: AlertDescription) -> io::Result<()> {
+    const ALERT: u8 = 0x15;
+    const FATAL: u8 = 2;
+    stream.write_all(&[ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)]).await?;
     stream.flush().await?;
     AsyncWriteExt::shutdown(stream).await
 }

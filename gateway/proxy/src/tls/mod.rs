@@ -1,10 +1,14 @@
-//! TLS on the downstream side: rustls configs by listener and SNI, from the pinned snapshot.
+//! TLS on the downstream side: which name a client asks for, and rustls configs by server, from the
+//! pinned snapshot.
 
 mod certificate;
+mod client_certificate;
+pub(crate) mod client_hello;
 mod handshake;
 mod servers;
 
-pub(crate) use handshake::{HandshakeError, handshake};
+pub(crate) use client_certificate::ClientCertificate;
+pub(crate) use handshake::{HandshakeError, TlsFacts, client_hello, refuse, terminate};
 pub(crate) use servers::ServerConfigs;
 
 /// Makes aws-lc-rs the process's provider. Pingora would install ring, without post-quantum key

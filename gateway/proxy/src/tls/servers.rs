@@ -1,170 +1,266 @@
 use crate::tls::certificate::{self, Certificates, InvalidCertificate};
+use crate::tls::client_certificate::{self, InvalidAuthorities};
 use ahash::HashMap;
-use rustls::crypto::aws_lc_rs;
-use rustls::server::ServerConfig;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite as SuiteName, SupportedCipherSuite};
 use std::sync::Arc;
 use tidegate_model::{
-    Diagnostic, Listener, ListenerKey, ListenerProtocol, Model, Origin, Secret, SecretKey, Severity,
-    TableName, TlsServer, TlsVersion,
+    Authorities, CipherSuite, Diagnostic, KeyExchange, ListenerProtocol, Model, Origin, Secret, SecretKey,
+    Severity, TableName, TlsAction, TlsServer, TlsTermination, TlsVersion,
 };
 
-/// The TLS configs of one snapshot, by listener.
+/// The TLS configs of one snapshot, by server.
 #[derive(Default)]
 pub(crate) struct ServerConfigs {
-    listeners: HashMap<ListenerKey, Servers>,
-    certificates: HashMap<SecretKey, Loaded>,
+    servers: HashMap<TableName, Server>,
+    certificates: HashMap<SecretKey, Loaded<Secret, Arc<CertifiedKey>, InvalidCertificate>>,
+    authorities: HashMap<SecretKey, Loaded<Authorities, client_certificate::Loaded, InvalidAuthorities>>,
 }
 
-/// A secret as it was, and what came of it.
-#[derive(Clone)]
-struct Loaded {
-    secret: Arc<Secret>,
-    result: Result<Arc<CertifiedKey>, InvalidCertificate>,
+/// Something of the model that was read.
+struct Loaded<M, T, E> {
+    /// As the model has it now.
+    tried: Arc<M>,
+    /// The last version that could be used, and what came of it.
+    good: Option<(Arc<M>, T)>,
+    /// What is wrong with the version that was tried.
+    error: Option<E>,
 }
 
-/// The servers of one listener, by SNI.
-#[derive(Default)]
-struct Servers {
-    exact: HashMap<Box<str>, Arc<Server>>,
-    /// `.example.com` for `*.example.com`.
-    suffix: HashMap<Box<str>, Arc<Server>>,
-    any: Option<Arc<Server>>,
-    all: HashMap<TableName, Arc<Server>>,
+impl<M, T: Clone, E: Clone> Clone for Loaded<M, T, E> {
+    fn clone(&self) -> Self {
+        Loaded { tried: self.tried.clone(), good: self.good.clone(), error: self.error.clone() }
+    }
 }
 
-/// One TLS server.
-pub(crate) struct Server {
-    /// Its route table.
-    pub(crate) table: TableName,
-    /// How it is terminated; `None` while none of its certificates can be served.
-    pub(crate) config: Option<Arc<ServerConfig>>,
+/// One TLS server that is terminated here.
+struct Server {
+    /// `None` while its certificates or its authorities cannot be used.
+    config: Option<Arc<ServerConfig>>,
     policy: Policy,
 }
 
 /// What a [`ServerConfig`] is made from: while it stays, tickets stay valid.
 #[derive(Clone, PartialEq)]
 struct Policy {
-    min: Option<TlsVersion>,
-    max: Option<TlsVersion>,
+    termination: TlsTermination,
+    /// Whether HTTP is offered by ALPN.
+    http: bool,
     secrets: Vec<Arc<Secret>>,
+    authorities: Vec<Arc<Authorities>>,
+}
+
+/// Why a server cannot be terminated.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("{0}")]
+    Rustls(#[from] rustls::Error),
+    #[error("{0}")]
+    Clients(#[from] InvalidAuthorities),
 }
 
 impl ServerConfigs {
     /// The configs of a model. What did not change is shared with `previous`. A server whose
-    /// certificates are all missing or broken fails alone, and is named.
+    /// certificates are all missing or broken, or whose clients could not be checked, fails alone,
+    /// and is named.
     pub(crate) fn build(model: &Model, previous: &ServerConfigs) -> (ServerConfigs, Vec<Diagnostic>) {
-        let mut new =
-            ServerConfigs { certificates: load_all(model, previous), listeners: HashMap::default() };
+        let mut new = ServerConfigs {
+            certificates: load_all(&model.secrets, &previous.certificates, certificate::load),
+            authorities: load_all(&model.authorities, &previous.authorities, client_certificate::load),
+            servers: HashMap::default(),
+        };
         let mut diagnostics = Vec::new();
         for listener in model.listeners.values() {
             let ListenerProtocol::Tls(servers) = &listener.protocol else { continue };
-            let built = new.build_listener(listener, servers, previous, &mut diagnostics);
-            new.listeners.insert(listener.key, built);
+            for server in servers {
+                let (termination, http) = match &server.action {
+                    TlsAction::Http(termination) => (termination, true),
+                    TlsAction::Tcp(termination, _) => (termination, false),
+                    TlsAction::Passthrough { .. } | TlsAction::Refuse(_) => continue,
+                };
+                let old = previous.servers.get(&server.table);
+                let built = new.build_server(server, termination, http, old, &mut diagnostics);
+                new.servers.insert(server.table.clone(), built);
+            }
         }
         (new, diagnostics)
     }
 
-    /// The server of a listener for a name: exact, then the longest wildcard, then `*`. `name` is
-    /// in lower case; without one only `*` serves.
-    pub(crate) fn choose(&self, listener: &ListenerKey, name: Option<&str>) -> Option<&Arc<Server>> {
-        let servers = self.listeners.get(listener)?;
-        let named = name.and_then(|name| {
-            let wildcards = || {
-                let dots = name.match_indices('.').map(|(at, _)| at).filter(|at| *at > 0);
-                dots.filter_map(|at| servers.suffix.get(&name[at..])).next()
-            };
-            servers.exact.get(name).or_else(wildcards)
-        });
-        named.or(servers.any.as_ref())
+    /// How a server is terminated; `None` while it cannot be.
+    pub(crate) fn get(&self, server: &TableName) -> Option<&Arc<ServerConfig>> {
+        self.servers.get(server)?.config.as_ref()
     }
 
-    fn build_listener(
+    fn build_server(
         &self,
-        listener: &Listener,
-        servers: &[TlsServer],
-        previous: &ServerConfigs,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> Servers {
-        let old = previous.listeners.get(&listener.key);
-        let mut built = Servers::default();
-        for server in servers {
-            let old = old.and_then(|o| o.all.get(&server.table));
-            let new = Arc::new(self.build_server(server, old.map(Arc::as_ref), diagnostics));
-            for host in &server.hosts {
-                // The first that claims a name has it, as everywhere in Istio.
-                match host.strip_prefix('*') {
-                    None => _ = built.exact.entry(host.to_ascii_lowercase().into()).or_insert(new.clone()),
-                    Some("") => _ = built.any.get_or_insert(new.clone()),
-                    Some(rest) => {
-                        _ = built.suffix.entry(rest.to_ascii_lowercase().into()).or_insert(new.clone());
-                    }
-                }
-            }
-            built.all.insert(server.table.clone(), new);
-        }
-        built
-    }
-
-    fn build_server(&self, server: &TlsServer, old: Option<&Server>, out: &mut Vec<Diagnostic>) -> Server {
-        let mut policy = Policy { min: server.min_version, max: server.max_version, secrets: Vec::new() };
+        server: &TlsServer,
+        termination: &TlsTermination,
+        http: bool,
+        old: Option<&Server>,
+        out: &mut Vec<Diagnostic>,
+    ) -> Server {
+        let mut policy =
+            Policy { termination: termination.clone(), http, secrets: Vec::new(), authorities: Vec::new() };
         let mut keys = Vec::new();
-        for name in &server.certificates {
-            let loaded = self.certificates.get(name);
-            match loaded.map_or(Err(InvalidCertificate::Missing), |l| l.result.clone()) {
-                Ok(key) => {
-                    keys.push(key);
-                    policy.secrets.extend(loaded.map(|l| l.secret.clone()));
+        for name in &termination.certificates {
+            match self.certificates.get(name) {
+                Some(loaded) => {
+                    if let Some((secret, key)) = &loaded.good {
+                        keys.push(key.clone());
+                        policy.secrets.push(secret.clone());
+                    }
+                    out.extend(loaded.complaint(server, &format!("certificate {name}")));
                 }
-                Err(e) => out.push(broken(server, format!("certificate {name} cannot be served: {e}"))),
+                None => out.push(broken(server, format!("certificate {name} is not there"), NONE)),
             }
         }
-        let table = server.table.clone();
-        if let Some(old) = old.filter(|o| o.policy == policy && o.config.is_some()) {
-            return Server { table, config: old.config.clone(), policy };
+        let named = termination.clients.iter().flat_map(|c| &c.authorities);
+        let mut roots = Vec::new();
+        for name in named.clone() {
+            match self.authorities.get(name) {
+                Some(loaded) => {
+                    if let Some((authorities, loaded)) = &loaded.good {
+                        roots.push(loaded.clone());
+                        policy.authorities.push(authorities.clone());
+                    }
+                    out.extend(loaded.complaint(server, &format!("the authorities of clients {name}")));
+                }
+                None => {
+                    out.push(broken(server, format!("the authorities of clients {name} are not there"), NONE))
+                }
+            }
         }
-        let config = (!keys.is_empty()).then(|| config(&policy, keys)).and_then(|result| {
-            result.inspect_err(|e| out.push(broken(server, format!("TLS settings do not work: {e}")))).ok()
+        // Without one of its authorities a server would refuse clients, or ask none for a certificate.
+        let whole = !keys.is_empty() && roots.len() == named.count();
+        if let Some(old) = old.filter(|o| whole && o.policy == policy && o.config.is_some()) {
+            return Server { config: old.config.clone(), policy };
+        }
+        let config = whole.then(|| config(&policy, keys, &roots)).and_then(|result| {
+            result
+                .inspect_err(|e| out.push(broken(server, format!("TLS settings do not work: {e}"), NONE)))
+                .ok()
         });
-        Server { table, config, policy }
+        Server { config, policy }
     }
 }
 
-fn load_all(model: &Model, previous: &ServerConfigs) -> HashMap<SecretKey, Loaded> {
-    let load = |secret: &Arc<Secret>| match previous.certificates.get(&secret.key) {
-        Some(old) if Arc::ptr_eq(&old.secret, secret) || old.secret == *secret => old.clone(),
-        _ => Loaded { secret: secret.clone(), result: certificate::load(secret) },
-    };
-    model.secrets.iter().map(|(key, secret)| (key.clone(), load(secret))).collect()
+impl<M, T, E: std::fmt::Display> Loaded<M, T, E> {
+    /// What to say of a server that needs this, when it cannot be used.
+    fn complaint(&self, server: &TlsServer, what: &str) -> Option<Diagnostic> {
+        let so = if self.good.is_some() { LAST_GOOD } else { NONE };
+        self.error.as_ref().map(|e| broken(server, format!("{what} cannot be used: {e}"), so))
+    }
 }
 
-fn config(policy: &Policy, keys: Vec<Arc<CertifiedKey>>) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let lowest = policy.min.unwrap_or(TlsVersion::V1_2);
-    let highest = policy.max.unwrap_or(TlsVersion::V1_3);
+/// What follows from something that is broken.
+const LAST_GOOD: &str = "the last good version keeps serving";
+const NONE: &str = "handshakes for its hosts fail";
+
+/// Everything of a kind, read; what did not change is shared, and what is broken stays at its last good version.
+fn load_all<M: PartialEq, T: Clone, E: Clone>(
+    sources: &std::collections::BTreeMap<SecretKey, Arc<M>>,
+    previous: &HashMap<SecretKey, Loaded<M, T, E>>,
+    load: impl Fn(&M) -> Result<T, E>,
+) -> HashMap<SecretKey, Loaded<M, T, E>> {
+    let load = |key: &SecretKey, source: &Arc<M>| {
+        let old = previous.get(key);
+        if let Some(old) = old.filter(|old| Arc::ptr_eq(&old.tried, source) || old.tried == *source) {
+            return old.clone();
+        }
+        match load(source) {
+            Ok(loaded) => Loaded { tried: source.clone(), good: Some((source.clone(), loaded)), error: None },
+            Err(e) => {
+                Loaded { tried: source.clone(), good: old.and_then(|old| old.good.clone()), error: Some(e) }
+            }
+        }
+    };
+    sources.iter().map(|(key, source)| (key.clone(), load(key, source))).collect()
+}
+
+fn config(
+    policy: &Policy,
+    keys: Vec<Arc<CertifiedKey>>,
+    roots: &[client_certificate::Loaded],
+) -> Result<Arc<ServerConfig>, Unusable> {
+    let termination = &policy.termination;
+    let lowest = termination.min_version.unwrap_or(TlsVersion::V1_2);
+    let highest = termination.max_version.unwrap_or(TlsVersion::V1_3);
     let versions: Vec<_> = [(TlsVersion::V1_2, &TLS12), (TlsVersion::V1_3, &TLS13)]
         .into_iter()
         .filter(|(v, _)| (lowest..=highest).contains(v))
         .map(|(_, v)| v)
         .collect();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = Arc::new(provider(termination));
+    let clients = match &termination.clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(clients) => client_certificate::verifier(clients, roots, &provider)?,
+    };
+    // A suite of TLS 1.3 is always there: a config without any of 1.2 speaks 1.3 alone, if it may.
+    let speaks_12 = provider.cipher_suites.iter().any(|s| s.tls13().is_none());
+    let versions: Vec<_> = versions.into_iter().filter(|v| speaks_12 || v.version != TLS12.version).collect();
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(Certificates::new(keys)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if policy.http {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
     // A key of its own: no session of one server resumes at another.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 
-fn broken(server: &TlsServer, text: String) -> Diagnostic {
+/// The process's cryptography with the suites and groups that a server asks for.
+fn provider(termination: &TlsTermination) -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    if let Some(wanted) = &termination.cipher_suites {
+        let tls13 = provider.cipher_suites.iter().filter(|s| s.tls13().is_some()).copied();
+        let chosen = wanted
+            .iter()
+            .filter_map(|suite| provider.cipher_suites.iter().find(|s| s.suite() == name(*suite)).copied());
+        let suites: Vec<SupportedCipherSuite> = tls13.chain(chosen).collect();
+        provider.cipher_suites = suites;
+    }
+    if let Some(groups) = &termination.groups {
+        provider.kx_groups = groups.iter().map(|g| group(*g)).collect();
+    }
+    provider
+}
+
+fn name(suite: CipherSuite) -> SuiteName {
+    match suite {
+        CipherSuite::EcdheEcdsaAes128GcmSha256 => SuiteName::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheEcdsaAes256GcmSha384 => SuiteName::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheEcdsaChacha20Poly1305 => SuiteName::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::EcdheRsaAes128GcmSha256 => SuiteName::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheRsaAes256GcmSha384 => SuiteName::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheRsaChacha20Poly1305 => SuiteName::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
+
+fn group(group: KeyExchange) -> &'static dyn SupportedKxGroup {
+    match group {
+        KeyExchange::X25519MlKem768 => aws_lc_rs::kx_group::X25519MLKEM768,
+        KeyExchange::X25519 => aws_lc_rs::kx_group::X25519,
+        KeyExchange::P256 => aws_lc_rs::kx_group::SECP256R1,
+        KeyExchange::P384 => aws_lc_rs::kx_group::SECP384R1,
+    }
+}
+
+fn broken(server: &TlsServer, text: String, so: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         origin: Origin::default(),
         object: Some(server.owner.clone()),
         field: "spec.servers.tls.credentialName".into(),
-        text: format!("{text} (server {})", server.table),
-        advice: "handshakes for its hosts fail until the secret holds a matching certificate and key".into(),
+        text: format!("{text} (server {}); {so}", server.table),
+        advice:
+            "put a certificate chain with its key into the Secret, and for clients the certificates of their \
+                 authorities"
+                .into(),
         code: "certificate-unusable",
     }
 }

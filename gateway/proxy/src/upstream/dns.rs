@@ -23,15 +23,15 @@ const LOOKUPS: usize = 32;
 
 /// Asks for the addresses of a name.
 #[async_trait]
-pub(super) trait Resolve: Send + Sync {
+pub(crate) trait Resolve: Send + Sync {
     /// All addresses and how long they hold.
     async fn resolve(&self, host: &str) -> Result<Answer, String>;
 }
 
 /// What a name resolved to.
-pub(super) struct Answer {
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) ttl: Duration,
+pub(crate) struct Answer {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ttl: Duration,
 }
 
 /// Is told when a name has other addresses than before.
@@ -176,7 +176,7 @@ fn fixed(host: &str) -> Option<IpAddr> {
 
 /// The resolver of the system: `/etc/resolv.conf` and `/etc/hosts`, read at the first lookup.
 #[derive(Default)]
-pub(super) struct SystemResolver(OnceLock<TokioResolver>);
+pub(crate) struct SystemResolver(OnceLock<TokioResolver>);
 
 impl SystemResolver {
     fn get(&self) -> Result<&TokioResolver, String> {

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+/// Tells an endpoint from every other of the process, so that an address which went and came back is
+/// another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EndpointId(u64);
+
 /// What lasts of an endpoint while its cluster keeps its address, whatever else changes.
 pub(super) struct Endpoint {
-    /// Unique in the process, so that an address which went and came back is another endpoint.
-    pub(super) id: u64,
+    pub(super) id: EndpointId,
     /// How Pingora's connector reaches it, made once.
     pub(super) peer: Peer,
     address: SocketAddr,
@@ -19,7 +23,7 @@ impl Endpoint {
     pub(super) fn new(address: SocketAddr) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Endpoint {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: EndpointId(NEXT.fetch_add(1, Ordering::Relaxed)),
             peer: Peer::new(address),
             address,
             active: AtomicU32::new(0),
@@ -85,6 +89,15 @@ impl EndpointTable {
         self.members[index].endpoint.active.load(Ordering::Relaxed)
     }
 
+    pub(super) fn id(&self, index: usize) -> EndpointId {
+        self.members[index].endpoint.id
+    }
+
+    /// Active requests of all endpoints.
+    pub(super) fn requests(&self) -> u32 {
+        (0..self.len()).map(|i| self.active(i)).sum()
+    }
+
     pub(super) fn weight(&self, index: usize) -> u32 {
         self.members[index].weight
     }
@@ -96,23 +109,25 @@ impl EndpointTable {
 
 /// A picked endpoint, counted as active while it lives.
 pub(crate) struct Pick {
+    /// The endpoint's address (resolved).
+    pub(crate) address: SocketAddr,
     member: Arc<Member>,
 }
 
 impl Pick {
     fn new(member: Arc<Member>) -> Self {
         member.endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Pick { member }
-    }
-
-    /// The endpoint's address (resolved).
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.member.endpoint.address()
+        Pick { address: member.endpoint.address(), member }
     }
 
     /// The workload behind the endpoint, for metrics.
     pub(crate) fn workload(&self) -> &Arc<Workload> {
         &self.member.workload
+    }
+
+    /// Which endpoint it is.
+    pub(crate) fn id(&self) -> EndpointId {
+        self.member.endpoint.id
     }
 
     pub(super) fn endpoint(&self) -> &Arc<Endpoint> {

@@ -1,6 +1,7 @@
 //! Upstream clusters: their endpoints, how one is picked, connections and pools.
 
 mod balance;
+mod budget;
 mod cluster;
 mod connect;
 mod dns;
@@ -9,9 +10,11 @@ mod pool;
 mod registry;
 mod sessions;
 
+pub(crate) use budget::RetryPermit;
 pub(crate) use cluster::{Cluster, Clusters};
 pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};
-pub(crate) use endpoint::Pick;
+pub(crate) use dns::{Resolve, SystemResolver};
+pub(crate) use endpoint::{EndpointId, Pick};
 pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;
 

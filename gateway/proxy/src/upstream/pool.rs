@@ -1,6 +1,6 @@
 use super::cluster::Cluster;
 use super::connect::{ConnectError, Connector, UpstreamConnection};
-use super::endpoint::{Endpoint, Pick};
+use super::endpoint::{Endpoint, EndpointId, Pick};
 use super::sessions::Sessions;
 use crate::h2::Place;
 use ahash::AHashMap;
@@ -34,7 +34,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct IdleConnections {
     /// By the endpoint's id, which belongs to one address in one cluster.
-    slots: AHashMap<u64, Slot>,
+    slots: AHashMap<EndpointId, Slot>,
     count: usize,
 }
 
@@ -81,8 +81,8 @@ impl Pool {
         self.sessions.get(&self.connector, cluster, pick).await
     }
 
-    /// Gives back a connection on which request and response both ended cleanly, `since` when it is idle.
-    pub(crate) fn put(&self, cluster: &Cluster, pick: &Pick, connection: UpstreamConnection, since: Instant) {
+    /// Gives back a connection on which request and response both ended cleanly.
+    pub(crate) fn put(&self, cluster: &Cluster, pick: &Pick, connection: UpstreamConnection) {
         let mut idle = self.idle.borrow_mut();
         if pick.endpoint().is_removed() || idle.count >= IN_ALL {
             return;
@@ -95,7 +95,7 @@ impl Pool {
         slot.idle_timeout = cluster.config().idle_timeout;
         if slot.connections.len() < PER_ENDPOINT {
             let UpstreamConnection { stream, local, .. } = connection;
-            slot.connections.push_back(Idle { stream, local, since });
+            slot.connections.push_back(Idle { stream, local, since: Instant::now() });
             idle.count += 1;
         }
     }
@@ -119,7 +119,7 @@ impl Pool {
 
 impl IdleConnections {
     /// The connection that was used last and is still open.
-    fn take(&mut self, endpoint: u64) -> Option<Idle> {
+    fn take(&mut self, endpoint: EndpointId) -> Option<Idle> {
         let slot = self.slots.get_mut(&endpoint)?;
         while let Some(mut idle) = slot.connections.pop_back() {
             self.count -= 1;
@@ -202,7 +202,7 @@ mod tests {
         }
 
         fn put(&self, connection: UpstreamConnection) {
-            self.pool.put(&self.cluster(), &self.pick(), connection, Instant::now());
+            self.pool.put(&self.cluster(), &self.pick(), connection);
         }
     }
 
@@ -271,7 +271,7 @@ mod tests {
         let (late, _late_peer) = bench.connect().await;
         let (old, pick) = (bench.cluster(), bench.pick());
         bench.apply(false, LONG);
-        bench.pool.put(&old, &pick, late, Instant::now());
+        bench.pool.put(&old, &pick, late);
         assert_eq!(bench.pool.idle(), 1, "not kept once the endpoint is gone");
         bench.apply(true, LONG);
         assert!(!bench.get(false).await.reused);

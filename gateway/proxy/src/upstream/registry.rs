@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(addresses(&old), ["10.0.0.2:1", "10.0.0.1:1"]);
         for dice in 0..64u64 {
             let other = new.get(&name()).unwrap().pick(dice << 58).unwrap();
-            assert_eq!(other.address().to_string(), "10.0.0.2:1", "the other has an active request");
+            assert_eq!(other.address.to_string(), "10.0.0.2:1", "the other has an active request");
         }
 
         registry.apply(&model(&[(cluster("a"), vec![])]));

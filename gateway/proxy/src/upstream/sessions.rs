@@ -1,6 +1,6 @@
 use super::cluster::Cluster;
 use super::connect::{ConnectError, Connector, UpstreamConnection};
-use super::endpoint::{Endpoint, Pick};
+use super::endpoint::{Endpoint, EndpointId, Pick};
 use crate::h2::{Place, Session};
 use ahash::AHashMap;
 use std::cell::RefCell;
@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// HTTP/2 connections of one worker to one endpoint. Requests beyond what they take wait for their turn.
 const PER_ENDPOINT: usize = 32;
@@ -15,7 +16,7 @@ const PER_ENDPOINT: usize = 32;
 const IN_ALL: usize = 4096;
 
 /// A worker's HTTP/2 connections, by endpoint, each shared by many requests.
-pub(super) struct Sessions(RefCell<AHashMap<u64, Slot>>);
+pub(super) struct Sessions(RefCell<AHashMap<EndpointId, Slot>>);
 
 struct Slot {
     endpoint: Arc<Endpoint>,
@@ -29,6 +30,8 @@ struct Slot {
 enum Found {
     Place(Place),
     Wait(oneshot::Receiver<Result<(), ConnectError>>),
+    /// How many requests a new connection takes is not known yet.
+    New(Rc<Session>),
     Connect,
 }
 
@@ -52,6 +55,9 @@ impl Sessions {
                 Found::Place(place) => return Ok(place),
                 // an error of the channel: who was connecting gave up
                 Found::Wait(made) => made.await.unwrap_or(Ok(()))?,
+                Found::New(session) => timeout(cluster.config().connect_timeout, session.greeted())
+                    .await
+                    .map_err(|_| ConnectError::Timeout)?,
                 Found::Connect => {
                     let mut making = Making { sessions: self, endpoint: pick.endpoint().id, failed: None };
                     let made = connector.connect(pick.endpoint(), cluster.config().connect_timeout).await;
@@ -89,6 +95,9 @@ impl Sessions {
         slot.sessions.retain(|s| s.is_open());
         if let Some(session) = slot.sessions.iter().find(|s| s.has_room()) {
             return Found::Place(session.place());
+        }
+        if let Some(session) = slot.sessions.iter().find(|s| s.is_new()) {
+            return Found::New(session.clone());
         }
         if let Some(waiting) = &mut slot.connecting {
             let (tell, made) = oneshot::channel();
@@ -129,7 +138,7 @@ impl Sessions {
 /// A connection being made. Who waits for it hears of its end, whatever that is.
 struct Making<'a> {
     sessions: &'a Sessions,
-    endpoint: u64,
+    endpoint: EndpointId,
     failed: Option<ConnectError>,
 }
 

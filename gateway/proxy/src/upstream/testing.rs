@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::{
-    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, Model, UpstreamProtocol,
+    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, Model, RetryBudget,
+    UpstreamProtocol,
 };
 
 pub(super) fn cluster(host: &str) -> Cluster {
@@ -19,6 +20,7 @@ pub(super) fn cluster(host: &str) -> Cluster {
         load_balancer: LoadBalancer::LeastRequest,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     }
 }
 

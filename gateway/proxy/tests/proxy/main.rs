@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that unwraps says what it expects")]
 
 mod admin;
+mod clients;
 mod drain;
 mod listeners;
 mod requests;
 mod support;
+mod tcp;
 mod tls;

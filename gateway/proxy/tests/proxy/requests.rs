@@ -335,3 +335,26 @@ async fn a_connection_follows_its_host_to_a_renamed_server() {
         assert_eq!(client.post("https", "/", "x").await.unwrap(), served("/", "x"));
     }
 }
+
+#[tokio::test]
+async fn clients_that_are_told_to_calm_down_are_counted() {
+    let proxy = start();
+    let mut model = Model::default();
+    let table = plain(&mut model, key(1));
+    host(&mut model, &table, "*", vec![respond("hello")]);
+    proxy.apply(model);
+    assert_eq!(metric(&proxy, "tidegate_http2_abuse_total").await, 0);
+    let mut client = TcpStream::connect(address(&proxy, key(1))).await.unwrap();
+    let (mut from, mut to) = client.split();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let flood = async {
+        let mut sent = to.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        while sent.is_ok() {
+            sent = to.write_all(&settings.repeat(1000)).await;
+        }
+    };
+    let mut scratch = [0; 4096];
+    let read = async { while from.read(&mut scratch).await.is_ok_and(|n| n > 0) {} };
+    tokio::join!(flood, read);
+    assert_eq!(metric(&proxy, "tidegate_http2_abuse_total").await, 1);
+}

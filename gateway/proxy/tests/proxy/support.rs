@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::*;
-use tidegate_proxy::{Identity, Limits, Options, Proxy};
+use tidegate_proxy::{Identity, KeyFetching, Limits, Options, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,7 +32,9 @@ pub(crate) fn options() -> Options {
         status: any,
         access_log: Some(AccessLog { file: "".into(), format: AccessLogFormat::DefaultText }),
         explain_errors: true,
+        proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
         identity: Identity { workload: "test".into(), namespace: "test".into() },
+        keys: KeyFetching { allowed: vec!["127.0.0.0/8".parse().unwrap()], ..KeyFetching::default() },
         explain: Arc::new(|query| match query.url.as_str() {
             "bad" => Err("url is not absolute".into()),
             url => Ok(json!({ "url": url, "method": query.method, "headers": query.headers })),
@@ -68,15 +70,64 @@ pub(crate) fn tls(model: &mut Model, key: ListenerKey, servers: &[(&str, &[&str]
         TlsServer {
             table: (*table).into(),
             hosts: hosts.iter().map(|h| (*h).into()).collect(),
-            mode: TlsMode::Simple,
-            certificates: secrets.iter().map(|s| secret_key(s)).collect(),
-            min_version: None,
-            max_version: None,
+            action: TlsAction::Http(TlsTermination {
+                certificates: secrets.iter().map(|s| secret_key(s)).collect(),
+                ..TlsTermination::default()
+            }),
             owner: ObjectRef::new("Gateway", "test", "gateway"),
         }
     });
     let servers = servers.collect();
     listen(model, key, ListenerProtocol::Tls(servers));
+}
+
+/// Adds a listener with these TLS servers.
+pub(crate) fn tls_actions(model: &mut Model, key: ListenerKey, servers: Vec<(&str, &[&str], TlsAction)>) {
+    let servers = servers.into_iter().map(|(table, hosts, action)| {
+        if matches!(action, TlsAction::Http(_)) {
+            add_table(model, &table.into(), true);
+        }
+        TlsServer {
+            table: table.into(),
+            hosts: hosts.iter().map(|h| (*h).into()).collect(),
+            action,
+            owner: ObjectRef::new("Gateway", "test", "gateway"),
+        }
+    });
+    let servers = servers.collect();
+    listen(model, key, ListenerProtocol::Tls(servers));
+}
+
+/// Adds a listener whose connections go to a destination.
+pub(crate) fn tcp(model: &mut Model, key: ListenerKey, route: Arc<TcpRoute>) {
+    listen(model, key, ListenerProtocol::Tcp(route));
+}
+
+/// A route of connections to a cluster, which may stand still for so long.
+pub(crate) fn tcp_route(cluster: ClusterName, idle_timeout: Option<Duration>) -> Arc<TcpRoute> {
+    Arc::new(TcpRoute {
+        rule: RuleRef {
+            object: ObjectRef::new("VirtualService", "test", "tcp"),
+            index: 0,
+            match_index: None,
+            root: None,
+        },
+        section: TcpSection::Tcp,
+        origin: Origin::default(),
+        destinations: vec![TcpDestination { cluster, weight: 1, idle_timeout }],
+    })
+}
+
+/// Adds a cluster of these endpoints.
+pub(crate) fn cluster(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -> ClusterName {
+    forward(model, name, endpoints);
+    ClusterName::outbound(80, "", name)
+}
+
+/// How a server of [`tls`] terminates, to change it.
+pub(crate) fn termination(server: &mut TlsServer) -> &mut TlsTermination {
+    let TlsAction::Http(termination) = &mut server.action else { panic!("not terminated for HTTP") };
+    termination
 }
 
 fn add_table(model: &mut Model, name: &TableName, tls: bool) {
@@ -143,6 +194,7 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
+        retry_budget: RetryBudget::default(),
     };
     let endpoint = |address: &SocketAddr| Endpoint {
         address: Address::Socket(*address),

@@ -1,12 +1,13 @@
 use crate::support::*;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_model::{Model, Secret, TlsVersion};
+use tidegate_model::{ListenerProtocol, Model, Secret, TlsVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -51,14 +52,18 @@ impl ServerCertVerifier for Anything {
     }
 }
 
-pub(crate) fn client(alpn: &[&str], schemes: &[SignatureScheme]) -> ClientConfig {
+/// A client that accepts every certificate, and may have one of its own.
+pub(crate) fn unauthenticated(schemes: &[SignatureScheme]) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anything(schemes.to_vec())))
-        .with_no_client_auth();
+}
+
+pub(crate) fn client(alpn: &[&str], schemes: &[SignatureScheme]) -> ClientConfig {
+    let mut config = unauthenticated(schemes).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     config
 }
@@ -157,8 +162,8 @@ async fn versions_and_alpn_are_kept_to() {
     secret(&mut model, "s", &["a.b"], &PKCS_ECDSA_P256_SHA256);
     tls(&mut model, key(1), &[("https.443", &["a.b"], &["s"])]);
     let mut listener = (*model.listeners[&key(1)]).clone();
-    if let tidegate_model::ListenerProtocol::Tls(servers) = &mut listener.protocol {
-        servers[0].max_version = Some(TlsVersion::V1_2);
+    if let ListenerProtocol::Tls(servers) = &mut listener.protocol {
+        termination(&mut servers[0]).max_version = Some(TlsVersion::V1_2);
     }
     model.listeners.insert(key(1), Arc::new(listener));
     proxy.apply(model);

@@ -1,11 +1,12 @@
 //! HTTP/2 upstreams: a server of `h2` in this task, driven stream by stream.
 
+use super::super::testing::retries;
 use super::*;
 use ::h2::server::{self, Connection, SendResponse};
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tidegate_model::UpstreamProtocol;
+use tidegate_model::{RetryCondition, UpstreamProtocol};
 
 /// Has the upstream spoken to like this.
 pub(super) fn speak(protocol: UpstreamProtocol) -> impl FnOnce(&mut Model) {
@@ -196,7 +197,11 @@ fn a_client_that_goes_away_resets_the_stream_alone() {
 
 #[test]
 fn what_was_refused_is_sent_again_and_what_was_reset_is_not() {
-    upstream(false, |mut s| async move {
+    let refused = |model: &mut Model| {
+        speak(UpstreamProtocol::Http2)(model);
+        change(model, "*", |f| f.retries = retries(&[RetryCondition::RefusedStream]));
+    };
+    play(refused, false, |mut s| async move {
         s.send("POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 4\r\n\r\nbody").await;
         let mut server = Server::accept(&s.upstream, 100).await;
         let (_, mut respond) = server.next().await;
@@ -330,5 +335,75 @@ fn bodies_that_end_with_the_connection_are_put_in_chunks() {
         s.send(GET).await;
         s.accept().await.0.write_all(OK.as_bytes()).await.unwrap();
         assert!(s.read_until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    });
+}
+
+#[test]
+fn streams_that_a_goaway_leaves_out_are_sent_again_and_the_others_end_well() {
+    /// The next frame's type and stream.
+    async fn frame(stream: &mut TcpStream) -> (u8, u8) {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        (head[3], head[8])
+    }
+    async fn headers(stream: &mut TcpStream, wanted: u8) {
+        while frame(stream).await != (1, wanted) {}
+    }
+    upstream(true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let (first, _) = send.send_request(Request::get("http://a.b/1").body(()).unwrap(), true).unwrap();
+        let mut leaving = upstream.accept().await.unwrap().0;
+        leaving.read_exact(&mut [0; 24]).await.unwrap();
+        leaving.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        headers(&mut leaving, 1).await;
+        send = send.ready().await.unwrap();
+        let (second, mut upload) =
+            send.send_request(Request::post("http://a.b/2").body(()).unwrap(), false).unwrap();
+        upload.send_data("body".into(), true).unwrap();
+        headers(&mut leaving, 3).await;
+        // GOAWAY: 1 is the last stream that was looked at
+        leaving.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+        let mut server = Server::accept(&upstream, 100).await;
+        let (mut request, mut respond) = server.next().await;
+        assert_eq!(request.uri().path(), "/2");
+        assert_eq!(text(request.body_mut()).await, b"body");
+        respond.send_response(ok(), true).unwrap();
+        assert_eq!(second.await.unwrap().status(), 200);
+        // :status 200
+        leaving.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await.unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn requests_beyond_what_an_upstream_takes_wait_for_their_turn() {
+    upstream(true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let mut answers = Vec::new();
+        for _ in 0..40 {
+            let get = Request::get("http://a.b/").body(()).unwrap();
+            answers.push(send.send_request(get, true).unwrap().0);
+            send = send.ready().await.unwrap();
+        }
+        // each connection takes one at a time, and there is a limit to connections too
+        tokio::task::spawn_local(async move {
+            loop {
+                let mut server = Server::accept(&upstream, 1).await;
+                tokio::task::spawn_local(async move {
+                    loop {
+                        let (_, mut respond) = server.next().await;
+                        tokio::task::yield_now().await;
+                        respond.send_response(ok(), true).unwrap();
+                    }
+                });
+            }
+        });
+        for answer in answers {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
     });
 }

@@ -1,10 +1,13 @@
 //! Whole requests through a worker: real sockets upstream, a client in memory.
 
+mod abuse;
 mod connections;
 mod cost;
 mod fault;
 mod http2;
 mod http2_upstream;
+mod phases;
+mod retries;
 mod websocket;
 
 use super::testing::{change, connection, host, model, worker};
@@ -74,6 +77,12 @@ fn limits() -> Limits {
     }
 }
 
+thread_local! {
+    /// The worker of the play on this thread.
+    static PLAYED: std::cell::RefCell<Option<std::rc::Rc<crate::worker::Worker>>> =
+        const { std::cell::RefCell::new(None) };
+}
+
 /// Runs a play of at most five seconds on one thread.
 fn play<F: Future<Output = ()>>(change: impl FnOnce(&mut Model), http2: bool, act: impl FnOnce(Stage) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -82,6 +91,7 @@ fn play<F: Future<Output = ()>>(change: impl FnOnce(&mut Model), http2: bool, ac
         let mut model = model(upstream.local_addr().unwrap());
         change(&mut model);
         let worker = worker(&model, limits());
+        PLAYED.set(Some(worker.clone()));
         let (client, served) = tokio::io::duplex(256 << 10);
         let (shutdown, watch) = watch::channel(false);
         tokio::task::spawn_local(async move {

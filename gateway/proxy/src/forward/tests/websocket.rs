@@ -306,6 +306,48 @@ fn only_idleness_ends_it() {
 }
 
 #[test]
+fn a_stop_says_goodbye_between_frames() {
+    const MASKED: &[u8] = b"\x81\x83mask\x01\x02\x03";
+    let say = || PLAYED.with_borrow(|worker| worker.as_ref().unwrap().cut.say());
+    let rest = async |side: &mut Side| {
+        let mut all = Vec::new();
+        while let Ok(piece) = side.next().await
+            && !piece.is_empty()
+        {
+            all.extend(piece);
+        }
+        all
+    };
+    each(|mut client, mut upstream| async move {
+        assert!(client.send(MASKED).await);
+        upstream.gets(MASKED).await;
+        // in the middle of a frame there is nothing to say
+        assert!(upstream.send(b"\x82\x05abc").await);
+        client.gets(b"\x82\x05abc").await;
+        say();
+        assert_eq!(rest(&mut client).await, b"");
+        let said = rest(&mut upstream).await;
+        let [0x88, 0x82, a, b, _, _, high, low] = said[..] else {
+            panic!("{said:?} is no Close, to HTTP/2 {}", matches!(upstream, Side::Stream(..)))
+        };
+        assert_eq!([high ^ a, low ^ b], 1001u16.to_be_bytes());
+    });
+    each(|mut client, _upstream| async move {
+        say();
+        assert_eq!(rest(&mut client).await, [0x88, 2, 0x03, 0xe9]);
+    });
+}
+
+#[test]
+fn a_half_closed_one_does_not_stay_for_ever() {
+    each(|mut client, mut upstream| async move {
+        client.end().await;
+        assert_eq!(upstream.next().await, Ok(vec![]));
+        assert!(client.next().await.unwrap_or_default().is_empty());
+    });
+}
+
+#[test]
 fn a_handshake_that_is_not_completed_opens_nothing() {
     // what the upstream of HTTP/1 says, and what the client of HTTP/2 gets
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
@@ -315,7 +357,7 @@ fn a_handshake_that_is_not_completed_opens_nothing() {
         (format!("{wrong}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"), 502),
         (other, 502),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno".to_string(), 403),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_string(), 200),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_string(), 502),
     ] {
         play(
             |_| {},

@@ -1,0 +1,228 @@
+//! The request on its way upstream: read once, kept as far as that is allowed, sent once for each try.
+
+use super::buffers::{Bulk, Work};
+use super::downstream::Downstream;
+use super::error::Kind;
+use super::upstream::Upstream;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+/// How much one worker keeps in all, by the size of the buffers.
+const IN_ALL: usize = 64 << 20;
+
+thread_local! {
+    static KEPT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What of a request's body was read behind `w.out`, where the head and the first of it stand.
+#[derive(Default)]
+pub(crate) struct Upload {
+    /// In order; what will not be sent again is dropped once it is sent.
+    parts: VecDeque<Bulk>,
+    /// Bytes in `parts`.
+    bytes: usize,
+    /// How many may be in `parts`.
+    limit: usize,
+    keeping: bool,
+    /// Something was dropped, so it cannot be sent again.
+    lost: bool,
+}
+
+impl Upload {
+    /// Keeps at most `limit` bytes; what is longer than that by its own account is `None`.
+    pub(crate) fn new(limit: usize, length: Option<u64>, keep: bool) -> Self {
+        let fits = length.is_none_or(|n| n <= limit as u64);
+        Upload { parts: VecDeque::new(), bytes: 0, limit, keeping: keep && fits, lost: false }
+    }
+
+    /// Whether all that was sent of it can be sent again.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.lost
+    }
+
+    /// There will be no other try: nothing that was sent is kept any more.
+    pub(crate) fn release(&mut self, sender: &Sender) {
+        self.keeping = false;
+        if sender.done {
+            while !self.parts.is_empty() {
+                self.drop_first();
+            }
+        }
+    }
+
+    /// Reads on while nothing can be sent, as far as that is kept: it may be the end, from which
+    /// time counts.
+    pub(crate) fn read_ahead<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        w: &mut Work,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Kind> {
+        while !down.uploaded() && self.bytes < self.limit {
+            match self.poll_read(down, w, cx) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_read<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        w: &mut Work,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Kind>> {
+        let piece = ready!(down.poll_upload(w, cx))?;
+        down.deadline().touch();
+        if down.uploaded() {
+            down.deadline().start_limits(Instant::now());
+        }
+        self.push(piece);
+        Poll::Ready(Ok(()))
+    }
+
+    fn push(&mut self, piece: Bulk) {
+        self.bytes += piece.bytes().len();
+        match self.parts.back_mut() {
+            _ if piece.is_empty() => return,
+            Some(last) if last.room() >= piece.bytes().len() => last.push(piece.bytes()),
+            _ => {
+                KEPT.set(KEPT.get() + Bulk::SIZE);
+                self.parts.push_back(piece);
+            }
+        }
+        self.keeping &= self.bytes <= self.limit && KEPT.get() <= IN_ALL;
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(part) = self.parts.pop_front() {
+            self.bytes -= part.bytes().len();
+            self.lost = true;
+            KEPT.set(KEPT.get() - Bulk::SIZE);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        KEPT.set(KEPT.get() - self.parts.len() * Bulk::SIZE);
+    }
+}
+
+/// Sends a request for one try: `w.out`, then the parts of the upload as they come.
+#[derive(Default)]
+pub(crate) struct Sender {
+    /// The part that is being sent, counted from `w.out`, and how much of it was sent.
+    part: usize,
+    sent: usize,
+    /// Written, not flushed.
+    dirty: bool,
+    /// The upstream takes no more. It may have answered nevertheless.
+    refused: bool,
+    done: bool,
+}
+
+impl Sender {
+    /// Whether all was sent and taken.
+    pub(crate) fn complete(&self) -> bool {
+        self.done && !self.refused
+    }
+
+    /// Whether anything was sent.
+    pub(crate) fn started(&self) -> bool {
+        self.part > 0 || self.sent > 0
+    }
+
+    /// Sends as much as can be sent now; only errors of the client's matter.
+    pub(crate) fn go_on<D: Downstream>(
+        &mut self,
+        upload: &mut Upload,
+        upstream: &mut Upstream,
+        down: &mut D,
+        w: &mut Work,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Kind> {
+        match self.poll(upload, upstream, down, w, cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll<D: Downstream>(
+        &mut self,
+        upload: &mut Upload,
+        upstream: &mut Upstream,
+        down: &mut D,
+        w: &mut Work,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Kind>> {
+        while !self.done {
+            let trailers = down.upload_trailers();
+            let end = down.uploaded() && !(upstream.is_http2() && trailers.is_some());
+            let mut sent = ready!(self.poll_parts(upload, upstream, w, end, cx));
+            if sent.is_ok() && down.uploaded() {
+                sent = ready!(upstream.poll_finish(trailers, cx));
+            }
+            if sent.is_err() || down.uploaded() {
+                self.refused = sent.is_err();
+                self.done = true;
+                break;
+            }
+            match upload.poll_read(down, w, cx) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    if self.dirty && ready!(upstream.poll_flush(cx)).is_ok() {
+                        self.dirty = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what is at hand; `end` when nothing follows it.
+    fn poll_parts(
+        &mut self,
+        upload: &mut Upload,
+        upstream: &mut Upstream,
+        w: &Work,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.part == 0 && self.sent == 0 {
+            let only = upload.parts.is_empty() && w.out.len() == w.body_at;
+            self.sent = upstream.open(w, end && only)?;
+        }
+        loop {
+            let last = self.part == upload.parts.len();
+            let part = match self.part.checked_sub(1) {
+                None => &w.out[..],
+                Some(i) => upload.parts[i].bytes(),
+            };
+            let mut rest = &part[self.sent..];
+            self.dirty |= !rest.is_empty();
+            let written = upstream.poll_send(&mut rest, end && last, cx);
+            self.sent = part.len() - rest.len();
+            ready!(written)?;
+            if !upload.keeping {
+                self.forget(upload, w);
+            }
+            if self.part == upload.parts.len() {
+                return Poll::Ready(Ok(()));
+            }
+            (self.part, self.sent) = (self.part + 1, 0);
+        }
+    }
+
+    /// Drops the parts that were sent.
+    fn forget(&mut self, upload: &mut Upload, w: &Work) {
+        if self.part > 0 {
+            (0..self.part).for_each(|_| upload.drop_first());
+            (self.part, self.sent) = (0, w.out.len());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The tasks that serve streams. One that is done waits for another stream, so that a stream
+//! costs neither a task nor a timer of its own.
+
+use super::abuse::Ends;
+use super::client::Client;
+use super::lower::{LowerLimits, lower};
+use crate::connection::Connection;
+use crate::forward::buffers::Work;
+use crate::forward::deadline::Deadline;
+use crate::forward::error::Kind;
+use crate::forward::record::{Protocol, Site};
+use crate::forward::request;
+use crate::worker::Worker;
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+/// How many tasks of a worker wait for streams.
+const KEPT: usize = 256;
+
+/// A stream whose request has come.
+pub(super) struct Stream {
+    pub(super) request: Request<RecvStream>,
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) connection: Rc<Connection>,
+    pub(super) worker: Rc<Worker>,
+    /// Shared by the streams of the connection that are open.
+    pub(super) open: Rc<Ends>,
+}
+
+/// Those of a worker's tasks that wait for a stream.
+#[derive(Default)]
+pub(crate) struct Tasks(RefCell<Vec<Rc<Seat>>>);
+
+/// Where a waiting task finds its next stream.
+#[derive(Default)]
+struct Seat {
+    next: Cell<Option<Stream>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Tasks {
+    /// Has the stream served by a task that waits, or else by a new one.
+    pub(super) fn serve(&self, stream: Stream) {
+        let waiting = self.0.borrow_mut().pop();
+        let Some(seat) = waiting else {
+            let worker = stream.worker.clone();
+            tokio::task::spawn_local(async move {
+                // cut, a stream is reset when its handles are dropped
+                worker.cut.unless(pin!(run(stream))).await;
+            });
+            return;
+        };
+        seat.next.set(Some(stream));
+        seat.waker.take().inspect(Waker::wake_by_ref);
+    }
+
+    /// Lets a task wait; false when enough do.
+    fn wait(&self, seat: &Rc<Seat>) -> bool {
+        let mut waiting = self.0.borrow_mut();
+        let room = waiting.len() < KEPT;
+        if room {
+            waiting.push(seat.clone());
+        }
+        room
+    }
+}
+
+impl Seat {
+    async fn next(&self) -> Stream {
+        poll_fn(|cx| match self.next.take() {
+            Some(stream) => Poll::Ready(stream),
+            None => {
+                self.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// A task: serves one stream after the other.
+async fn run(mut stream: Stream) {
+    let seat = Rc::new(Seat::default());
+    let mut deadline = Deadline::new(stream.worker.limits.request_idle);
+    loop {
+        let worker = stream.worker.clone();
+        one(stream, &mut deadline).await;
+        if !worker.streams.wait(&seat) {
+            return;
+        }
+        drop(worker);
+        stream = seat.next().await;
+        deadline.start(Instant::now(), stream.worker.limits.request_idle);
+    }
+}
+
+/// Serves one stream.
+async fn one(stream: Stream, deadline: &mut Deadline) {
+    let Stream { request, respond, connection, worker, open } = stream;
+    let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http2 };
+    let limits = LowerLimits { fields: worker.limits.h2_fields, target: worker.limits.target_bytes };
+    let began = Instant::now();
+    let (parts, body) = request.into_parts();
+    let mut w = Work::take();
+    let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
+    let to_head = parts.method == http::Method::HEAD;
+    drop(parts);
+    let tunnel = lowered.ok().flatten();
+    let mut client = Client::new(respond, body, deadline, tunnel);
+    match lowered {
+        // a body where none was announced must not be found out after the request was passed on
+        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
+        Ok(_) => request::serve(&mut client, &mut w, site).await,
+        Err(refused) => {
+            w.request.reset();
+            let kind = Kind::BadRequest(refused.status, refused.reason);
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
+        }
+    }
+    w.give_back();
+    open.count(client.given_up(), began.elapsed());
+}

@@ -1,0 +1,242 @@
+//! Connections whose bytes go on as they are: opaque TCP, TLS that is not terminated here, and what
+//! is inside of TLS that is.
+
+use crate::connection::Connection;
+use crate::forward::deadline::Deadline;
+use crate::forward::tunnel::{End, Failed, Way};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
+use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
+use crate::worker::Worker;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant, SystemTime};
+use tidegate_engine::TcpDecision;
+use tidegate_model::ClusterName;
+
+/// Stands for no limit: longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Where a connection goes: everything of the decision that outlives the snapshot.
+pub(crate) struct Target {
+    name: ClusterName,
+    cluster: Option<Arc<Cluster>>,
+    idle_timeout: Duration,
+}
+
+impl Target {
+    pub(crate) fn new(decision: &TcpDecision<'_>, snapshot: &Snapshot) -> Self {
+        let destination = decision.destination;
+        Target {
+            name: destination.cluster.clone(),
+            cluster: snapshot.clusters.get(&destination.cluster).cloned(),
+            idle_timeout: destination.idle_timeout.unwrap_or(FOREVER),
+        }
+    }
+}
+
+/// How a connection ends before both sides have ended it.
+mod ends {
+    use crate::telemetry::Flag;
+
+    pub(super) type End = (Flag, &'static str);
+
+    pub(super) const CLIENT: End = (Flag::DownstreamTermination, "downstream_reset");
+    pub(super) const SERVER: End = (Flag::UpstreamTermination, "upstream_reset");
+    pub(super) const IDLE: End = (Flag::StreamIdleTimeout, "idle_timeout");
+    pub(super) const DRAINED: End = (Flag::LocalReset, "drain_time_is_over");
+}
+
+/// When a connection was accepted.
+#[derive(Clone, Copy)]
+pub(crate) struct Began {
+    at: SystemTime,
+    instant: Instant,
+}
+
+impl Began {
+    pub(crate) fn now() -> Self {
+        Began { at: SystemTime::now(), instant: Instant::now() }
+    }
+}
+
+/// What became of a connection.
+#[derive(Default)]
+struct Outcome {
+    flags: Flags,
+    details: String,
+    transport_failure: String,
+    pick: Option<Pick>,
+    upstream_local: Option<SocketAddr>,
+    received: u64,
+    sent: u64,
+}
+
+impl Outcome {
+    fn failed(flag: Flag, details: impl Into<String>) -> Self {
+        let mut outcome = Outcome { details: details.into(), ..Outcome::default() };
+        outcome.flags.set(flag);
+        outcome
+    }
+}
+
+/// Joins a connection with an endpoint of its cluster until both sides have ended, nothing moved
+/// for too long, or the time to drain is over after its listener went.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    target: Target,
+    connection: &Connection,
+    worker: &Worker,
+    shutdown: ShutdownWatch,
+) {
+    let cluster = target.cluster.as_deref();
+    let outcome = match connect(&target, worker).await {
+        Ok((pick, upstream)) => {
+            let series =
+                worker.telemetry.tcp(cluster.map(|c| &**c.config()), Some(pick.workload()), Flags::default());
+            series.opened();
+            let outcome = tunnel(&mut stream, upstream, pick, &target, &series, worker, shutdown).await;
+            series.closed();
+            outcome
+        }
+        Err(outcome) => {
+            let workload = outcome.pick.as_ref().map(|p| &**p.workload());
+            let series = worker.telemetry.tcp(cluster.map(|c| &**c.config()), workload, outcome.flags);
+            series.opened();
+            series.closed();
+            outcome
+        }
+    };
+    finish(&outcome, Some(&target), connection, worker);
+}
+
+/// Logs a connection that was closed before anything of it went on.
+pub(crate) fn refused(flag: Flag, details: String, connection: &Connection, worker: &Worker) {
+    finish(&Outcome::failed(flag, details), None, connection, worker);
+}
+
+async fn connect(target: &Target, worker: &Worker) -> Result<(Pick, UpstreamConnection), Outcome> {
+    let Some(cluster) = &target.cluster else {
+        return Err(Outcome::failed(Flag::NoCluster, "cluster_not_found"));
+    };
+    let Some(pick) = cluster.pick(fastrand::u64(..)) else {
+        return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
+    };
+    match worker.pool.get(cluster, &pick, true).await {
+        Ok(upstream) => Ok((pick, upstream)),
+        Err(e) => {
+            let mut outcome = Outcome::failed(Flag::UpstreamConnectFailure, "upstream_connect_failure");
+            if matches!(e, ConnectError::Timeout) {
+                outcome.details = "upstream_connect_timeout".into();
+            }
+            outcome.transport_failure = e.to_string();
+            outcome.pick = Some(pick);
+            Err(outcome)
+        }
+    }
+}
+
+async fn tunnel(
+    stream: &mut Stream,
+    upstream: UpstreamConnection,
+    pick: Pick,
+    target: &Target,
+    series: &TcpSeries,
+    worker: &Worker,
+    shutdown: ShutdownWatch,
+) -> Outcome {
+    let mut outcome = Outcome { pick: Some(pick), upstream_local: upstream.local, ..Outcome::default() };
+    let mut server = upstream.stream;
+    let (mut up, mut down) = (Way::default(), Way::default());
+    let mut idle = Deadline::new(target.idle_timeout);
+    let mut ended = None;
+    let joined = poll_fn(|cx| {
+        let there = up.poll(stream, &mut server, cx);
+        let back = down.poll(&mut server, stream, cx);
+        if up.take_moved() | down.take_moved() {
+            idle.touch();
+        }
+        series.moved(up.bytes() - outcome.received, down.bytes() - outcome.sent);
+        (outcome.received, outcome.sent) = (up.bytes(), down.bytes());
+        Poll::Ready(match (there, back) {
+            // The server has said all, and now it takes no more.
+            (Poll::Ready(Err(Failed::Sink)), Poll::Ready(Ok(()))) => None,
+            (Poll::Ready(Err(Failed::Source)), _) | (_, Poll::Ready(Err(Failed::Sink))) => Some(ends::CLIENT),
+            (Poll::Ready(Err(Failed::Sink)), _) | (_, Poll::Ready(Err(Failed::Source))) => Some(ends::SERVER),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => None,
+            _ => ready!(idle.poll(cx).map(|_| Some(ends::IDLE))),
+        })
+    });
+    let until = async {
+        ended = tokio::select! {
+            biased;
+            ended = joined => ended,
+            () = drained(shutdown, worker.limits.drain) => Some(ends::DRAINED),
+        };
+    };
+    if !worker.cut.unless(pin!(until)).await {
+        ended = Some(ends::DRAINED);
+    }
+    match ended {
+        Some(ends::CLIENT) => server.cut(),
+        Some(ends::SERVER) => stream.cut(),
+        _ => {}
+    }
+    if let Some((flag, details)) = ended {
+        outcome.flags.set(flag);
+        outcome.details = details.into();
+    }
+    outcome
+}
+
+/// Returns when the listener is gone and the time to drain is over: a tunnel has no end of its own
+/// at which it could be asked to leave.
+async fn drained(mut shutdown: ShutdownWatch, time: Duration) {
+    // An error is the listener's end, too.
+    let _ = shutdown.wait_for(|gone| *gone).await;
+    tokio::time::sleep(time).await;
+}
+
+fn finish(outcome: &Outcome, target: Option<&Target>, connection: &Connection, worker: &Worker) {
+    let cluster = target.and_then(|t| t.cluster.as_deref());
+    let pick = outcome.pick.as_ref();
+    worker.telemetry.finish_connection(&Record {
+        start: connection.began.at,
+        duration: connection.began.instant.elapsed(),
+        upstream_service_time: None,
+        protocol: "",
+        method: b"",
+        path: b"",
+        authority: b"",
+        upstream_authority: b"",
+        request_duration: None,
+        attempts: u32::from(pick.is_some()),
+        transport_failure: &outcome.transport_failure,
+        tls_version: connection.tls.as_ref().map_or("", |t| t.version),
+        status: 0,
+        flags: outcome.flags,
+        details: &outcome.details,
+        bytes_received: outcome.received,
+        bytes_sent: outcome.sent,
+        forwarded_for: b"",
+        user_agent: b"",
+        request_id: b"",
+        route: None,
+        cluster: cluster.map(|c| &**c.config()),
+        cluster_name: target.map_or("", |t| t.name.as_str()),
+        workload: pick.map(|p| &**p.workload()),
+        upstream_host: pick.map(|p| p.address),
+        upstream_local: outcome.upstream_local,
+        downstream_local: connection.local,
+        downstream_remote: connection.peer,
+        downstream_direct: connection.peer,
+        sni: connection.sni(),
+        grpc: false,
+        headers: &NoHeaders,
+    });
+}
