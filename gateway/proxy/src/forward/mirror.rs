@@ -36,8 +36,6 @@ const BYTES: usize = 64 << 20;
 const BODY: usize = 1 << 20;
 /// The time for a copy where the rule has no timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// What a copy's head is held to: it passed the limits when it came.
-const HEAD: HeadLimits = HeadLimits { bytes: usize::MAX, fields: usize::MAX, target: usize::MAX };
 
 /// What the copies of one worker hold.
 #[derive(Default)]
@@ -253,7 +251,9 @@ impl Target {
 fn write(w: &mut Work, copied: &Copied, http2: bool) -> Result<(), Kind> {
     let Copied { head, body, trailers, .. } = copied;
     w.push_back(head);
-    let parsed = w.request.parse_request(&w.buf[w.pos..w.end], HEAD);
+    // what came passed the limits, and rules may have added to it
+    let any = HeadLimits { bytes: head.len() + 1, fields: head.len(), target: head.len() };
+    let parsed = w.request.parse_request(&w.buf[w.pos..w.end], any);
     if !parsed.is_ok_and(|whole| whole) {
         return Err(Kind::BadRequest(400, "copy_is_malformed"));
     }
