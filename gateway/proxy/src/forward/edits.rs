@@ -51,8 +51,10 @@ impl Rendered {
     }
 }
 
-fn length_bit(name: &[u8]) -> u64 {
-    1 << (name.len() % 64)
+/// One of 64 bits, by length and first letter.
+fn bit(name: &[u8]) -> u64 {
+    let letter = name.first().map_or(0, u8::to_ascii_lowercase);
+    1 << ((name.len() * 8 + usize::from(letter)) % 64)
 }
 
 fn value(op: &HeaderOp) -> Option<&FormatString> {
@@ -75,14 +77,14 @@ fn name(op: &HeaderOp) -> &str {
 pub(crate) struct Edits<'a> {
     ops: Ops<'a>,
     rendered: &'a Rendered,
-    /// A bit for each length that a name of theirs has, modulo its width: nearly every other name has none of them.
-    lengths: u64,
+    /// The bits of all their names: that of nearly every other name is none of them.
+    names: u64,
 }
 
 impl<'a> Edits<'a> {
     pub(crate) fn new(ops: Ops<'a>, rendered: &'a Rendered) -> Self {
-        let lengths = ops.iter().fold(0, |bits, op| bits | length_bit(name(op).as_bytes()));
-        Edits { ops, rendered, lengths }
+        let names = ops.iter().fold(0, |bits, op| bits | bit(name(op).as_bytes()));
+        Edits { ops, rendered, names }
     }
 
     fn value(&self, i: usize) -> &'a [u8] {
@@ -97,7 +99,7 @@ impl<'a> Edits<'a> {
 
     /// Whether a line of this name that was there before the edits is still there after them.
     pub(crate) fn keeps(&self, line: &[u8]) -> bool {
-        self.lengths & length_bit(line) == 0 || !self.replaced(line, 0)
+        self.names & bit(line) == 0 || !self.replaced(line, 0)
     }
 
     /// Whether an operation from the `from`th on takes away earlier lines of this name.
@@ -117,7 +119,7 @@ impl<'a> Edits<'a> {
         for (i, op) in self.ops.iter().enumerate() {
             let value = self.value(i);
             let name = name(op).as_bytes();
-            if value.is_empty() || is_framing(name) || self.replaced(name, i + 1) {
+            if value.is_empty() || self.replaced(name, i + 1) || is_framing(name) {
                 continue;
             }
             line(out, name, value);

@@ -78,15 +78,14 @@ fn from_the_right(list: &[u8], n: u32) -> Option<IpAddr> {
 
 /// A random UUID (RFC 9562 version 4) in text.
 fn uuid(random: u128) -> [u8; ID] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(bits.to_be_bytes()) {
+        *pair = [byte >> 4, byte & 15].map(|n| n + if n < 10 { b'0' } else { b'a' - 10 });
+    }
     let mut text = [b'-'; ID];
-    let mut at = 0;
-    for (i, byte) in bits.to_be_bytes().into_iter().enumerate() {
-        at += usize::from(matches!(i, 4 | 6 | 8 | 10));
-        text[at] = DIGITS[usize::from(byte >> 4)];
-        text[at + 1] = DIGITS[usize::from(byte & 15)];
-        at += 2;
+    for (at, from, length) in [(0, 0, 8), (9, 8, 4), (14, 12, 4), (19, 16, 4), (24, 20, 12)] {
+        text[at..at + length].copy_from_slice(&digits[from..from + length]);
     }
     text
 }

@@ -18,9 +18,20 @@ pub(crate) fn is_valid(authority: &[u8]) -> bool {
     !host.is_empty()
         && host.len() <= NAME + 1
         && host[0] != b'.'
-        && host.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'~'))
+        && host.iter().all(|c| NAMED[usize::from(*c)])
         && is_port(port)
 }
+
+/// The bytes that names and IPv4 addresses are made of.
+static NAMED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut c = 0u8;
+    while c < 128 {
+        table[c as usize] = c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'~');
+        c += 1;
+    }
+    table
+};
 
 /// Nothing, or `:` and a number of at most 65535.
 fn is_port(port: &[u8]) -> bool {

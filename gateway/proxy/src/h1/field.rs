@@ -107,9 +107,10 @@ pub(crate) fn known(name: &[u8]) -> Known {
     }
 }
 
-/// A letter in lower case, and `-` for `_`.
+/// A letter in lower case, `-` for `_`, and 0 for what is in no token.
+#[inline]
 fn fold(c: u8) -> u8 {
-    if c == b'_' { b'-' } else { c.to_ascii_lowercase() }
+    FOLDED[usize::from(c)]
 }
 
 /// Whether a trailer of this name could change what was already decided: framing, routing,
@@ -143,23 +144,27 @@ pub(crate) fn is_token(b: &[u8]) -> bool {
 }
 
 /// A character of a token.
+#[inline]
 pub(crate) fn is_token_char(c: u8) -> bool {
-    TOKEN[usize::from(c)]
+    fold(c) != 0
 }
 
-/// The characters of a token.
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
+/// What [`fold`] makes of each byte.
+static FOLDED: [u8; 256] = {
+    let mut table = [0; 256];
     let mut c = 0u8;
     while c < 128 {
-        table[c as usize] = c.is_ascii_alphanumeric();
+        if c.is_ascii_alphanumeric() {
+            table[c as usize] = c.to_ascii_lowercase();
+        }
         c += 1;
     }
-    let mut others: &[u8] = b"!#$%&'*+-.^_`|~";
+    let mut others: &[u8] = b"!#$%&'*+-.^`|~";
     while let [c, rest @ ..] = others {
-        table[*c as usize] = true;
+        table[*c as usize] = *c;
         others = rest;
     }
+    table[b'_' as usize] = b'-';
     table
 };
 

@@ -1,8 +1,8 @@
 //! The lines of HTTP/1 heads (RFC 9112): where each ends and that it is made of what it may be made of, not what it
-//! means. Bytes are read in order and the first that is wrong decides, so the verdict is the same however they arrive.
+//! says. Bytes are read in order and the first that is wrong decides, so the verdict is the same however they arrive.
 
-use super::field::is_token_char;
-use super::head::{Refused, Span, bad};
+use super::field::{is_token_char, known};
+use super::head::{Field, Refused, Span, bad};
 
 /// Longest method.
 const METHOD: usize = 32;
@@ -112,10 +112,11 @@ impl<'a> Lines<'a> {
         Ok((status, http11))
     }
 
-    /// Name and value of the next field line; `None` after the last.
-    pub(super) fn field(&mut self) -> Result<Option<(Span, Span)>, Stop> {
+    /// The next field line; `None` after the last.
+    #[inline]
+    pub(super) fn field(&mut self) -> Result<Option<Field>, Stop> {
         let line = &self.buf[self.at..];
-        let colon = line.iter().position(|c| !is_token_char(*c)).ok_or(Stop::More)?;
+        let colon = token_end(line)?;
         if colon == 0 {
             self.at += line_end(line, 0, "field_name")?;
             return Ok(None);
@@ -124,20 +125,21 @@ impl<'a> Lines<'a> {
             return Err(bad("field_name").into());
         }
         let mut start = colon + 1;
-        while matches!(line.get(start), Some(b' ' | b'\t')) {
+        while start < line.len() && is_blank(line[start]) {
             start += 1;
         }
         let mut end = text_end(line, start)?;
-        let length = line_end(line, end, "field_value")?;
-        while end > start && matches!(line[end - 1], b' ' | b'\t') {
+        let next = self.at + line_end(line, end, "field_value")?;
+        while end > start && is_blank(line[end - 1]) {
             end -= 1;
         }
-        let field = (self.span(0, colon), self.span(start, end));
-        self.at += length;
-        Ok(Some(field))
+        let (name, value) = (self.span(0, colon), self.span(start, end));
+        self.at = next;
+        Ok(Some(Field { name, value, known: known(&line[..colon]) }))
     }
 
     /// A part of the line that begins at `at`.
+    #[inline]
     fn span(&self, start: usize, end: usize) -> Span {
         Span::new(self.at + start..self.at + end)
     }
@@ -156,9 +158,27 @@ fn version(text: &[u8]) -> Result<bool, Stop> {
     }
 }
 
+fn is_blank(c: u8) -> bool {
+    c == b' ' || c == b'\t'
+}
+
+/// Where the token at the front ends.
+#[inline]
+fn token_end(line: &[u8]) -> Result<usize, Stop> {
+    let mut end = 0;
+    while let Some(eight) = line[end..].first_chunk::<8>() {
+        match eight.iter().position(|c| !is_token_char(*c)) {
+            Some(at) => return Ok(end + at),
+            None => end += 8,
+        }
+    }
+    line[end..].iter().position(|c| !is_token_char(*c)).map(|at| end + at).ok_or(Stop::More)
+}
+
 /// The length of the line, which must end at `end`; `else_bad` when something else stands there.
+#[inline]
 fn line_end(line: &[u8], end: usize, else_bad: &'static str) -> Result<usize, Stop> {
-    match &line[end.min(line.len())..] {
+    match line.get(end..).unwrap_or_default() {
         [b'\r', b'\n', ..] => Ok(end + 2),
         [] | [b'\r'] => Err(Stop::More),
         [b'\r' | b'\n', ..] => Err(bad("bare_line_feed").into()),
@@ -167,35 +187,39 @@ fn line_end(line: &[u8], end: usize, else_bad: &'static str) -> Result<usize, St
 }
 
 /// Where text that begins at `start` ends: before the first control character but tab.
+#[inline]
 fn text_end(line: &[u8], start: usize) -> Result<usize, Stop> {
     let mut end = start;
-    loop {
-        end += line.get(end..).and_then(first_below::<0x20>).ok_or(Stop::More)?;
+    while let Some(more) = line.get(end..).and_then(first_below::<0x20>) {
+        end += more;
         if line[end] != b'\t' {
             return Ok(end);
         }
         end += 1;
     }
+    Err(Stop::More)
 }
 
 /// Where the first byte stands that is less than `LOW` or 0x7f. Looks at eight at a time: each byte of `low` and of
 /// `delete` has its highest bit set where it is one of those, exactly so up to the first.
+#[inline]
 fn first_below<const LOW: u8>(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHEST: u64 = ONES << 7;
     let (words, rest) = bytes.as_chunks::<8>();
-    for (i, word) in words.iter().enumerate() {
+    let mut at = 0;
+    for word in words {
         let word = u64::from_le_bytes(*word);
         let low = word.wrapping_sub(ONES * u64::from(LOW)) & !word;
         let other = word ^ (ONES * 0x7f);
         let delete = other.wrapping_sub(ONES) & !other;
         let found = (low | delete) & HIGHEST;
         if found != 0 {
-            return Some(i * 8 + found.trailing_zeros() as usize / 8);
+            return Some(at + found.trailing_zeros() as usize / 8);
         }
+        at += 8;
     }
-    let at = rest.iter().position(|c| *c < LOW || *c == 0x7f)?;
-    Some(words.len() * 8 + at)
+    rest.iter().position(|c| *c < LOW || *c == 0x7f).map(|last| at + last)
 }
 
 #[cfg(test)]
@@ -216,8 +240,8 @@ mod tests {
             (method.of_buffer(text), target.of_buffer(text), 0, http11)
         };
         let mut fields = Vec::new();
-        while let Some((name, value)) = lines.field()? {
-            fields.push((name.of_buffer(text), value.of_buffer(text)));
+        while let Some(field) = lines.field()? {
+            fields.push((field.name.of_buffer(text), field.value.of_buffer(text)));
         }
         Ok((lines.at(), first, fields))
     }

@@ -1,4 +1,4 @@
-use super::format::{self, MAX_VALUE, Reader, Value};
+use super::format::{self, Held, MAX_VALUE, Reader, Style, Value};
 use super::{Record, escape};
 use std::sync::LazyLock;
 use tidegate_model::{AccessLogFormat, FormatPart, FormatString, Operator};
@@ -53,23 +53,22 @@ enum Part {
     Raw(Vec<u8>),
     Value {
         operator: Operator,
+        held: [Held; 2],
         limit: usize,
         style: Style,
     },
 }
 
-/// How a value is written, and what stands for one that is absent.
-#[derive(Clone, Copy)]
-enum Style {
-    /// In a text line: `-`. `bare` values stand between blanks and must not hold one.
-    Text { bare: bool },
-    /// A JSON number: `null`.
-    Number,
-    /// A JSON string of its own: `null`.
-    String,
-    /// Inside a JSON string: `-`.
-    Inside,
-}
+/// In a text line.
+const TEXT: Style = Style { escape: escape::text, absent: b"-", quoted: false };
+/// In a text line between blanks: it must not hold one.
+const COLUMN: Style = Style { escape: escape::bare, ..TEXT };
+/// A JSON number.
+const NUMBER: Style = Style { escape: escape::json, absent: b"null", quoted: false };
+/// A JSON string of its own.
+const STRING: Style = Style { quoted: true, ..NUMBER };
+/// Inside a JSON string.
+const INSIDE: Style = Style { absent: b"-", ..NUMBER };
 
 impl LineFormat {
     pub(super) fn compile(format: &AccessLogFormat) -> Self {
@@ -100,7 +99,7 @@ impl LineFormat {
                     )
                 }
                 FormatPart::Operator(operator, limit) => {
-                    value(operator, *limit, Style::Text { bare: columns && !quoted })
+                    value(operator, *limit, if columns && !quoted { COLUMN } else { TEXT })
                 }
             });
         }
@@ -121,7 +120,7 @@ impl LineFormat {
             before.extend(b"\":");
             match format.parts() {
                 [FormatPart::Operator(operator, limit)] => {
-                    let style = if format::is_number(operator) { Style::Number } else { Style::String };
+                    let style = if format::is_number(operator) { NUMBER } else { STRING };
                     parts.extend([Part::Raw(before), value(operator, *limit, style)]);
                 }
                 pieces => {
@@ -143,9 +142,11 @@ impl LineFormat {
         for part in &self.0 {
             match part {
                 Part::Raw(bytes) => out.extend_from_slice(bytes),
-                Part::Value { operator, limit, style } => {
-                    let room = MAX_LINE.saturating_sub(out.len() - begin);
-                    write_value(operator, (*limit).min(room), *style, record, out);
+                Part::Value { operator, held, limit, style } => {
+                    let limit = if out.len() - begin > MAX_LINE { 0 } else { *limit };
+                    let mut value = Value::new(out, *style, limit);
+                    format::write(operator, *held, record, Reader::Log, &mut value);
+                    value.end();
                 }
             }
         }
@@ -153,7 +154,8 @@ impl LineFormat {
 }
 
 fn value(operator: &Operator, limit: Option<usize>, style: Style) -> Part {
-    Part::Value { operator: operator.clone(), limit: limit.unwrap_or(MAX_VALUE), style }
+    let (operator, held) = (operator.clone(), format::held(operator));
+    Part::Value { operator, held, limit: limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE)), style }
 }
 
 fn inside(part: &FormatPart) -> Part {
@@ -163,34 +165,8 @@ fn inside(part: &FormatPart) -> Part {
             escape::json(text.as_bytes(), &mut bytes);
             Part::Raw(bytes)
         }
-        FormatPart::Operator(operator, limit) => value(operator, *limit, Style::Inside),
+        FormatPart::Operator(operator, limit) => value(operator, *limit, INSIDE),
     }
-}
-
-fn write_value(operator: &Operator, limit: usize, style: Style, record: &Record<'_>, out: &mut Vec<u8>) {
-    let begin = out.len();
-    let quoted = matches!(style, Style::String);
-    if quoted {
-        out.push(b'"');
-    }
-    let from = out.len();
-    let escape = match style {
-        Style::Text { bare: false } => escape::text,
-        Style::Text { bare: true } => escape::bare,
-        Style::Number | Style::String | Style::Inside => escape::json,
-    };
-    format::value(operator, record, Reader::Log, Value::new(out, escape, limit));
-    if out.len() > from {
-        if quoted {
-            out.push(b'"');
-        }
-        return;
-    }
-    out.truncate(begin);
-    out.extend_from_slice(match style {
-        Style::Text { .. } | Style::Inside => b"-",
-        Style::Number | Style::String => b"null",
-    });
 }
 
 /// A format of ours.

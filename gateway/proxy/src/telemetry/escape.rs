@@ -52,17 +52,22 @@ pub(super) fn header(value: &[u8], out: &mut Vec<u8>) {
     out.extend(value.iter().filter(|b| !matches!(b, 0..=0x08 | 0x0a..=0x1f | 0x7f)));
 }
 
-/// Whether nothing in it is ever escaped, as is so with nearly every value. Looks at as much at once as a vector
-/// register holds; the last piece overlaps with the one before it.
+/// Whether nothing in it is ever escaped, as is so with nearly every value. Looks at eight bytes at a time, the last
+/// of which overlap with those before them.
 fn is_plain(value: &[u8]) -> bool {
-    const WIDTH: usize = 16;
-    let Some(last) = value.last_chunk::<WIDTH>() else { return value.iter().all(|b| plain(*b)) };
-    let (pieces, _) = value.as_chunks::<WIDTH>();
-    pieces.iter().chain([last]).all(|piece| piece.iter().fold(true, |all, b| all & plain(*b)))
+    let Some(last) = value.last_chunk() else { return value.iter().all(|b| plain([*b; 8])) };
+    value.as_chunks().0.iter().all(|eight| plain(*eight)) && plain(*last)
 }
 
-fn plain(b: u8) -> bool {
-    (0x20..0x7f).contains(&b) & (b != b'"') & (b != b'\\')
+/// Whether none of eight bytes is ever escaped: none is below 0x20, above 0x7e, `"` or `\\`. Each of those sets the
+/// highest bit of its byte, and borrows set one only where there is one of them.
+fn plain(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let word = u64::from_ne_bytes(bytes);
+    let below = word.wrapping_sub(ONES * 0x20);
+    let above = word.wrapping_add(ONES);
+    let is = |c: u8| (word ^ (ONES * u64::from(c))).wrapping_sub(ONES);
+    (word | below | above | is(b'"') | is(b'\\')) & (ONES << 7) == 0
 }
 
 fn push_hex(byte: u8, out: &mut Vec<u8>) {

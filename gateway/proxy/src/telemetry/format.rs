@@ -23,30 +23,85 @@ pub(super) enum Reader {
 /// Renders a format string that a header operation adds, with what is known so far.
 /// Absent values render as nothing, and so do bytes that no header value may have.
 pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mut Vec<u8>) {
+    const STYLE: Style = Style { escape: escape::header, absent: b"", quoted: false };
     for part in format.parts() {
         match part {
             FormatPart::Literal(text) => escape::header(text.as_bytes(), out),
             FormatPart::Operator(operator, limit) => {
-                let limit = limit.unwrap_or(MAX_VALUE);
-                value(operator, record, Reader::HeaderOperation, Value::new(out, escape::header, limit));
+                let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
+                let mut value = Value::new(out, STYLE, limit);
+                write(operator, held(operator), record, Reader::HeaderOperation, &mut value);
+                value.end();
             }
         }
     }
 }
 
-/// Writes an operator's value, if there is one; an empty value is none.
-pub(super) fn value(operator: &Operator, record: &Record<'_>, reader: Reader, mut out: Value<'_>) {
+/// How a value is written.
+#[derive(Clone, Copy)]
+pub(super) struct Style {
+    /// What is done to bytes that others wrote.
+    pub(super) escape: fn(&[u8], &mut Vec<u8>),
+    /// What stands for a value that is absent.
+    pub(super) absent: &'static [u8],
+    /// Whether a value that is not absent stands in quotes.
+    pub(super) quoted: bool,
+}
+
+/// What the record holds that formats know by the name of a header.
+#[derive(Clone, Copy)]
+pub(super) enum Held {
+    Method,
+    Path,
+    Authority,
+    ForwardedFor,
+    UserAgent,
+    RequestId,
+    Status,
+    ServiceTime,
+    /// A header it is.
+    Nothing,
+}
+
+/// What the two names of an operator stand for: to be found out once, since it takes comparing texts. What the record
+/// holds of the request itself is never taken from headers, which a client may have sent under the same names.
+pub(super) fn held(operator: &Operator) -> [Held; 2] {
+    let of_request = |name: &HeaderName| match name.as_str() {
+        ":method" => Held::Method,
+        ":path" | "x-envoy-original-path" => Held::Path,
+        ":authority" | "host" => Held::Authority,
+        "x-forwarded-for" => Held::ForwardedFor,
+        "user-agent" => Held::UserAgent,
+        "x-request-id" => Held::RequestId,
+        _ => Held::Nothing,
+    };
+    let of_response = |name: &HeaderName| match name.as_str() {
+        ":status" => Held::Status,
+        "x-envoy-upstream-service-time" => Held::ServiceTime,
+        _ => Held::Nothing,
+    };
+    let both = |first, second: Option<Held>| [first, second.unwrap_or(Held::Nothing)];
     match operator {
-        Operator::Request(name, alternative) => {
-            request_header(name, record, reader, &mut out);
+        Operator::Request(name, other) => both(of_request(name), other.as_ref().map(of_request)),
+        Operator::Response(name, other) => both(of_response(name), other.as_ref().map(of_response)),
+        _ => [Held::Nothing; 2],
+    }
+}
+
+/// Writes what an operator stands for, if there is anything.
+#[inline(always)]
+pub(super) fn write(
+    operator: &Operator,
+    held: [Held; 2],
+    record: &Record<'_>,
+    reader: Reader,
+    out: &mut Value<'_>,
+) {
+    match operator {
+        Operator::Request(name, alternative) | Operator::Response(name, alternative) => {
+            header(operator, held[0], name, record, reader, out);
             if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
-                request_header(alternative, record, reader, &mut out);
-            }
-        }
-        Operator::Response(name, alternative) => {
-            response_header(name, record, &mut out);
-            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
-                response_header(alternative, record, &mut out);
+                header(operator, held[1], alternative, record, reader, out);
             }
         }
         Operator::Trailer(name, alternative) => {
@@ -58,7 +113,7 @@ pub(super) fn value(operator: &Operator, record: &Record<'_>, reader: Reader, mu
         Operator::StartTime(None) => out.own(|w| time::write_iso(record.start, w)),
         Operator::StartTime(Some(format)) => out.short(|w| time::write_format(format, record.start, w)),
         Operator::Environment(name) => out.piece(environment(name).as_bytes()),
-        Operator::Field(named) => field(*named, record, &mut out),
+        Operator::Field(named) => field(*named, record, out),
     }
 }
 
@@ -82,8 +137,7 @@ pub(super) fn is_number(operator: &Operator) -> bool {
 /// A value on its way out, cut to a limit.
 pub(super) struct Value<'a> {
     out: &'a mut Vec<u8>,
-    /// What is done to bytes that others wrote.
-    escape: fn(&[u8], &mut Vec<u8>),
+    style: Style,
     /// How many bytes more it may have before they are escaped.
     left: usize,
     any: bool,
@@ -91,31 +145,51 @@ pub(super) struct Value<'a> {
 
 impl<'a> Value<'a> {
     /// Of at most `limit` bytes before they are escaped, appended to `out`.
-    pub(super) fn new(out: &'a mut Vec<u8>, escape: fn(&[u8], &mut Vec<u8>), limit: usize) -> Self {
-        Value { out, escape, left: limit.min(MAX_VALUE), any: false }
+    pub(super) fn new(out: &'a mut Vec<u8>, style: Style, limit: usize) -> Self {
+        Value { out, style, left: limit, any: false }
     }
 
     /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
     fn piece(&mut self, piece: &[u8]) {
-        if piece.is_empty() {
+        if piece.is_empty() || self.left == 0 {
             return;
         }
-        if self.any && self.left > 0 {
+        if self.any {
             self.left -= 1;
             self.out.push(b',');
+        } else {
+            self.begin();
         }
-        self.any = true;
         let piece = &piece[..piece.len().min(self.left)];
         self.left -= piece.len();
-        (self.escape)(piece, self.out);
+        (self.style.escape)(piece, self.out);
     }
 
     /// Text of our own, in which nothing is ever escaped.
     fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let begin = self.out.len();
+        if self.left == 0 {
+            return;
+        }
+        self.begin();
+        let from = self.out.len();
         write(self.out);
-        self.out.truncate(begin + self.left);
+        self.out.truncate(from + self.left);
+    }
+
+    fn begin(&mut self) {
         self.any = true;
+        if self.style.quoted {
+            self.out.push(b'"');
+        }
+    }
+
+    /// After its last piece.
+    pub(super) fn end(self) {
+        if !self.any {
+            self.out.extend_from_slice(self.style.absent);
+        } else if self.style.quoted {
+            self.out.push(b'"');
+        }
     }
 
     /// Text that is made on the spot and short; what does not fit is cut.
@@ -148,30 +222,34 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A request header. What the record holds of the request itself is never taken from headers,
-/// which a client may have sent under the same names.
-fn request_header(name: &HeaderName, record: &Record<'_>, reader: Reader, out: &mut Value<'_>) {
+#[inline(always)]
+fn header(
+    operator: &Operator,
+    held: Held,
+    name: &HeaderName,
+    record: &Record<'_>,
+    reader: Reader,
+    out: &mut Value<'_>,
+) {
     let sent_authority = reader == Reader::Log && !record.upstream_authority.is_empty();
-    match name.as_str() {
-        ":method" => out.piece(record.method),
-        ":path" | "x-envoy-original-path" => out.piece(record.path),
-        ":authority" | "host" if sent_authority => out.piece(record.upstream_authority),
-        ":authority" | "host" => out.piece(record.authority),
-        "x-forwarded-for" => out.piece(record.forwarded_for),
-        "user-agent" => out.piece(record.user_agent),
-        "x-request-id" => out.piece(record.request_id),
-        _ => record.headers.request(name, &mut |v| out.piece(v)),
+    match held {
+        Held::Method => out.piece(record.method),
+        Held::Path => out.piece(record.path),
+        Held::Authority if sent_authority => out.piece(record.upstream_authority),
+        Held::Authority => out.piece(record.authority),
+        Held::ForwardedFor => out.piece(record.forwarded_for),
+        Held::UserAgent => out.piece(record.user_agent),
+        Held::RequestId => out.piece(record.request_id),
+        Held::Status if record.status > 0 => out.number(record.status),
+        Held::ServiceTime => out.milliseconds(record.upstream_service_time),
+        Held::Status | Held::Nothing if matches!(operator, Operator::Request(..)) => {
+            record.headers.request(name, &mut |v| out.piece(v));
+        }
+        Held::Status | Held::Nothing => record.headers.response(name, &mut |v| out.piece(v)),
     }
 }
 
-fn response_header(name: &HeaderName, record: &Record<'_>, out: &mut Value<'_>) {
-    match name.as_str() {
-        ":status" if record.status > 0 => out.number(record.status),
-        "x-envoy-upstream-service-time" => out.milliseconds(record.upstream_service_time),
-        _ => record.headers.response(name, &mut |v| out.piece(v)),
-    }
-}
-
+#[inline(always)]
 fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     match field {
         Field::Protocol => out.piece(record.protocol.as_bytes()),
@@ -196,6 +274,7 @@ fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     }
 }
 
+#[inline(always)]
 fn address_field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     match field {
         Field::UpstreamHost => record.upstream_host.into_iter().for_each(|a| out.address(a)),

@@ -131,5 +131,5 @@ async fn a_silent_client_is_closed_at_the_head_deadline() {
     let start = std::time::Instant::now();
     assert_eq!(exchange(address(&proxy, key(1)), b"").await, "");
     let took = start.elapsed();
-    assert!(took >= options().limits.head_time && took < Duration::from_secs(3), "{took:?}");
+    assert!(took >= options().limits.head_time && took < Duration::from_secs(30), "{took:?}");
 }

@@ -291,11 +291,11 @@ pub(crate) async fn metric(proxy: &Proxy, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no metric {name} in:\n{text}")).parse().unwrap()
 }
 
-/// Waits until something is true, at most three seconds.
+/// Waits until something is true, at most thirty seconds.
 pub(crate) async fn eventually<F: AsyncFn() -> bool>(what: &str, condition: F) {
     let start = Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(3), "waited in vain: {what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -83,7 +83,7 @@ thread_local! {
         const { std::cell::RefCell::new(None) };
 }
 
-/// Runs a play of at most five seconds on one thread.
+/// Runs a play of at most thirty seconds on one thread.
 fn play<F: Future<Output = ()>>(change: impl FnOnce(&mut Model), http2: bool, act: impl FnOnce(Stage) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -102,7 +102,7 @@ fn play<F: Future<Output = ()>>(change: impl FnOnce(&mut Model), http2: bool, ac
             }
         });
         let act = act(Stage { client, upstream, shutdown });
-        tokio::time::timeout(Duration::from_secs(5), act).await.expect("the play does not end");
+        tokio::time::timeout(Duration::from_secs(30), act).await.expect("the play does not end");
     });
 }
 
