@@ -1,5 +1,6 @@
 //! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
 
+use super::counts::{self, Counts};
 use super::{Flags, Record, Workload};
 use crate::lock::lock;
 use crate::server::Identity;
@@ -65,34 +66,6 @@ struct Series {
     key: Key,
 }
 
-/// What became of a retry that a policy wanted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum RetryCount {
-    /// The request was sent again.
-    Sent,
-    /// As many as the policy allows had failed.
-    Exhausted,
-    /// The cluster's budget was used up.
-    OverBudget,
-    /// The request's body had not been kept.
-    BodyNotKept,
-}
-
-impl RetryCount {
-    const ALL: [RetryCount; 4] =
-        [RetryCount::Sent, RetryCount::Exhausted, RetryCount::OverBudget, RetryCount::BodyNotKept];
-
-    /// In a word, for logs and metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            RetryCount::Sent => "sent",
-            RetryCount::Exhausted => "retry_limit",
-            RetryCount::OverBudget => "retry_budget",
-            RetryCount::BodyNotKept => "request_body_not_kept",
-        }
-    }
-}
-
 /// One worker's count of one series. Only that worker writes, so that adding needs no locked
 /// instruction.
 struct Cell {
@@ -116,7 +89,7 @@ impl Cell {
 }
 
 /// Adds to what only this thread writes.
-fn add(cell: &AtomicU64, value: u64) {
+pub(super) fn add(cell: &AtomicU64, value: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
 }
 
@@ -134,8 +107,7 @@ pub(super) struct Metrics {
 #[derive(Default)]
 struct Cells {
     all: Mutex<Vec<Arc<Cell>>>,
-    /// By [`RetryCount`].
-    retries: [AtomicU64; RetryCount::ALL.len()],
+    counts: Counts,
 }
 
 /// A worker's counters.
@@ -233,7 +205,7 @@ impl Metrics {
             duration.set_histogram(total.histogram());
             durations.push(duration);
         }
-        vec![
+        let mut families = vec![
             family(MetricType::COUNTER, "istio_requests_total", "Requests that have ended.", requests),
             family(
                 MetricType::HISTOGRAM,
@@ -243,23 +215,14 @@ impl Metrics {
             ),
             family(
                 MetricType::COUNTER,
-                "tidegate_retries_total",
-                "Retries that policies wanted, by what became of them.",
-                self.retries(),
-            ),
-            family(
-                MetricType::COUNTER,
                 "tidegate_metrics_overflow_total",
                 "Requests counted without their labels because there are too many label sets.",
                 vec![counter(Vec::new(), overflow)],
             ),
-        ]
-    }
-
-    fn retries(&self) -> Vec<Metric> {
+        ];
         let workers = lock(&self.workers);
-        let count = |of| workers.iter().map(|w| w.retries[of as usize].load(Ordering::Relaxed)).sum();
-        RetryCount::ALL.map(|of| counter(vec![label("result", of.name())], count(of))).to_vec()
+        families.extend(counts::families(&workers.iter().map(|w| &w.counts).collect::<Vec<_>>()));
+        families
     }
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
@@ -317,9 +280,9 @@ impl WorkerMetrics {
         }
     }
 
-    /// Counts a retry.
-    pub(super) fn count_retry(&self, what: RetryCount) {
-        add(&self.cells.retries[what as usize], 1);
+    /// What happens to requests beside their ends.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.cells.counts
     }
 
     fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Cell> {
