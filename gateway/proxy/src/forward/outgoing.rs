@@ -50,6 +50,7 @@ impl<'a> Outgoing<'a> {
         let mut timeout = decision.forward.timeout;
         if let Some(asked) = Some(w).filter(|_| is_grpc).and_then(grpc::timeout) {
             // a client of gRPC may ask for less time than the route has (Istio 2.7)
+            life.asked_time = timeout.is_none_or(|t| asked <= t);
             timeout = Some(timeout.map_or(asked, |t| t.min(asked)));
         }
         let by = Some((snapshot, decision));

@@ -73,6 +73,8 @@ pub(crate) struct Life<'t> {
     /// Why there was no connection.
     pub(crate) transport_failure: Cow<'static, str>,
     pub(crate) upstream_local: Option<SocketAddr>,
+    /// The time for all of it is what the client gave.
+    pub(crate) asked_time: bool,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
     /// What was not understood was a HEAD: its answer has no body either.
@@ -101,6 +103,7 @@ impl<'t> Life<'t> {
             request_duration: None,
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
+            asked_time: false,
             responded: false,
             refused_head: false,
         }
