@@ -224,14 +224,20 @@ mod tests {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
     }
 
-    #[tokio::test]
-    async fn a_file_that_is_being_cut_short_is_not_read_whatever_its_time() {
+    /// A folder with one object, loaded, of which no watch tells.
+    fn unwatched() -> (tempfile::TempDir, Folder) {
         let dir = tempfile::TempDir::new().unwrap();
-        let path = dir.path().join("a.yaml");
-        std::fs::write(&path, namespace("a")).unwrap();
+        std::fs::write(dir.path().join("a.yaml"), namespace("a")).unwrap();
         let mut folder = Folder::open(vec![dir.path().to_owned()]);
         folder.watch = Watch::broken();
         assert_eq!(folder.load().objects.len(), 1);
+        (dir, folder)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_cut_short_is_not_read_whatever_its_time() {
+        let (dir, mut folder) = unwatched();
+        let path = dir.path().join("a.yaml");
         // what stat(2) may say of it meanwhile
         let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
         let cut_short = |text: &str| {
@@ -251,12 +257,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_emptied_file_is_not_taken_for_one_that_was_closed() {
-        let dir = tempfile::TempDir::new().unwrap();
+        let (dir, mut folder) = unwatched();
         let path = dir.path().join("a.yaml");
-        std::fs::write(&path, namespace("a")).unwrap();
-        let mut folder = Folder::open(vec![dir.path().to_owned()]);
-        folder.watch = Watch::broken();
-        assert_eq!(folder.load().objects.len(), 1);
         std::fs::write(&path, "").unwrap();
         // the event of an earlier write that comes late
         let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
@@ -266,11 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn changes_are_seen_without_watches() {
-        let dir = tempfile::TempDir::new().unwrap();
-        std::fs::write(dir.path().join("a.yaml"), namespace("a")).unwrap();
-        let mut folder = Folder::open(vec![dir.path().to_owned()]);
-        folder.watch = Watch::broken();
-        assert_eq!(folder.load().objects.len(), 1);
+        let (dir, mut folder) = unwatched();
         std::fs::write(dir.path().join("b.yaml"), namespace("b")).unwrap();
         tokio::time::timeout(Duration::from_secs(20), folder.changed()).await.unwrap();
         assert_eq!(folder.load().objects.len(), 2);
