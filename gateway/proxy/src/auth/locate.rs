@@ -75,19 +75,7 @@ pub(super) fn remove(w: &mut Work, location: &TokenLocation) {
 pub(super) fn remove_header(w: &mut Work, name: &HeaderName) {
     let Work { buf, pos, request, .. } = w;
     let buf = &buf[*pos..];
-    let framing = |known| {
-        matches!(
-            known,
-            Known::Host
-                | Known::ContentLength
-                | Known::TransferEncoding
-                | Known::Connection
-                | Known::HopByHop
-                | Known::Upgrade
-                | Known::Te
-        )
-    };
-    for field in request.fields.iter_mut().filter(|f| !framing(f.known)) {
+    for field in request.fields.iter_mut().filter(|f| !f.known.is_framing()) {
         if is_same(field.name.of_buffer(buf), name.as_str().as_bytes()) {
             field.known = Known::Nominated;
         }

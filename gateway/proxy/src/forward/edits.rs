@@ -129,19 +129,10 @@ impl<'a> Edits<'a> {
 
 /// Lines that operations never touch: they are how the message is delimited and connected.
 fn is_framing(name: &[u8]) -> bool {
+    let known = known(name);
     name.starts_with(b":")
-        || matches!(
-            known(name),
-            Known::Host
-                | Known::ContentLength
-                | Known::TransferEncoding
-                | Known::Connection
-                | Known::HopByHop
-                | Known::Upgrade
-                | Known::Te
-                | Known::WebSocketKey
-                | Known::WebSocketAccept
-        )
+        || known.is_framing()
+        || matches!(known, Known::WebSocketKey | Known::WebSocketAccept)
 }
 
 /// Writes one field line.

@@ -56,6 +56,22 @@ pub(crate) enum Known {
     Date,
 }
 
+impl Known {
+    /// Whether it says where the message ends or goes: nobody but the codec writes or removes it.
+    pub(crate) fn is_framing(self) -> bool {
+        matches!(
+            self,
+            Known::Host
+                | Known::ContentLength
+                | Known::TransferEncoding
+                | Known::Connection
+                | Known::HopByHop
+                | Known::Upgrade
+                | Known::Te
+        )
+    }
+}
+
 /// Looks a field name up, in any case. Its length and first letter say of most names that they mean nothing.
 ///
 /// Upstreams of the CGI kind do not tell `_` from `-`: a name that only this keeps from being one that the gateway
