@@ -303,6 +303,14 @@ impl Proxy {
         self.state.shown().report = report;
     }
 
+    /// Opens the access log's file by its name again, for who renamed it.
+    ///
+    /// # Errors
+    /// When it cannot be opened: lines go on to the old one.
+    pub fn reopen_access_log(&self) -> std::io::Result<()> {
+        self.state.telemetry.reopen_access_log()
+    }
+
     /// Whether `/healthz/ready` may answer 200 (it does so only once a config is live).
     pub fn set_ready(&self, ready: bool) {
         self.state.ready.store(ready, Ordering::Relaxed);

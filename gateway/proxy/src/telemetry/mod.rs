@@ -96,6 +96,18 @@ impl Telemetry {
         Ok(())
     }
 
+    /// Opens the access log's file by its name again. What was logged before goes to the old one.
+    ///
+    /// # Errors
+    /// When the file cannot be opened: all stays as it was.
+    pub(crate) fn reopen_access_log(&self) -> io::Result<()> {
+        let current = self.access_log.lock().unwrap_or_else(PoisonError::into_inner);
+        match current.as_ref().filter(|log| !log.file.is_empty()) {
+            Some(log) => self.writer.set_output(&log.file),
+            None => Ok(()),
+        }
+    }
+
     /// Everything in Prometheus' text format.
     pub(crate) fn prometheus(&self) -> String {
         let mut families = self.metrics.families();
@@ -237,6 +249,26 @@ mod tests {
         assert!(text.contains("response_code=\"200\"") && text.contains("\"} 6\n"), "{text}");
         assert!(text.contains("tidegate_access_log_dropped_total 0\n"));
         assert!(text.contains("tidegate_build_info{version=\""));
+    }
+
+    #[test]
+    fn a_log_that_was_renamed_is_opened_again_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, renamed] = ["log", "log.1"].map(|n| directory.path().join(n));
+        let (telemetry, headers, cluster, workload) = (telemetry(), Lists::default(), cluster(), workload());
+        let worker = telemetry.worker();
+        let lines = |path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        telemetry.reopen_access_log().unwrap();
+        telemetry.set_access_log(&log(path.to_str().unwrap(), AccessLogFormat::DefaultText)).unwrap();
+        worker.finish(&forwarded(&cluster, &workload, &headers));
+        std::fs::rename(&path, &renamed).unwrap();
+        telemetry.reopen_access_log().unwrap();
+        assert!(path.exists(), "opened before anything is logged");
+        worker.finish(&forwarded(&cluster, &workload, &headers));
+        telemetry.flush();
+        assert_eq!((lines(&renamed), lines(&path)), (1, 1));
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        assert!(telemetry.reopen_access_log().is_err());
     }
 
     #[test]
