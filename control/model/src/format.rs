@@ -106,6 +106,8 @@ fields! {
     VirtualClusterName = "VIRTUAL_CLUSTER_NAME",
     /// The host name of this process.
     Hostname = "HOSTNAME",
+    /// The id of the trace that the request belongs to.
+    TraceId = "TRACE_ID",
     /// How often the request was sent upstream.
     UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT",
 }

@@ -4,6 +4,7 @@ use super::edits::Rendered;
 use super::identity::Identity;
 use crate::auth::Verified;
 use crate::h1::head::Head;
+use crate::trace::SpanContext;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -63,6 +64,8 @@ pub(crate) struct Work {
     pub(crate) trailers: Vec<u8>,
     /// Who sent the request.
     pub(crate) identity: Identity,
+    /// Its span, where requests are traced.
+    pub(crate) span: Option<SpanContext>,
     /// Its tokens, when they were verified.
     pub(crate) verified: Option<Box<Verified>>,
     /// Values of header operations that are not literal.
@@ -102,6 +105,7 @@ impl Work {
         self.reply.clear();
         self.trailers.clear();
         self.verified = None;
+        self.span = None;
     }
 
     /// The bytes of the request's head, and what follows.

@@ -266,6 +266,7 @@ fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
         Field::RequestedServerName => out.piece(record.sni.as_bytes()),
         Field::DownstreamTlsVersion => out.piece(record.tls_version.as_bytes()),
         Field::RouteName => out.piece(record.route.map_or("", |r| &r.name).as_bytes()),
+        Field::TraceId => record.span.iter().for_each(|span| out.piece(&span.trace_id())),
         Field::Hostname => out.piece(HOSTNAME.as_bytes()),
         Field::UpstreamRequestAttemptCount => out.number(record.attempts),
         // Neither a network policy that ends connections nor virtual clusters exist here.

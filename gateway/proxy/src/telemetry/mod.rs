@@ -23,6 +23,7 @@ pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use workload::Workload;
 
 use crate::server::Identity;
+use crate::trace::{Exporter, Spans};
 use access_log::LineFormat;
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
@@ -45,6 +46,7 @@ pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     writer: LogWriter,
+    spans: Arc<Exporter>,
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
     calmed: Arc<AtomicU64>,
@@ -57,6 +59,7 @@ impl Telemetry {
             metrics: Metrics::new(identity),
             connections: Connections::new(identity),
             writer: LogWriter::new(),
+            spans: Exporter::new(identity),
             format: Arc::default(),
             access_log: Mutex::default(),
             calmed: Arc::default(),
@@ -71,6 +74,7 @@ impl Telemetry {
             format: RefCell::new(Cache::new(self.format.clone())),
             line: RefCell::default(),
             lines: self.writer.buffer(),
+            spans: self.spans.worker(),
             calmed: self.calmed.clone(),
         }
     }
@@ -108,6 +112,11 @@ impl Telemetry {
         }
     }
 
+    /// The way of spans to their collector.
+    pub(crate) fn spans(&self) -> &Arc<Exporter> {
+        &self.spans
+    }
+
     /// Everything in Prometheus' text format.
     pub(crate) fn prometheus(&self) -> String {
         let mut families = self.metrics.families();
@@ -124,6 +133,13 @@ impl Telemetry {
             "tidegate_http2_abuse_total",
             "HTTP/2 connections of clients closed with ENHANCE_YOUR_CALM: too many streams reset at once, or frames that ask for nothing.",
             vec![metrics::counter(Vec::new(), self.calmed.load(Ordering::Relaxed))],
+        ));
+        let spans = self.spans.counts();
+        families.push(metrics::family(
+            MetricType::COUNTER,
+            "tidegate_trace_spans_total",
+            "Spans of sampled requests, by what became of them.",
+            spans.map(|(result, n)| metrics::counter(vec![metrics::label("result", result)], n)).into(),
         ));
         let version = metrics::label("version", env!("CARGO_PKG_VERSION"));
         families.push(metrics::family(
@@ -153,6 +169,7 @@ pub(crate) struct WorkerTelemetry {
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,
+    spans: Spans,
     /// Shared by the workers, for what is rare.
     calmed: Arc<AtomicU64>,
 }
@@ -172,6 +189,9 @@ impl WorkerTelemetry {
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
         self.log(record);
+        if let Some(span) = record.span {
+            self.spans.finish(span, record);
+        }
     }
 
     /// Logs a connection that has ended, or was refused, and that carried no requests.
