@@ -9,6 +9,7 @@ mod connections;
 mod escape;
 mod flags;
 mod format;
+mod histogram;
 mod metrics;
 mod record;
 mod time;
