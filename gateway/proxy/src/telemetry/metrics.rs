@@ -325,7 +325,7 @@ fn destination<'a>(record: &Record<'a>) -> (&'a Arc<str>, &'a Arc<str>, &'a Arc<
 }
 
 /// gRPC's status where it is known: 0 to 16, from the trailers or from a response without body.
-fn grpc_status(record: &Record<'_>) -> Option<u8> {
+pub(super) fn grpc_status(record: &Record<'_>) -> Option<u8> {
     static NAME: LazyLock<HeaderName> = LazyLock::new(|| HeaderName::new("grpc-status"));
     if !record.grpc {
         return None;
