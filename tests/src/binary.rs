@@ -55,9 +55,13 @@ fn profile_folder() -> Result<PathBuf> {
 /// Builds the binary in the profile that this folder is named after.
 fn build(folder: &str) -> Result<PathBuf> {
     let target = profile_folder()?.parent().context("the binary is in no target folder")?.to_owned();
-    let profile = if folder == "debug" { "dev" } else { folder };
+    // for debugging as the tests are built, otherwise as it is shipped: each finds what is built already
+    let (profile, packages) = match folder {
+        "debug" => ("dev", "--workspace"),
+        other => (other, "--package=tidegate-gateway"),
+    };
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--locked", "--workspace", "--bin", "tidegate-gateway", "--profile", profile])
+        .args(["build", "--locked", packages, "--bin", "tidegate-gateway", "--profile", profile])
         .arg("--target-dir")
         .arg(&target)
         .current_dir(workspace())

@@ -42,7 +42,7 @@ pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
 pub use retry::{RetryBudget, RetryCondition, RetryOn, RetryPolicy};
 pub use route::{
-    Action, ClaimMatch, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, PathMatch,
+    Action, ClaimMatch, Destination, DirectResponse, Forward, HeaderMatch, HostPattern, Mirror, PathMatch,
     PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort, Route, RouteMatch, RuleRef, StringMatch,
     ValueMatch, VirtualHost, VirtualHostKey,
 };

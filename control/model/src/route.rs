@@ -1,6 +1,6 @@
 use crate::{
     ClaimPath, ClusterName, Cors, Fault, FormatString, HIDDEN, HeaderName, HeaderOp, ObjectRef, Origin,
-    RetryPolicy, TableName, is_secret,
+    RetryPolicy, Share, TableName, is_secret,
 };
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -276,6 +276,17 @@ pub struct Forward {
     pub retries: Option<RetryPolicy>,
     /// Faults to inject before anything is sent.
     pub fault: Fault,
+    /// Where copies go whose answers nobody waits for (Istio 2.7).
+    pub mirrors: Vec<Mirror>,
+}
+
+/// Copies of requests to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mirror {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// How many of the requests are copied.
+    pub share: Share,
 }
 
 /// One weighted destination with the header operations of all levels merged in the order in

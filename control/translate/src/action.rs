@@ -8,10 +8,10 @@ use crate::hosts::resolve;
 use crate::report::{Report, list};
 use std::sync::Arc;
 use tidegate_api::Object;
-use tidegate_api::istio::{self, HttpRoute, HttpRouteDestination};
+use tidegate_api::istio::{self, HttpRoute, HttpRouteDestination, Percent};
 use tidegate_model::{
-    Action, Destination, DirectResponse, Forward, InvalidFormat, PathRewrite, Redirect, RedirectPath,
-    RedirectPort,
+    Action, ClusterName, Destination, DirectResponse, Forward, InvalidFormat, Mirror, PathRewrite, Redirect,
+    RedirectPath, RedirectPort, Share,
 };
 
 /// What the route's path match makes of `rewrite.uri`.
@@ -110,13 +110,11 @@ fn forwarded(
         }
         let merged = headers::merge(route, destination, route.route.len())?;
         let target = &destination.destination;
-        let host = resolve(&target.host, &rule.object.reference.namespace, domain);
-        let number = target.port.as_ref().and_then(|p| p.number);
-        let subset = target.subset.as_deref().unwrap_or_default();
-        let (cluster, made) = clusters.resolve(&host, subset, number, port);
+        let (cluster, host, made) = resolved(rule, target, port, domain, clusters);
         if let Err(absent) = made {
             let field = format!("{}.route[{i}].destination", rule.field());
-            dangling(rule.object, &field, &absent.text(&host, subset), &absent, FAILING_REQUESTS, report);
+            let why = absent.text(&host, target.subset.as_deref().unwrap_or_default());
+            dangling(rule.object, &field, &why, &absent, FAILING_REQUESTS, report);
         }
         destinations.push(Destination {
             cluster,
@@ -135,7 +133,58 @@ fn forwarded(
         timeout: route.timeout.filter(|t| !t.is_zero()),
         retries: clusters.retries(route.retries.as_ref()),
         fault: route.fault.as_ref().map(fault).unwrap_or_default(),
+        mirrors: mirrors(rule, port, domain, clusters, report),
     }))
+}
+
+/// The mirrors of a rule that get anything.
+fn mirrors(
+    rule: &Rule<'_>,
+    port: u16,
+    domain: &str,
+    clusters: &mut Clusters<'_, '_>,
+    report: &mut Report,
+) -> Vec<Mirror> {
+    let route = &*rule.route;
+    let share_of = |percentage: &Option<Percent>, otherwise| {
+        percentage.as_ref().map_or(otherwise, |p| Share::percent(p.value.unwrap_or(0.0)))
+    };
+    let all = route.mirror_percent.map_or(Share::all(), |percent| Share::percent(percent.into()));
+    let single =
+        route.mirror.iter().map(|to| ("mirror".to_owned(), to, share_of(&route.mirror_percentage, all)));
+    let listed = route.mirrors.iter().enumerate().map(|(i, mirror)| {
+        let share = share_of(&mirror.percentage, Share::all());
+        (format!("mirrors[{i}].destination"), &mirror.destination, share)
+    });
+    let mut mirrors = Vec::new();
+    for (field, target, share) in single.chain(listed) {
+        if share == Share::default() {
+            continue;
+        }
+        let (cluster, host, made) = resolved(rule, target, port, domain, clusters);
+        if let Err(absent) = made {
+            let field = format!("{}.{field}", rule.field());
+            let why = absent.text(&host, target.subset.as_deref().unwrap_or_default());
+            dangling(rule.object, &field, &why, &absent, "requests are not copied to it", report);
+        }
+        mirrors.push(Mirror { cluster, share });
+    }
+    mirrors
+}
+
+/// The cluster that a rule refers to, and the host in full.
+fn resolved(
+    rule: &Rule<'_>,
+    target: &istio::Destination,
+    port: u16,
+    domain: &str,
+    clusters: &mut Clusters<'_, '_>,
+) -> (ClusterName, String, Result<(), Absent>) {
+    let host = resolve(&target.host, &rule.object.reference.namespace, domain);
+    let number = target.port.as_ref().and_then(|p| p.number);
+    let subset = target.subset.as_deref().unwrap_or_default();
+    let (cluster, made) = clusters.resolve(&host, subset, number, port);
+    (cluster, host, made)
 }
 
 /// A path as it is written, with a slash before one that has none: it would run into the host.
@@ -160,7 +209,7 @@ fn path_rewrite(route: &HttpRoute, kind: PathKind) -> Option<PathRewrite> {
 }
 
 /// What becomes of requests to a destination that has no cluster.
-const FAILING_REQUESTS: &str = "requests are answered with 503";
+const FAILING_REQUESTS: &str = "requests are answered with 503 (NC)";
 
 /// Says that a destination has no cluster, why, and what happens because of that.
 pub(crate) fn dangling(
@@ -171,7 +220,7 @@ pub(crate) fn dangling(
     so: &str,
     report: &mut Report,
 ) {
-    let text = format!("{why}; {so} (NC)");
+    let text = format!("{why}; {so}");
     match absent {
         Absent::Host => {
             let advice = "create the Service or ServiceEntry, export it to this gateway, or correct the host";

@@ -217,7 +217,7 @@ impl Written<'_> {
             if let Err(absent) = made {
                 let field = format!("{field}.route[{i}].destination");
                 let why = absent.text(&host, subset);
-                dangling(self.object, &field, &why, &absent, "connections are closed", report);
+                dangling(self.object, &field, &why, &absent, "connections are closed (NC)", report);
             }
             destinations.push(destination(cluster, if several { weight } else { 1 }, clusters));
         }

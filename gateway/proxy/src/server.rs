@@ -2,6 +2,7 @@
 
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
+use crate::forward::mirror::Mirrors;
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
@@ -413,6 +414,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 cut: Cut::default(),
                 explain_errors,
                 proxy_protocol_from,
+                mirrors: Mirrors::default(),
                 tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });

@@ -1,4 +1,5 @@
 use crate::auth::TokenCache;
+use crate::forward::mirror::Mirrors;
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
@@ -32,6 +33,8 @@ pub(crate) struct Worker {
     pub(crate) explain_errors: bool,
     /// Peers whose connections begin with a PROXY header, where the mesh config asks for it.
     pub(crate) proxy_protocol_from: Vec<IpNet>,
+    /// What the copies of requests hold that go to mirrors.
+    pub(crate) mirrors: Mirrors,
     /// Tokens that this worker has verified.
     pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.

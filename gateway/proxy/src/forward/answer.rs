@@ -43,14 +43,12 @@ pub(crate) async fn answer<'t, D: Downstream>(
     mesh: &MeshSettings,
     answer: Answer<'t>,
 ) {
-    if let Answer::Error(kind, details) = &answer {
-        life.note(*kind);
-        if let Some(details) = details {
-            life.details = Cow::Owned(details.clone());
-        }
-        if life.responded || kind.row().status == 0 {
-            return down.abort();
-        }
+    // a call whose client gave it that time ends as the client itself would end it
+    let late = life.asked_time && matches!(answer, Answer::Error(Kind::Timeout, _));
+    if let Answer::Error(kind, details) = &answer
+        && is_cut_off(down, life, *kind, details.as_ref(), late)
+    {
+        return;
     }
     let (status, ops, body): (u16, &[HeaderOp], &[u8]) = match &answer {
         Answer::Error(kind, details) => {
@@ -83,7 +81,11 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
     render(life, w, site, ops, Reply::Sent);
     if grpc {
-        let status = if let Answer::Abort(AbortStatus::Grpc(s)) = answer { s } else { grpc::status(status) };
+        let status = match answer {
+            Answer::Abort(AbortStatus::Grpc(status)) => status,
+            _ if late => grpc::DEADLINE_EXCEEDED,
+            _ => grpc::status(status),
+        };
         write_grpc_head(w, status, ops, &answer, body, mesh, connection);
     } else {
         write_head(w, status, ops, &answer, body.len(), mesh, connection);
@@ -99,6 +101,26 @@ pub(crate) async fn answer<'t, D: Downstream>(
         life.note(Kind::ClientGone);
         down.abort();
     }
+}
+
+/// Notes an error, and ends the response where nothing can be answered any more.
+fn is_cut_off<D: Downstream>(
+    down: &mut D,
+    life: &mut Life<'_>,
+    kind: Kind,
+    details: Option<&String>,
+    late: bool,
+) -> bool {
+    life.note(kind);
+    if let Some(details) = details {
+        life.details = Cow::Owned(details.clone());
+    }
+    match life.responded {
+        true if late => down.end_call(b"grpc-status: 4\r\ngrpc-message: upstream request timeout\r\n"),
+        false if kind.row().status != 0 => return false,
+        _ => down.abort(),
+    }
+    true
 }
 
 fn write_head(

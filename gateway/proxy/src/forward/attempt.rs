@@ -7,6 +7,7 @@ use super::downstream::Downstream;
 use super::error::Kind;
 use super::grpc;
 use super::head::write_interim;
+use super::mirror;
 use super::outgoing::Outgoing;
 use super::record::{Life, Protocol, Site};
 use super::relay;
@@ -107,6 +108,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             self.life.attempts += 1;
             let rest = self.down.deadline().rest();
             self.outgoing.write(self.w, self.life, self.site, rest)?;
+            if !self.outgoing.mirrors().is_empty() && self.life.attempts == 1 {
+                mirror::begin(self.down, self.w, self.site, &self.outgoing);
+            }
             let tried = self.one().await;
             let outcome = match &tried {
                 Ok(tried) => tried.outcome(self.w),

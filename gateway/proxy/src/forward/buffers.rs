@@ -2,6 +2,7 @@
 
 use super::edits::Rendered;
 use super::identity::Identity;
+use super::mirror::Copying;
 use crate::auth::Verified;
 use crate::h1::head::Head;
 use crate::trace::SpanContext;
@@ -68,6 +69,8 @@ pub(crate) struct Work {
     pub(crate) span: Option<SpanContext>,
     /// Its tokens, when they were verified.
     pub(crate) verified: Option<Box<Verified>>,
+    /// The copy for mirrors, until the request is all there.
+    pub(crate) copying: Option<Box<Copying>>,
     /// Values of header operations that are not literal.
     pub(crate) rendered: Rendered,
 }
@@ -106,6 +109,7 @@ impl Work {
         self.trailers.clear();
         self.verified = None;
         self.span = None;
+        self.copying = None;
     }
 
     /// The bytes of the request's head, and what follows.

@@ -61,6 +61,12 @@ pub(crate) trait Downstream: End {
     /// early.
     fn begin_tunnel(&mut self, w: &Work) -> Range<usize>;
 
+    /// Ends a call of gRPC whose response has begun with these trailer lines, or cuts it off where
+    /// they cannot be said.
+    fn end_call(&mut self, _trailers: &[u8]) {
+        self.abort();
+    }
+
     /// Cuts a response off: the client must not take it for whole.
     fn abort(&mut self);
 }

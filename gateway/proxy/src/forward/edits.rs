@@ -54,7 +54,7 @@ impl Rendered {
 /// One of 64 bits, by length and first letter.
 fn bit(name: &[u8]) -> u64 {
     let letter = name.first().map_or(0, u8::to_ascii_lowercase);
-    1 << ((name.len() * 8 + usize::from(letter)) % 64)
+    1 << ((name.len() * 7 + usize::from(letter)) % 64)
 }
 
 fn value(op: &HeaderOp) -> Option<&FormatString> {

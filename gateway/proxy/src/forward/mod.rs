@@ -13,6 +13,7 @@ mod fault;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;
+pub(crate) mod mirror;
 pub(crate) mod outgoing;
 pub(crate) mod path;
 pub(crate) mod plan;

@@ -16,12 +16,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_engine::{Decision, ForwardDecision};
-use tidegate_model::{FormatString, PathNormalization, RetryPolicy};
+use tidegate_model::{FormatString, Mirror, PathNormalization, RetryPolicy};
 
 /// What is sent, where to, and how often.
 pub(crate) struct Outgoing<'a> {
-    snapshot: &'a Snapshot,
-    decision: &'a ForwardDecision<'a>,
+    /// What it is made by; a copy is made already.
+    by: Option<(&'a Snapshot, &'a ForwardDecision<'a>)>,
     pub(crate) cluster: &'a Arc<Cluster>,
     /// What of the body came with the head: a range of `w.buf`.
     first: Range<usize>,
@@ -50,14 +50,31 @@ impl<'a> Outgoing<'a> {
         let mut timeout = decision.forward.timeout;
         if let Some(asked) = Some(w).filter(|_| is_grpc).and_then(grpc::timeout) {
             // a client of gRPC may ask for less time than the route has (Istio 2.7)
+            life.asked_time = timeout.is_none_or(|t| asked <= t);
             timeout = Some(timeout.map_or(asked, |t| t.min(asked)));
         }
-        Ok(Outgoing { snapshot, decision, cluster, first, http2, is_grpc, timeout })
+        let by = Some((snapshot, decision));
+        Ok(Outgoing { by, cluster, first, http2, is_grpc, timeout })
+    }
+
+    /// A request that stands in `w.out` as it is to be sent, once.
+    pub(crate) fn copy(cluster: &'a Arc<Cluster>, http2: bool, timeout: Duration) -> Self {
+        Outgoing { by: None, cluster, first: 0..0, http2, is_grpc: false, timeout: Some(timeout) }
     }
 
     /// How it is tried again.
     pub(crate) fn retries(&self) -> Option<&'a RetryPolicy> {
-        self.decision.forward.retries.as_ref()
+        self.by.and_then(|(_, decision)| decision.forward.retries.as_ref())
+    }
+
+    /// Where copies go.
+    pub(crate) fn mirrors(&self) -> &'a [Mirror] {
+        self.by.map_or(&[], |(_, decision)| &decision.forward.mirrors)
+    }
+
+    /// The cluster of a mirror.
+    pub(crate) fn mirror(&self, mirror: &Mirror) -> Option<&'a Arc<Cluster>> {
+        self.by.and_then(|(snapshot, _)| snapshot.clusters.get(&mirror.cluster))
     }
 
     /// Writes head and first part of the body to `w.out`. `rest` is what is left of the time for
@@ -69,7 +86,8 @@ impl<'a> Outgoing<'a> {
         site: Site<'_>,
         rest: Option<Duration>,
     ) -> Result<(), Kind> {
-        let destination = self.decision.destination;
+        let Some((snapshot, decision)) = self.by else { return Ok(()) };
+        let destination = decision.destination;
         let ops = Ops { rule: &destination.request_headers, ..Ops::default() };
         render(life, w, site, ops, Reply::Sent);
         let replaced = match &destination.authority {
@@ -85,10 +103,10 @@ impl<'a> Outgoing<'a> {
         let mut target = std::mem::take(&mut w.target);
         out.clear();
         target.clear();
-        if self.decision.forward.path_rewrite.is_some() {
-            Decision::Forward(*self.decision).write_target(&super::view::View::of(w), &mut target);
+        if decision.forward.path_rewrite.is_some() {
+            Decision::Forward(*decision).write_target(&super::view::View::of(w), &mut target);
         }
-        let normalized = self.snapshot.mesh.path_normalization != PathNormalization::None;
+        let normalized = snapshot.mesh.path_normalization != PathNormalization::None;
         // a rewrite must not bring back what normalisation took away, nor make what is no path
         let bad = is_relative(&target) || normalized && has_dot_segment(&target);
         let mut written = Err(Kind::BadPath);

@@ -13,6 +13,7 @@ use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtocol};
@@ -20,8 +21,8 @@ use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtoco
 /// Which connection of which worker a request is on.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
-    pub(crate) worker: &'a Worker,
-    pub(crate) connection: &'a Connection,
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) connection: &'a Rc<Connection>,
     /// `HTTP/1.1` and the like; for HTTP/1 the head knows better which.
     pub(crate) protocol: Protocol,
 }
@@ -72,6 +73,8 @@ pub(crate) struct Life<'t> {
     /// Why there was no connection.
     pub(crate) transport_failure: Cow<'static, str>,
     pub(crate) upstream_local: Option<SocketAddr>,
+    /// The time for all of it is what the client gave.
+    pub(crate) asked_time: bool,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
     /// What was not understood was a HEAD: its answer has no body either.
@@ -100,6 +103,7 @@ impl<'t> Life<'t> {
             request_duration: None,
             transport_failure: Cow::Borrowed(""),
             upstream_local: None,
+            asked_time: false,
             responded: false,
             refused_head: false,
         }
@@ -315,7 +319,6 @@ mod tests {
     use crate::server::Identity;
     use crate::telemetry::Telemetry;
     use std::net::Ipv4Addr;
-    use std::rc::Rc;
     use tidegate_model::{AccessLog, AccessLogFormat};
 
     #[test]
@@ -328,7 +331,7 @@ mod tests {
         let name = file.to_str().unwrap().into();
         telemetry.set_access_log(&AccessLog { file: name, format: AccessLogFormat::DefaultText }).unwrap();
         let worker = worker(&model((Ipv4Addr::LOCALHOST, 1).into()), Limits::default());
-        let worker = Worker { telemetry: telemetry.worker(), ..Rc::into_inner(worker).unwrap() };
+        let worker = Rc::new(Worker { telemetry: telemetry.worker(), ..Rc::into_inner(worker).unwrap() });
         let connection = connection();
         let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
         let mut work = Work::take();

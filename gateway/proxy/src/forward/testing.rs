@@ -2,6 +2,7 @@
 
 use crate::auth::{Authenticator, HttpFetch, KeyFetching, KeyStore, TokenCache};
 use crate::connection::Connection;
+use crate::forward::mirror::Mirrors;
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::server::Identity;
@@ -135,6 +136,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         cut: Cut::default(),
         explain_errors: true,
         proxy_protocol_from: Vec::new(),
+        mirrors: Mirrors::default(),
         tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })

@@ -3,6 +3,7 @@
 use super::buffers::{Bulk, Work};
 use super::downstream::Downstream;
 use super::error::Kind;
+use super::mirror;
 use super::upstream::Upstream;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -76,6 +77,9 @@ impl Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Kind>> {
         let piece = ready!(down.poll_upload(w, cx))?;
+        if w.copying.is_some() {
+            mirror::go_on(down, w, piece.bytes());
+        }
         down.deadline().touch();
         if down.uploaded() {
             down.deadline().start_limits(Instant::now());

@@ -191,12 +191,7 @@ impl Head {
     /// Finds all field lines. What they say counts only once all are there.
     fn read_fields(&mut self, mut lines: Lines<'_>, limit: usize) -> Result<(), Stop> {
         self.fields_at = lines.at();
-        while let Some(field) = lines.field()? {
-            if self.fields.len() == limit {
-                return Err(Refused { status: 431, reason: "too_many_fields" }.into());
-            }
-            self.fields.push(field);
-        }
+        lines.fields(limit, &mut self.fields)?;
         self.len = lines.at();
         Ok(())
     }

@@ -112,30 +112,28 @@ impl<'a> Lines<'a> {
         Ok((status, http11))
     }
 
-    /// The next field line; `None` after the last.
-    #[inline]
-    pub(super) fn field(&mut self) -> Result<Option<Field>, Stop> {
-        let line = &self.buf[self.at..];
-        let colon = token_end(line)?;
-        if colon == 0 {
-            self.at += line_end(line, 0, "field_name")?;
-            return Ok(None);
+    /// Reads every field line, up to the empty line that ends the head; at most `limit` of them.
+    pub(super) fn fields(&mut self, limit: usize, fields: &mut Vec<Field>) -> Result<(), Stop> {
+        loop {
+            let line = &self.buf[self.at..];
+            let colon = token_end(line)?;
+            if colon == 0 {
+                self.at += line_end(line, 0, "field_name")?;
+                return Ok(());
+            }
+            if line[colon] != b':' {
+                return Err(bad("field_name").into());
+            }
+            let end = text_end(line, colon + 1)?;
+            let length = line_end(line, end, "field_value")?;
+            if fields.len() == limit {
+                return Err(Refused { status: 431, reason: "too_many_fields" }.into());
+            }
+            let (start, end) = trim(line, colon + 1, end);
+            let (name, value) = (self.span(0, colon), self.span(start, end));
+            fields.push(Field { name, value, known: known(&line[..colon]) });
+            self.at += length;
         }
-        if line[colon] != b':' {
-            return Err(bad("field_name").into());
-        }
-        let mut start = colon + 1;
-        while start < line.len() && is_blank(line[start]) {
-            start += 1;
-        }
-        let mut end = text_end(line, start)?;
-        let next = self.at + line_end(line, end, "field_value")?;
-        while end > start && is_blank(line[end - 1]) {
-            end -= 1;
-        }
-        let (name, value) = (self.span(0, colon), self.span(start, end));
-        self.at = next;
-        Ok(Some(Field { name, value, known: known(&line[..colon]) }))
     }
 
     /// A part of the line that begins at `at`.
@@ -158,8 +156,22 @@ fn version(text: &[u8]) -> Result<bool, Stop> {
     }
 }
 
+/// The part between `start` and `end` without blanks around it.
+#[inline]
+fn trim(line: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
+    let part = &line[..end];
+    while start < part.len() && is_blank(part[start]) {
+        start += 1;
+    }
+    while start < end && is_blank(part[end - 1]) {
+        end -= 1;
+    }
+    (start, end)
+}
+
+/// A blank or a tab: no other byte of a text is as low.
 fn is_blank(c: u8) -> bool {
-    c == b' ' || c == b'\t'
+    c <= b' '
 }
 
 /// Where the token at the front ends.
@@ -239,10 +251,9 @@ mod tests {
             let RequestLine { method, target, http11 } = lines.request_line(1000)?;
             (method.of_buffer(text), target.of_buffer(text), 0, http11)
         };
-        let mut fields = Vec::new();
-        while let Some(field) = lines.field()? {
-            fields.push((field.name.of_buffer(text), field.value.of_buffer(text)));
-        }
+        let mut read = Vec::new();
+        lines.fields(100, &mut read)?;
+        let fields = read.iter().map(|f| (f.name.of_buffer(text), f.value.of_buffer(text))).collect();
         Ok((lines.at(), first, fields))
     }
 

@@ -262,6 +262,14 @@ impl Downstream for Client<'_> {
         0..0
     }
 
+    fn end_call(&mut self, trailers: &[u8]) {
+        let sent = self.send.as_mut().filter(|_| !self.ended).map(|s| s.send_trailers(fields(trailers)));
+        self.ended = matches!(sent, Some(Ok(())));
+        if !self.ended {
+            self.abort();
+        }
+    }
+
     fn abort(&mut self) {
         // what comes after is our own doing
         self.given_up();

@@ -1,6 +1,7 @@
 //! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
 
-use super::histogram::{self, Histogram, add};
+use super::counts::{self, Counts};
+use super::histogram::{self, Histogram};
 use super::{Flags, Record, Workload};
 use crate::lock::lock;
 use crate::server::Identity;
@@ -8,7 +9,7 @@ use ahash::{AHashMap, RandomState};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use tidegate_model::HeaderName;
 
@@ -39,34 +40,6 @@ struct Key {
 struct Series {
     index: usize,
     key: Key,
-}
-
-/// What became of a retry that a policy wanted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum RetryCount {
-    /// The request was sent again.
-    Sent,
-    /// As many as the policy allows had failed.
-    Exhausted,
-    /// The cluster's budget was used up.
-    OverBudget,
-    /// The request's body had not been kept.
-    BodyNotKept,
-}
-
-impl RetryCount {
-    const ALL: [RetryCount; 4] =
-        [RetryCount::Sent, RetryCount::Exhausted, RetryCount::OverBudget, RetryCount::BodyNotKept];
-
-    /// In a word, for logs and metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            RetryCount::Sent => "sent",
-            RetryCount::Exhausted => "retry_limit",
-            RetryCount::OverBudget => "retry_budget",
-            RetryCount::BodyNotKept => "request_body_not_kept",
-        }
-    }
 }
 
 /// Microseconds, measured in milliseconds.
@@ -109,8 +82,7 @@ pub(super) struct Metrics {
 #[derive(Default)]
 struct Cells {
     all: Mutex<Vec<Arc<Cell>>>,
-    /// By [`RetryCount`].
-    retries: [AtomicU64; RetryCount::ALL.len()],
+    counts: Counts,
 }
 
 /// A worker's counters.
@@ -214,7 +186,7 @@ impl Metrics {
             requests.push(counter(labels, total.count()));
         }
         let histogram = |name, help, metrics| family(MetricType::HISTOGRAM, name, help, metrics);
-        vec![
+        let mut families = vec![
             family(MetricType::COUNTER, "istio_requests_total", "Requests that have ended.", requests),
             histogram(
                 "istio_request_duration_milliseconds",
@@ -225,23 +197,14 @@ impl Metrics {
             histogram("istio_response_bytes", "Sizes of the bodies of responses.", sent),
             family(
                 MetricType::COUNTER,
-                "tidegate_retries_total",
-                "Retries that policies wanted, by what became of them.",
-                self.retries(),
-            ),
-            family(
-                MetricType::COUNTER,
                 "tidegate_metrics_overflow_total",
                 "Requests counted without their labels because there are too many label sets.",
                 vec![counter(Vec::new(), overflow)],
             ),
-        ]
-    }
-
-    fn retries(&self) -> Vec<Metric> {
+        ];
         let workers = lock(&self.workers);
-        let count = |of| workers.iter().map(|w| w.retries[of as usize].load(Ordering::Relaxed)).sum();
-        RetryCount::ALL.map(|of| counter(vec![label("result", of.name())], count(of))).to_vec()
+        families.extend(counts::families(&workers.iter().map(|w| &w.counts).collect::<Vec<_>>()));
+        families
     }
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
@@ -299,9 +262,9 @@ impl WorkerMetrics {
         }
     }
 
-    /// Counts a retry.
-    pub(super) fn count_retry(&self, what: RetryCount) {
-        add(&self.cells.retries[what as usize], 1);
+    /// What happens to requests beside their ends.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.cells.counts
     }
 
     fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Cell> {

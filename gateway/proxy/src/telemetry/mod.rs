@@ -6,6 +6,7 @@
 
 mod access_log;
 mod connections;
+mod counts;
 mod escape;
 mod flags;
 mod format;
@@ -17,9 +18,9 @@ mod workload;
 mod writer;
 
 pub(crate) use connections::TcpSeries;
+pub(crate) use counts::{MirrorCount, RetryCount};
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::render_header;
-pub(crate) use metrics::RetryCount;
 pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use workload::Workload;
 
@@ -178,7 +179,17 @@ pub(crate) struct WorkerTelemetry {
 impl WorkerTelemetry {
     /// Counts a retry, or one that was wanted and may not be.
     pub(crate) fn count_retry(&self, what: RetryCount) {
-        self.metrics.count_retry(what);
+        self.metrics.counts().count_retry(what);
+    }
+
+    /// Counts a copy for a mirror.
+    pub(crate) fn count_mirror(&self, what: MirrorCount) {
+        self.metrics.counts().count_mirror(what);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mirror_count(&self, what: MirrorCount) -> u64 {
+        self.metrics.counts().of_mirrors(what)
     }
 
     /// Counts a connection of HTTP/2 that is closed for what its client does.

@@ -59,7 +59,7 @@ fn ok() -> Response<()> {
     Response::new(())
 }
 
-async fn text(body: &mut RecvStream) -> Vec<u8> {
+pub(super) async fn text(body: &mut RecvStream) -> Vec<u8> {
     let mut text = Vec::new();
     while let Some(data) = body.data().await {
         let data = data.unwrap();

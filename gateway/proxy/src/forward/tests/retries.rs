@@ -1,7 +1,7 @@
 //! What is tried again, with what, and when time is up.
 
 use super::super::testing::retries;
-use super::http2_upstream::{Server, speak};
+use super::http2_upstream::{Server, connect, speak};
 use super::*;
 use http::Response;
 use std::sync::Arc;
@@ -245,5 +245,20 @@ fn a_call_of_grpc_may_ask_for_less_time() {
         let (_request, _respond) = server.next().await;
         let answer = s.read_until("\r\n\r\n").await;
         assert_eq!(header(&answer, "grpc-message"), Some("upstream request timeout"));
+        assert_eq!(header(&answer, "grpc-status"), Some("4"));
+    });
+    // a stream that has begun ends with that status too
+    play(speak(UpstreamProtocol::Http2), true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let call = http::Request::post("http://a.b/p.S/M").header("content-type", "application/grpc");
+        let call = call.header("grpc-timeout", "60m").body(()).unwrap();
+        let (answer, _) = send.send_request(call, true).unwrap();
+        let mut server = Server::accept_as(&upstream, &::h2::server::Builder::new()).await;
+        let (_request, mut respond) = server.next().await;
+        let _stream = respond.send_response(Response::new(()), false).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        assert!(body.data().await.is_none());
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "4");
     });
 }
