@@ -60,7 +60,14 @@ fn build(folder: &str) -> Result<PathBuf> {
         "debug" => ("dev", "--workspace"),
         other => (other, "--package=tidegate-gateway"),
     };
-    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // what a test is told of its own package would have dependencies built again that look at it
+    let own =
+        |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_"].iter().any(|p| name.starts_with(p));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
+        cargo.env_remove(name);
+    }
+    let built = cargo
         .args(["build", "--locked", packages, "--bin", "tidegate-gateway", "--profile", profile])
         .arg("--target-dir")
         .arg(&target)

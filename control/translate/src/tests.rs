@@ -9,6 +9,7 @@ mod fields;
 mod gateways;
 mod l4;
 mod mesh;
+mod mirrors;
 mod order;
 mod retries;
 mod routes;

@@ -160,7 +160,7 @@ pub(crate) fn go_on<D: Downstream>(down: &D, w: &mut Work, piece: &[u8]) {
     }
 }
 
-fn go_on_with<D: Downstream>(down: &D, w: &mut Work, copying: Box<Copying>) {
+fn go_on_with<D: Downstream>(down: &D, w: &mut Work, mut copying: Box<Copying>) {
     if down.uploaded() {
         copying.send(down.upload_trailers());
     } else if !copying.targets.is_empty() {
@@ -198,7 +198,7 @@ impl Copying {
     }
 
     /// Sends it, now that it is all there.
-    fn send(mut self: Box<Self>, trailers: Option<&[u8]>) {
+    fn send(&mut self, trailers: Option<&[u8]>) {
         let Some(mut copied) = self.copied.take() else { return };
         let own = self.scan.as_ref().and_then(BodyScan::trailers);
         copied.trailers.extend_from_slice(own.or(trailers).unwrap_or_default());
