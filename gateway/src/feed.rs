@@ -72,17 +72,33 @@ impl Feed {
     pub(crate) async fn run(mut self) -> anyhow::Result<Stopped> {
         let mut stop = Stop::new()?;
         let mut reload = signal(SignalKind::hangup())?;
+        let mut reopen = signal(SignalKind::user_defined1())?;
+        let mut changed = true;
         loop {
-            self.guarded_round();
+            if std::mem::replace(&mut changed, true) {
+                self.guarded_round();
+            }
             tokio::select! {
                 () = self.folder.changed() => {}
                 () = self.files.changed() => tracing::info!("a certificate file has changed"),
                 _ = reload.recv() => tracing::info!("SIGHUP: reading the config again"),
+                _ = reopen.recv() => {
+                    self.reopen_access_log();
+                    changed = false;
+                }
                 name = stop.signal() => {
                     tracing::info!("{name}: draining");
                     return Ok(Stopped { proxy: self.proxy, stop, _echo: self.echo });
                 }
             }
+        }
+    }
+
+    /// For who rotates logs: lines go to a new file of the same name from now on.
+    fn reopen_access_log(&self) {
+        match self.proxy.reopen_access_log() {
+            Ok(()) => tracing::info!("SIGUSR1: the access log is opened again"),
+            Err(error) => tracing::error!(%error, "SIGUSR1: the access log stays as it was"),
         }
     }
 

@@ -207,7 +207,13 @@ impl Gateway {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) -> Result<()> {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        self.signal("TERM")
+    }
+
+    /// Sends the signal of this name.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let process = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &process]).status()?;
         if !sent.success() {
             bail!("kill ended with {sent}");
         }

@@ -76,6 +76,12 @@ fields! {
     RequestDuration = "REQUEST_DURATION",
     /// Address of the endpoint.
     UpstreamHost = "UPSTREAM_HOST",
+    /// Address of the endpoint, as the connection has it.
+    UpstreamRemoteAddress = "UPSTREAM_REMOTE_ADDRESS",
+    /// The same without port.
+    UpstreamRemoteAddressWithoutPort = "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+    /// The port alone.
+    UpstreamRemotePort = "UPSTREAM_REMOTE_PORT",
     /// Name of the cluster.
     UpstreamCluster = "UPSTREAM_CLUSTER",
     /// Name of the cluster.
@@ -92,10 +98,16 @@ fields! {
     DownstreamRemoteAddress = "DOWNSTREAM_REMOTE_ADDRESS",
     /// The same without port.
     DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+    /// The port alone.
+    DownstreamRemotePort = "DOWNSTREAM_REMOTE_PORT",
     /// The peer's address.
     DownstreamDirectRemoteAddress = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
     /// The same without port.
     DownstreamDirectRemoteAddressWithoutPort = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
+    /// The port alone.
+    DownstreamDirectRemotePort = "DOWNSTREAM_DIRECT_REMOTE_PORT",
+    /// Status of gRPC, as a number.
+    GrpcStatusNumber = "GRPC_STATUS_NUMBER",
     /// SNI.
     RequestedServerName = "REQUESTED_SERVER_NAME",
     /// The downstream TLS version.
@@ -106,6 +118,8 @@ fields! {
     VirtualClusterName = "VIRTUAL_CLUSTER_NAME",
     /// The host name of this process.
     Hostname = "HOSTNAME",
+    /// The id of the trace that the request belongs to.
+    TraceId = "TRACE_ID",
     /// How often the request was sent upstream.
     UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT",
 }

@@ -22,6 +22,7 @@ mod route;
 mod secret;
 mod tcp;
 mod tls;
+mod tracing;
 
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
@@ -48,3 +49,4 @@ pub use route::{
 pub use secret::{Authorities, Secret, SecretKey};
 pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
 pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};
+pub use tracing::{OtlpTransport, Tracing};

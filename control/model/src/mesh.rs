@@ -1,4 +1,4 @@
-use crate::FormatString;
+use crate::{FormatString, Tracing};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub struct MeshSettings {
     pub trusted_proxies: u32,
     /// Whether connections from trusted peers begin with a PROXY header that names the client.
     pub proxy_protocol: bool,
+    /// Whether and how requests are traced.
+    pub tracing: Option<Tracing>,
 }
 
 impl Default for MeshSettings {
@@ -25,6 +27,7 @@ impl Default for MeshSettings {
             server_header: Some("tidegate".into()),
             trusted_proxies: 0,
             proxy_protocol: false,
+            tracing: None,
         }
     }
 }

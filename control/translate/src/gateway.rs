@@ -9,7 +9,9 @@ use crate::report::Report;
 use crate::servers::{Kind, Server, Shared, full_name, merge, selected};
 use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
-use crate::{Env, Translation, authentication, enforcement, l4, references, tls, unreachable, unserved};
+use crate::{
+    Env, Translation, authentication, enforcement, l4, references, tls, tracing, unreachable, unserved,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidegate_api::Objects;
@@ -47,9 +49,11 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     for (key, shared) in merge(&world, &mut tables.report) {
         tables.listener(key, &shared, &mut out);
     }
-    let Tables { clusters, mut report, .. } = tables;
+    let Tables { mut clusters, mut report, .. } = tables;
+    let mut settings = world.mesh.settings(&mut report);
+    settings.tracing = tracing::tracing(&world, &mut clusters, &mut report);
+    out.model.mesh = Arc::new(settings);
     out.absent = clusters.finish(&mut out.model);
-    out.model.mesh = Arc::new(world.mesh.settings(&mut report));
     out.model.authentication = Arc::new(authentication::authentication(&world, &mut report));
     out.diagnostics = report.finish();
     out

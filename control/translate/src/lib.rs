@@ -31,6 +31,7 @@ mod secret;
 mod servers;
 mod service_registry;
 mod tls;
+mod tracing;
 mod unreachable;
 mod unserved;
 mod validate;

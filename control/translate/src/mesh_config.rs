@@ -33,7 +33,7 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    fn config(&self) -> Option<&'a MeshConfig> {
+    pub(crate) fn config(&self) -> Option<&'a MeshConfig> {
         self.written.map(|(_, config)| config)
     }
 
@@ -103,6 +103,8 @@ impl<'a> Mesh<'a> {
             server_header,
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
             proxy_protocol,
+            // it needs a cluster, so it is translated with them
+            tracing: None,
         }
     }
 }

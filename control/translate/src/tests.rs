@@ -14,6 +14,7 @@ mod order;
 mod retries;
 mod routes;
 mod tls;
+mod tracing;
 
 use crate::{Env, Translation, translate};
 use std::sync::Arc;

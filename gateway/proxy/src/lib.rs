@@ -23,6 +23,7 @@ mod server;
 mod snapshot;
 mod telemetry;
 mod tls;
+mod trace;
 mod upstream;
 mod worker;
 

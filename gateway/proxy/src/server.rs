@@ -10,6 +10,7 @@ use crate::lock::lock;
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, ServerConfigs};
+use crate::trace::Target;
 use crate::upstream::{Connector, Pool, Registry};
 use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
 use ipnet::IpNet;
@@ -83,6 +84,8 @@ pub struct ExplainQuery {
 const HANDED_ON: usize = 256;
 /// How long the goodbyes to what is cut may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the last spans may take to their collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How long a config waits for the token keys that were never fetched before.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the listeners that it removes.
@@ -279,6 +282,10 @@ impl Proxy {
         if is_new {
             let clusters = control.registry.apply(&model);
             let mesh = model.mesh.clone();
+            let target = mesh.tracing.clone().and_then(|tracing| {
+                Some(Target { cluster: clusters.get(&tracing.collector)?.clone(), tracing })
+            });
+            self.state.telemetry.spans().set_target(target);
             let table = compiled.table;
             let authentication = authentication.map(Arc::new);
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
@@ -302,6 +309,14 @@ impl Proxy {
     /// Shows objects and diagnostics on the admin page, as of the last applied model.
     pub fn publish(&self, report: Report) {
         self.state.shown().report = report;
+    }
+
+    /// Opens the access log's file by its name again, for who renamed it.
+    ///
+    /// # Errors
+    /// When it cannot be opened: lines go on to the old one.
+    pub fn reopen_access_log(&self) -> std::io::Result<()> {
+        self.state.telemetry.reopen_access_log()
     }
 
     /// Whether `/healthz/ready` may answer 200 (it does so only once a config is live).
@@ -427,9 +442,16 @@ fn serve_control(
 ) {
     runtime.block_on(async {
         tokio::spawn(admin::serve(admin, admin::Server::Admin, state.clone()));
-        tokio::spawn(admin::serve(status, admin::Server::Status, state));
+        tokio::spawn(admin::serve(status, admin::Server::Status, state.clone()));
+        let spans = state.telemetry.spans().clone();
+        let exporter = tokio::spawn({
+            let spans = spans.clone();
+            async move { spans.run().await }
+        });
         // An error is the sender's end, which is the signal.
         let _ = stopped.await;
+        spans.stop();
+        let _ = tokio::time::timeout(LAST_SPANS, exporter).await;
     });
     // A question that is still being answered must not hold up the end.
     runtime.shutdown_background();

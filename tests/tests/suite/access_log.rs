@@ -92,6 +92,20 @@ async fn text_is_istios_default_format() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_signal_opens_it_again() -> Result<()> {
+    let net = Net::reserve()?;
+    let gateway = Start::with(workspace().join("deploy/samples/bookinfo")).arg("--echo").start(&net).await?;
+    gateway.signal("USR1")?;
+    let said = gateway.messages.find(0, Duration::from_secs(20), |l| l.contains("SIGUSR1")).await;
+    let said = said.with_context(|| format!("nothing was said: {}", gateway.said()))?;
+    assert!(said.contains("the access log is opened again"), "{said}");
+    get(gateway.at(8080), "a", "/productpage").await?;
+    logged(&gateway, "/productpage").await?;
+    assert_eq!(gateway.generation().await?, 1, "the config was not read again");
+    Ok(())
+}
+
+#[tokio::test]
 async fn off_means_silence() -> Result<()> {
     let net = Net::reserve()?;
     let start = Start::with(workspace().join("deploy/samples/bookinfo")).arg("--echo").access_log("off");

@@ -18,6 +18,7 @@ mod reload;
 mod retries;
 mod soak;
 mod stop;
+mod telemetry;
 mod tokens;
 mod websocket;
 

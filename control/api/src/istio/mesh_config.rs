@@ -73,7 +73,7 @@ fields! {
         /// Whether tracing is on.
         "enableTracing" => enable_tracing: Option<bool>,
         /// Providers of telemetry and authorization.
-        "extensionProviders" => extension_providers: Vec<Value>,
+        "extensionProviders" => extension_providers: Vec<ExtensionProvider>,
         /// Which of them are used by default.
         "defaultProviders" => default_providers: Option<DefaultProviders>,
         /// Whether metrics of the application are merged.
@@ -156,6 +156,102 @@ fields! {
         "accessLogging" => access_logging: Vec<String>,
     }
 
+    /// A provider of telemetry or authorization: one of its kinds.
+    pub struct ExtensionProvider {
+        /// Its name.
+        "name" => name: Option<String>,
+        /// Traces to an OTLP collector.
+        "opentelemetry" => opentelemetry: Option<OpenTelemetryProvider>,
+        /// Traces to Zipkin.
+        "zipkin" => zipkin: Option<Value>,
+        /// Traces to Lightstep.
+        "lightstep" => lightstep: Option<Value>,
+        /// Traces to Datadog.
+        "datadog" => datadog: Option<Value>,
+        /// Google Cloud's monitoring.
+        "stackdriver" => stackdriver: Option<Value>,
+        /// Traces to OpenCensus.
+        "opencensus" => opencensus: Option<Value>,
+        /// Traces to SkyWalking.
+        "skywalking" => skywalking: Option<Value>,
+        /// Metrics for Prometheus.
+        "prometheus" => prometheus: Option<Value>,
+        /// An access log in a file.
+        "envoyFileAccessLog" => envoy_file_access_log: Option<Value>,
+        /// An access log of requests by gRPC.
+        "envoyHttpAls" => envoy_http_als: Option<Value>,
+        /// An access log of connections by gRPC.
+        "envoyTcpAls" => envoy_tcp_als: Option<Value>,
+        /// An access log in OTLP.
+        "envoyOtelAls" => envoy_otel_als: Option<Value>,
+        /// Authorization by HTTP.
+        "envoyExtAuthzHttp" => envoy_ext_authz_http: Option<Value>,
+        /// Authorization by gRPC.
+        "envoyExtAuthzGrpc" => envoy_ext_authz_grpc: Option<Value>,
+        /// Secret discovery.
+        "sds" => sds: Option<Value>,
+    }
+
+    /// An OTLP collector.
+    pub struct OpenTelemetryProvider {
+        /// Its host, perhaps with the namespace in front: `observability/collector.observability.svc.cluster.local`.
+        "service" => service: Option<String>,
+        /// Its port.
+        "port" => port: Option<u32>,
+        /// Bytes of a path that a span keeps; 256 when absent.
+        "maxTagLength" => max_tag_length: Option<u32>,
+        /// By HTTP instead of gRPC.
+        "http" => http: Option<OpenTelemetryHttp>,
+        /// How gRPC is spoken.
+        "grpc" => grpc: Option<OpenTelemetryGrpc>,
+        /// Where attributes of the resource come from.
+        "resourceDetectors" => resource_detectors: Option<Value>,
+        /// A sampler.
+        "dynatraceSampler" => dynatrace_sampler: Option<Value>,
+    }
+
+    /// OTLP by HTTP.
+    pub struct OpenTelemetryHttp {
+        /// The path.
+        "path" => path: Option<String>,
+        /// How long the collector may take.
+        "timeout" => timeout: Option<Duration>,
+        /// Further headers.
+        "headers" => headers: Vec<Value>,
+    }
+
+    /// OTLP by gRPC.
+    pub struct OpenTelemetryGrpc {
+        /// How long the collector may take.
+        "timeout" => timeout: Option<Duration>,
+        /// Further headers.
+        "initialMetadata" => initial_metadata: Vec<Value>,
+    }
+
+    /// Traces of a proxy.
+    pub struct ProxyTracing {
+        /// Percentage of requests that are sampled; 1 when absent.
+        "sampling" => sampling: Option<f64>,
+        /// Bytes of a path that a span keeps.
+        "maxPathTagLength" => max_path_tag_length: Option<u32>,
+        /// Further tags.
+        "customTags" => custom_tags: BTreeMap<String, Value>,
+        /// Whether spans have Istio's own tags.
+        "enableIstioTags" => enable_istio_tags: Option<bool>,
+        /// TLS to the collector.
+        "tlsSettings" => tls_settings: Option<Value>,
+        /// Zipkin (deprecated).
+        "zipkin" => zipkin: Option<Value>,
+        /// Lightstep (deprecated).
+        "lightstep" => lightstep: Option<Value>,
+        /// Datadog (deprecated).
+        "datadog" => datadog: Option<Value>,
+        /// Google Cloud (deprecated).
+        "stackdriver" => stackdriver: Option<Value>,
+        /// OpenCensus (deprecated).
+        "openCensusAgent" => open_census_agent: Option<Value>,
+    }
+
     /// Settings of a proxy.
     pub struct ProxyConfig {
         /// Worker threads; 0 is as many as cores.
@@ -173,7 +269,7 @@ fields! {
         /// Environment, such as `ISTIO_META_HTTP10`.
         "proxyMetadata" => proxy_metadata: BTreeMap<String, String>,
         /// Traces.
-        "tracing" => tracing: Option<Value>,
+        "tracing" => tracing: Option<ProxyTracing>,
         /// Which statistics are kept.
         "proxyStatsMatcher" => proxy_stats_matcher: Option<Value>,
         /// Further labels of statistics.

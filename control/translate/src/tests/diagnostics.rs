@@ -118,7 +118,7 @@ fn mesh_config_says_defaults_and_what_it_cannot() {
     assert_eq!(t.model.mesh.trusted_proxies, 2);
     assert_eq!(&*t.model.mesh.access_log.as_ref().unwrap().file, "/dev/stdout");
     assert_eq!(t.model.clusters.values().next().unwrap().connect_timeout, std::time::Duration::from_secs(2));
-    assert_eq!(said(&t), ["note data.mesh.enableTracing not-enforced"]);
+    assert_eq!(said(&t), ["note data.mesh.enableTracing no-effect"]);
 }
 
 #[test]

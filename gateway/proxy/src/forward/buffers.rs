@@ -5,6 +5,7 @@ use super::identity::Identity;
 use super::mirror::Copying;
 use crate::auth::Verified;
 use crate::h1::head::Head;
+use crate::trace::SpanContext;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -64,6 +65,8 @@ pub(crate) struct Work {
     pub(crate) trailers: Vec<u8>,
     /// Who sent the request.
     pub(crate) identity: Identity,
+    /// Its span, where requests are traced.
+    pub(crate) span: Option<SpanContext>,
     /// Its tokens, when they were verified.
     pub(crate) verified: Option<Box<Verified>>,
     /// The copy for mirrors, until the request is all there.
@@ -105,6 +108,7 @@ impl Work {
         self.reply.clear();
         self.trailers.clear();
         self.verified = None;
+        self.span = None;
         self.copying = None;
     }
 

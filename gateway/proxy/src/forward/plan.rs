@@ -7,8 +7,11 @@ use super::path;
 use super::record::{Life, Site};
 use super::view::View;
 use crate::h1::authority;
+use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
+use crate::trace::SpanContext;
 use tidegate_engine::{Decision, ForwardDecision, NoRoute, RequestView};
+use tidegate_model::Tracing;
 
 /// What is to be done.
 pub(crate) enum Plan<'t> {
@@ -25,7 +28,7 @@ pub(crate) fn plan<'t>(
     site: Site<'_>,
     snapshot: &'t Snapshot,
 ) -> Plan<'t> {
-    let Work { buf, pos, request, path, identity, authority, .. } = w;
+    let Work { buf, pos, request, identity, .. } = w;
     let buf = &buf[*pos..];
     identity.establish(
         request,
@@ -34,6 +37,11 @@ pub(crate) fn plan<'t>(
         site.connection.tls.is_some(),
         snapshot.mesh.trusted_proxies,
     );
+    if let Some(tracing) = &snapshot.mesh.tracing {
+        begin_span(w, site, snapshot, tracing);
+    }
+    let Work { buf, pos, request, path, authority, .. } = w;
+    let buf = &buf[*pos..];
     authority.clear();
     authority.extend_from_slice(request.authority.of_buffer(buf));
     let sent = request.path.of_buffer(buf);
@@ -80,6 +88,19 @@ pub(crate) fn plan<'t>(
             Plan::Answer(Answer::Error(Kind::NoRoute, Some(explain(why, view, w.request.http11))))
         }
     }
+}
+
+/// Continues the caller's trace, or begins one. A header that is repeated is none (W3C Trace Context 3.2).
+#[cold]
+fn begin_span(w: &mut Work, site: Site<'_>, snapshot: &Snapshot, tracing: &Tracing) {
+    let port = snapshot.routes(site.connection).map_or(0, |table| table.server_port());
+    let mut said = w.request.known(&w.buf[w.pos..], Known::TraceParent);
+    let traceparent = said.next().filter(|_| said.next().is_none());
+    let span = SpanContext::begin(traceparent, tracing, port);
+    if span.sampled {
+        w.identity.mark_traced();
+    }
+    w.span = Some(span);
 }
 
 fn location(decision: &Decision<'_>, view: &View<'_>) -> Vec<u8> {

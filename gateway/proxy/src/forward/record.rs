@@ -194,6 +194,7 @@ impl<'t> Life<'t> {
             downstream_direct: site.connection.peer,
             sni: site.connection.tls.as_ref().and_then(|t| t.sni.as_deref()).unwrap_or_default(),
             grpc: is_grpc(w),
+            span: w.span.as_ref(),
             headers,
         }
     }
@@ -265,6 +266,9 @@ impl Headers for Lookup<'_> {
             ":method" => f(view.method()),
             ":authority" | "host" => f(view.authority()),
             ":scheme" => f(view.scheme().as_str().as_bytes()),
+            "traceparent" if self.w.span.is_some() => {
+                self.w.span.iter().for_each(|span| f(&span.traceparent()));
+            }
             ":path" => f(self.w.request.target.of_buffer(self.w.head())),
             name => {
                 if let Some(v) = view.value(name.as_bytes()) {

@@ -50,6 +50,10 @@ pub(crate) enum Known {
     WebSocketKey,
     /// `Sec-WebSocket-Accept`.
     WebSocketAccept,
+    /// `Traceparent`.
+    TraceParent,
+    /// `Tracestate`.
+    TraceState,
     /// `Server`.
     Server,
     /// `Date`.
@@ -90,6 +94,8 @@ pub(crate) fn known(name: &[u8]) -> Known {
         (10, b'c') if begins(b"connection") => Known::Connection,
         (10, b'k') if begins(b"keep-alive") => Known::HopByHop,
         (10, b'u') if begins(b"user-agent") => Known::UserAgent,
+        (10, b't') if begins(b"tracestate") => Known::TraceState,
+        (11, b't') if begins(b"traceparent") => Known::TraceParent,
         (11, b'g') if begins(b"grpc-status") => Known::GrpcStatus,
         (12, b'g') if begins(b"grpc-timeout") => Known::GrpcTimeout,
         (12, b'c') if begins(b"content-type") => Known::ContentType,

@@ -237,6 +237,7 @@ fn finish(outcome: &Outcome, target: Option<&Target>, connection: &Connection, w
         downstream_direct: connection.peer,
         sni: connection.sni(),
         grpc: false,
+        span: None,
         headers: &NoHeaders,
     });
 }

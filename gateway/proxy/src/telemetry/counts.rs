@@ -1,6 +1,7 @@
 //! What happens to requests on their way, beside how they end. Each worker counts for itself.
 
-use super::metrics::{add, counter, family, label};
+use super::histogram::add;
+use super::metrics::{counter, family, label};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use std::sync::atomic::{AtomicU64, Ordering};
 

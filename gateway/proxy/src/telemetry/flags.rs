@@ -83,7 +83,7 @@ impl Flags {
     }
 
     /// The letters of all that are set, joined by commas; `-` for none.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
         if self.0 == 0 {
             return out.push(b'-');
         }

@@ -1,5 +1,6 @@
 //! What the operators of format strings stand for.
 
+use super::metrics::grpc_status;
 use super::{Record, escape, time};
 use crate::address;
 use ahash::AHashMap;
@@ -129,6 +130,10 @@ pub(super) fn is_number(operator: &Operator) -> bool {
                 | Field::ResponseDuration
                 | Field::RequestDuration
                 | Field::DownstreamLocalPort
+                | Field::DownstreamRemotePort
+                | Field::DownstreamDirectRemotePort
+                | Field::UpstreamRemotePort
+                | Field::GrpcStatusNumber
                 | Field::UpstreamRequestAttemptCount
         )
     )
@@ -266,6 +271,8 @@ fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
         Field::RequestedServerName => out.piece(record.sni.as_bytes()),
         Field::DownstreamTlsVersion => out.piece(record.tls_version.as_bytes()),
         Field::RouteName => out.piece(record.route.map_or("", |r| &r.name).as_bytes()),
+        Field::GrpcStatusNumber => grpc_status(record).into_iter().for_each(|status| out.number(status)),
+        Field::TraceId => record.span.iter().for_each(|span| out.piece(&span.trace_id())),
         Field::Hostname => out.piece(HOSTNAME.as_bytes()),
         Field::UpstreamRequestAttemptCount => out.number(record.attempts),
         // Neither a network policy that ends connections nor virtual clusters exist here.
@@ -277,13 +284,19 @@ fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
 #[inline(always)]
 fn address_field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     match field {
-        Field::UpstreamHost => record.upstream_host.into_iter().for_each(|a| out.address(a)),
+        Field::UpstreamHost | Field::UpstreamRemoteAddress => {
+            record.upstream_host.into_iter().for_each(|a| out.address(a));
+        }
+        Field::UpstreamRemoteAddressWithoutPort => record.upstream_host.into_iter().for_each(|a| out.ip(a)),
+        Field::UpstreamRemotePort => record.upstream_host.into_iter().for_each(|a| out.number(a.port())),
         Field::UpstreamLocalAddress => record.upstream_local.into_iter().for_each(|a| out.address(a)),
         Field::DownstreamLocalAddress => out.address(record.downstream_local),
         Field::DownstreamLocalAddressWithoutPort => out.ip(record.downstream_local),
         Field::DownstreamLocalPort => out.number(record.downstream_local.port()),
         Field::DownstreamRemoteAddress => out.address(record.downstream_remote),
         Field::DownstreamRemoteAddressWithoutPort => out.ip(record.downstream_remote),
+        Field::DownstreamRemotePort => out.number(record.downstream_remote.port()),
+        Field::DownstreamDirectRemotePort => out.number(record.downstream_direct.port()),
         Field::DownstreamDirectRemoteAddress => out.address(record.downstream_direct),
         Field::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.downstream_direct),
         _ => {}
@@ -309,6 +322,7 @@ mod tests {
     use super::super::testing::{Lists, cluster, forwarded, unrouted, workload};
     use super::super::{Flag, Flags};
     use super::*;
+    use crate::trace::SpanContext;
 
     fn rendered(format: &str, record: &Record<'_>) -> String {
         let mut out = Vec::new();
@@ -326,6 +340,9 @@ mod tests {
         let (cluster, workload) = (cluster(), workload());
         let mut record = forwarded(&cluster, &workload, &headers);
         record.transport_failure = "connection refused";
+        record.grpc = true;
+        let span = SpanContext { trace: 0xab, span: 1, parent: None, sampled: true, port: 80, max_path: 9 };
+        record.span = Some(&span);
         record.flags.set(Flag::RetryLimit);
         record.flags.set(Flag::UpstreamConnectFailure);
         let cases = [
@@ -346,6 +363,13 @@ mod tests {
             ("%UPSTREAM_CLUSTER%", "outbound|9080|v1|reviews.default.svc.cluster.local"),
             ("%UPSTREAM_CLUSTER_RAW%", "outbound|9080|v1|reviews.default.svc.cluster.local"),
             ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_PORT%", "10.0.0.1:8443 8443"),
+            (
+                "%UPSTREAM_REMOTE_ADDRESS% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%",
+                "10.0.0.9:9080 10.0.0.9 9080",
+            ),
+            ("%DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%", "50000 50001"),
+            ("%GRPC_STATUS_NUMBER%", "0"),
+            ("%TRACE_ID%", "000000000000000000000000000000ab"),
             ("%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "10.0.0.1"),
             ("%DOWNSTREAM_REMOTE_ADDRESS%", "203.0.113.7:50000"),
             ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "203.0.113.7"),

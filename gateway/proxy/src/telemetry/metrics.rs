@@ -1,46 +1,22 @@
 //! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
 
 use super::counts::{self, Counts};
+use super::histogram::{self, Histogram};
 use super::{Flags, Record, Workload};
 use crate::lock::lock;
 use crate::server::Identity;
 use ahash::{AHashMap, RandomState};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
 use tidegate_model::HeaderName;
 
 /// Label sets in all. Requests beyond them are counted in one set whose labels are unknown.
 const MAX_SERIES: usize = 20_000;
 /// The index of the series that counts what is beyond them.
 const OVERFLOW: usize = 0;
-const BUCKETS: usize = 19;
-/// Upper bounds of Istio's histograms (Istio 2.18), in microseconds.
-const BOUNDS: [u64; BUCKETS] = [
-    500,
-    1_000,
-    5_000,
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    30_000_000,
-    60_000_000,
-    300_000_000,
-    600_000_000,
-    1_800_000_000,
-    3_600_000_000,
-];
-
 /// What tells one series from another, besides the destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Outcome {
@@ -66,31 +42,30 @@ struct Series {
     key: Key,
 }
 
+/// Microseconds, measured in milliseconds.
+const MILLISECONDS: u64 = 1000;
+const BYTES: u64 = 1;
+
 /// One worker's count of one series. Only that worker writes, so that adding needs no locked
 /// instruction.
 struct Cell {
     series: Arc<Series>,
-    /// By bucket, not cumulative; the last is beyond every bound.
-    counts: [AtomicU64; BUCKETS + 1],
-    microseconds: AtomicU64,
+    durations: Histogram<MILLISECONDS>,
+    received: Histogram<BYTES>,
+    sent: Histogram<BYTES>,
 }
 
 impl Cell {
     fn new(series: Arc<Series>) -> Arc<Self> {
-        Arc::new(Cell { series, counts: Default::default(), microseconds: AtomicU64::new(0) })
+        let (received, sent) = (Histogram::default(), Histogram::default());
+        Arc::new(Cell { series, durations: Histogram::default(), received, sent })
     }
 
-    fn count(&self, duration: Duration) {
-        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.partition_point(|bound| *bound < microseconds);
-        add(&self.counts[bucket], 1);
-        add(&self.microseconds, microseconds);
+    fn count(&self, record: &Record<'_>) {
+        self.durations.count(u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX));
+        self.received.count(record.bytes_received);
+        self.sent.count(record.bytes_sent);
     }
-}
-
-/// Adds to what only this thread writes.
-pub(super) fn add(cell: &AtomicU64, value: u64) {
-    cell.store(cell.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
 }
 
 /// The metrics of the process.
@@ -192,7 +167,12 @@ impl Metrics {
     /// Everything as Prometheus' families, the workers added up.
     pub(super) fn families(&self) -> Vec<MetricFamily> {
         let mut requests = Vec::new();
-        let mut durations = Vec::new();
+        let (mut durations, mut received, mut sent) = (Vec::new(), Vec::new(), Vec::new());
+        let histogram = |metrics: &mut Vec<Metric>, labels: &[LabelPair], histogram| {
+            let mut metric = Metric::from_label(labels.to_vec());
+            metric.set_histogram(histogram);
+            metrics.push(metric);
+        };
         let mut overflow = 0;
         for total in self.totals() {
             let Some(series) = &total.series else { continue };
@@ -200,19 +180,21 @@ impl Metrics {
                 overflow = total.count();
             }
             let labels = self.labels(&series.key);
-            requests.push(counter(labels.clone(), total.count()));
-            let mut duration = Metric::from_label(labels);
-            duration.set_histogram(total.histogram());
-            durations.push(duration);
+            histogram(&mut durations, &labels, total.durations.histogram());
+            histogram(&mut received, &labels, total.received.histogram());
+            histogram(&mut sent, &labels, total.sent.histogram());
+            requests.push(counter(labels, total.count()));
         }
+        let histogram = |name, help, metrics| family(MetricType::HISTOGRAM, name, help, metrics);
         let mut families = vec![
             family(MetricType::COUNTER, "istio_requests_total", "Requests that have ended.", requests),
-            family(
-                MetricType::HISTOGRAM,
+            histogram(
                 "istio_request_duration_milliseconds",
                 "From a request's head to the last byte of its response.",
                 durations,
             ),
+            histogram("istio_request_bytes", "Sizes of the bodies of requests.", received),
+            histogram("istio_response_bytes", "Sizes of the bodies of responses.", sent),
             family(
                 MetricType::COUNTER,
                 "tidegate_metrics_overflow_total",
@@ -266,7 +248,7 @@ impl WorkerMetrics {
                 && key.workload == *workload
         };
         if let Some(cell) = self.by_hash.borrow().get(&hash).and_then(|cells| cells.iter().find(same)) {
-            return cell.count(record.duration);
+            return cell.count(record);
         }
         let new = || {
             let [host, service_name, service_namespace] = [host, name, namespace].map(Arc::clone);
@@ -275,8 +257,8 @@ impl WorkerMetrics {
         // A full table is not asked again: that would be a lock for each request.
         let full = self.metrics.full.load(Ordering::Relaxed);
         match if full { None } else { self.metrics.series(new()) } {
-            Some(series) => self.begin(hash, series).count(record.duration),
-            None => self.overflow.count(record.duration),
+            Some(series) => self.begin(hash, series).count(record),
+            None => self.overflow.count(record),
         }
     }
 
@@ -306,7 +288,7 @@ fn destination<'a>(record: &Record<'a>) -> (&'a Arc<str>, &'a Arc<str>, &'a Arc<
 }
 
 /// gRPC's status where it is known: 0 to 16, from the trailers or from a response without body.
-fn grpc_status(record: &Record<'_>) -> Option<u8> {
+pub(super) fn grpc_status(record: &Record<'_>) -> Option<u8> {
     static NAME: LazyLock<HeaderName> = LazyLock::new(|| HeaderName::new("grpc-status"));
     if !record.grpc {
         return None;
@@ -372,37 +354,21 @@ pub(super) fn label(name: &str, value: &str) -> LabelPair {
 #[derive(Default)]
 struct Total {
     series: Option<Arc<Series>>,
-    counts: [u64; BUCKETS + 1],
-    microseconds: u64,
+    durations: histogram::Total<MILLISECONDS>,
+    received: histogram::Total<BYTES>,
+    sent: histogram::Total<BYTES>,
 }
 
 impl Total {
     fn add(&mut self, cell: &Cell) {
         self.series.get_or_insert_with(|| cell.series.clone());
-        for (sum, count) in self.counts.iter_mut().zip(&cell.counts) {
-            *sum += count.load(Ordering::Relaxed);
-        }
-        self.microseconds = self.microseconds.wrapping_add(cell.microseconds.load(Ordering::Relaxed));
+        self.durations.add(&cell.durations);
+        self.received.add(&cell.received);
+        self.sent.add(&cell.sent);
     }
 
     fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    fn histogram(&self) -> Histogram {
-        let mut cumulative = 0;
-        let buckets = BOUNDS.iter().zip(&self.counts).map(|(bound, count)| {
-            cumulative += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound as f64 / 1000.0);
-            bucket.set_cumulative_count(cumulative);
-            bucket
-        });
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(self.count());
-        histogram.set_sample_sum(self.microseconds as f64 / 1000.0);
-        histogram
+        self.durations.count()
     }
 }
 
@@ -440,6 +406,7 @@ mod tests {
     use super::super::testing::{Lists, cluster, forwarded, unrouted, workload};
     use super::*;
     use prometheus::TextEncoder;
+    use std::time::Duration;
 
     fn metrics(limit: usize) -> Arc<Metrics> {
         let (workload, namespace) = ("gateway".to_string(), "istio-system".to_string());
@@ -509,6 +476,27 @@ mod tests {
         assert_eq!(bounds.map(bucket), [2.0, 3.0, 3.0, 4.0, 4.0, 5.0]);
         assert_eq!(sample(&text, "istio_request_duration_milliseconds_sum", &[]), Some(7_201_001.001));
         assert_eq!(sample(&text, "istio_request_duration_milliseconds_count", &[]), Some(5.0));
+    }
+
+    #[test]
+    fn bodies_are_measured_in_bytes() {
+        let headers = Lists::default();
+        let metrics = metrics(10);
+        let worker = metrics.worker();
+        for (received, sent) in [(0, 1), (5, 6), (u64::MAX / 4, 3_600_000)] {
+            let mut record = unrouted(&headers);
+            (record.bytes_received, record.bytes_sent) = (received, sent);
+            worker.count(&record);
+        }
+        let text = text(&metrics);
+        let buckets = |name: &str| {
+            let name = format!("{name}_bucket");
+            ["0.5", "1", "5", "10", "3600000", "+Inf"]
+                .map(|le| sample(&text, &name, &[&format!("le=\"{le}\"")]).unwrap())
+        };
+        assert_eq!(buckets("istio_request_bytes"), [1.0, 1.0, 2.0, 2.0, 2.0, 3.0]);
+        assert_eq!(buckets("istio_response_bytes"), [0.0, 1.0, 1.0, 2.0, 3.0, 3.0]);
+        assert_eq!(sample(&text, "istio_response_bytes_sum", &[]), Some(3_600_007.0));
     }
 
     #[test]

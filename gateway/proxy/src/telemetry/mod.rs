@@ -10,6 +10,7 @@ mod counts;
 mod escape;
 mod flags;
 mod format;
+mod histogram;
 mod metrics;
 mod record;
 mod time;
@@ -24,6 +25,7 @@ pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use workload::Workload;
 
 use crate::server::Identity;
+use crate::trace::{Exporter, Spans};
 use access_log::LineFormat;
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
@@ -46,6 +48,7 @@ pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     writer: LogWriter,
+    spans: Arc<Exporter>,
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
     calmed: Arc<AtomicU64>,
@@ -58,6 +61,7 @@ impl Telemetry {
             metrics: Metrics::new(identity),
             connections: Connections::new(identity),
             writer: LogWriter::new(),
+            spans: Exporter::new(identity),
             format: Arc::default(),
             access_log: Mutex::default(),
             calmed: Arc::default(),
@@ -72,6 +76,7 @@ impl Telemetry {
             format: RefCell::new(Cache::new(self.format.clone())),
             line: RefCell::default(),
             lines: self.writer.buffer(),
+            spans: self.spans.worker(),
             calmed: self.calmed.clone(),
         }
     }
@@ -97,6 +102,23 @@ impl Telemetry {
         Ok(())
     }
 
+    /// Opens the access log's file by its name again. What was logged before goes to the old one.
+    ///
+    /// # Errors
+    /// When the file cannot be opened: all stays as it was.
+    pub(crate) fn reopen_access_log(&self) -> io::Result<()> {
+        let current = self.access_log.lock().unwrap_or_else(PoisonError::into_inner);
+        match current.as_ref().filter(|log| !log.file.is_empty()) {
+            Some(log) => self.writer.set_output(&log.file),
+            None => Ok(()),
+        }
+    }
+
+    /// The way of spans to their collector.
+    pub(crate) fn spans(&self) -> &Arc<Exporter> {
+        &self.spans
+    }
+
     /// Everything in Prometheus' text format.
     pub(crate) fn prometheus(&self) -> String {
         let mut families = self.metrics.families();
@@ -113,6 +135,13 @@ impl Telemetry {
             "tidegate_http2_abuse_total",
             "HTTP/2 connections of clients closed with ENHANCE_YOUR_CALM: too many streams reset at once, or frames that ask for nothing.",
             vec![metrics::counter(Vec::new(), self.calmed.load(Ordering::Relaxed))],
+        ));
+        let spans = self.spans.counts();
+        families.push(metrics::family(
+            MetricType::COUNTER,
+            "tidegate_trace_spans_total",
+            "Spans of sampled requests, by what became of them.",
+            spans.map(|(result, n)| metrics::counter(vec![metrics::label("result", result)], n)).into(),
         ));
         let version = metrics::label("version", env!("CARGO_PKG_VERSION"));
         families.push(metrics::family(
@@ -142,6 +171,7 @@ pub(crate) struct WorkerTelemetry {
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,
+    spans: Spans,
     /// Shared by the workers, for what is rare.
     calmed: Arc<AtomicU64>,
 }
@@ -171,6 +201,9 @@ impl WorkerTelemetry {
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
         self.log(record);
+        if let Some(span) = record.span {
+            self.spans.finish(span, record);
+        }
     }
 
     /// Logs a connection that has ended, or was refused, and that carried no requests.
@@ -248,6 +281,26 @@ mod tests {
         assert!(text.contains("response_code=\"200\"") && text.contains("\"} 6\n"), "{text}");
         assert!(text.contains("tidegate_access_log_dropped_total 0\n"));
         assert!(text.contains("tidegate_build_info{version=\""));
+    }
+
+    #[test]
+    fn a_log_that_was_renamed_is_opened_again_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, renamed] = ["log", "log.1"].map(|n| directory.path().join(n));
+        let (telemetry, headers, cluster, workload) = (telemetry(), Lists::default(), cluster(), workload());
+        let worker = telemetry.worker();
+        let lines = |path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        telemetry.reopen_access_log().unwrap();
+        telemetry.set_access_log(&log(path.to_str().unwrap(), AccessLogFormat::DefaultText)).unwrap();
+        worker.finish(&forwarded(&cluster, &workload, &headers));
+        std::fs::rename(&path, &renamed).unwrap();
+        telemetry.reopen_access_log().unwrap();
+        assert!(path.exists(), "opened before anything is logged");
+        worker.finish(&forwarded(&cluster, &workload, &headers));
+        telemetry.flush();
+        assert_eq!((lines(&renamed), lines(&path)), (1, 1));
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        assert!(telemetry.reopen_access_log().is_err());
     }
 
     #[test]

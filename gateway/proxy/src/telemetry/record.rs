@@ -1,4 +1,5 @@
 use super::{Flags, Workload};
+use crate::trace::SpanContext;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 use tidegate_model::{HeaderName, Route};
@@ -86,6 +87,8 @@ pub(crate) struct Record<'a> {
     pub(crate) sni: &'a str,
     /// Whether this is gRPC (content-type).
     pub(crate) grpc: bool,
+    /// Its span, where requests are traced.
+    pub(crate) span: Option<&'a SpanContext>,
     /// Header lookups.
     pub(crate) headers: &'a dyn Headers,
 }

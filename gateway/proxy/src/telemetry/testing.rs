@@ -87,6 +87,7 @@ pub(super) fn forwarded<'a>(cluster: &'a Cluster, workload: &'a Workload, header
         downstream_direct: "[2001:db8::1]:50001".parse().unwrap(),
         sni: "bookinfo.example.com",
         grpc: false,
+        span: None,
         headers,
     }
 }
@@ -125,6 +126,7 @@ pub(super) fn unrouted(headers: &Lists) -> Record<'_> {
         downstream_direct: "10.0.0.2:50000".parse().unwrap(),
         sni: "",
         grpc: false,
+        span: None,
         headers,
     }
 }

@@ -10,3 +10,4 @@ mod requests;
 mod support;
 mod tcp;
 mod tls;
+mod traces;

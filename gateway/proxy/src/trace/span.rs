@@ -1,0 +1,102 @@
+//! The span of a request that has ended, with the name and tags that Istio gives it.
+
+use super::context::SpanContext;
+use super::otlp::{Code, KeyValue, Kind, Span, Status};
+use crate::server::Identity;
+use crate::telemetry::Record;
+use std::sync::LazyLock;
+use std::time::{Duration, UNIX_EPOCH};
+use tidegate_model::{Action, HeaderName, PathMatch};
+
+/// Bytes of what a client wrote that a span keeps of each thing but the path.
+const MAX_TEXT: usize = 256;
+
+/// Makes the span of a request.
+pub(super) fn of(context: &SpanContext, record: &Record<'_>, identity: &Identity) -> Span {
+    let start = record.start.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // what never was answered, or badly, is an error
+    let failed = record.status == 0 || record.status >= 500;
+    Span {
+        trace_id: context.trace.to_be_bytes().into(),
+        span_id: context.span.to_be_bytes().into(),
+        parent_span_id: context.parent.map_or_else(Vec::new, |p| p.to_be_bytes().into()),
+        name: name(context, record),
+        kind: Kind::Server.into(),
+        start_time_unix_nano: nanoseconds(start),
+        end_time_unix_nano: nanoseconds(start + record.duration),
+        attributes: attributes(context, record, identity, failed),
+        status: failed.then(|| Status { code: Code::Error.into() }),
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Istio's: the destination, or the VirtualService where there are several, its port, and the path of
+/// the rule. `egress` is what Istio calls all that leaves a gateway.
+fn name(context: &SpanContext, record: &Record<'_>) -> String {
+    let Some(route) = record.route else { return format!("egress {}", text(record.authority, MAX_TEXT)) };
+    let path = match &route.matches.path {
+        PathMatch::Any => "/*".into(),
+        PathMatch::Exact(path) | PathMatch::Regex(path) => path.to_string(),
+        PathMatch::Prefix(path) => format!("{path}*"),
+    };
+    match (&*route.action, record.cluster) {
+        (Action::Forward(forward), Some(cluster)) if forward.destinations.len() == 1 => {
+            format!("{}:{}{path}", cluster.host, cluster.port)
+        }
+        _ => format!("{}:{}{path}", route.rule.object.name, context.port),
+    }
+}
+
+fn attributes(
+    context: &SpanContext,
+    record: &Record<'_>,
+    identity: &Identity,
+    failed: bool,
+) -> Vec<KeyValue> {
+    static SCHEME: LazyLock<HeaderName> = LazyLock::new(|| HeaderName::new(":scheme"));
+    let Identity { workload, namespace } = identity;
+    let (mut flags, mut scheme) = (Vec::new(), String::new());
+    record.flags.write(&mut flags);
+    record.headers.request(&SCHEME, &mut |s| scheme = text(s, MAX_TEXT));
+    let authority = text(record.authority, MAX_TEXT);
+    let url = format!("{scheme}://{authority}{}", text(record.path, context.max_path));
+    let ip = record.downstream_local.ip().to_canonical();
+    let own_node = format!("router~{ip}~{workload}.{namespace}~{namespace}.svc.cluster.local");
+    let mut all = vec![
+        KeyValue::new("component", "proxy"),
+        KeyValue::new("node_id", own_node),
+        KeyValue::new("guid:x-request-id", text(record.request_id, MAX_TEXT)),
+        KeyValue::new("http.url", url),
+        KeyValue::new("http.method", text(record.method, MAX_TEXT)),
+        KeyValue::new("http.protocol", record.protocol),
+        KeyValue::new("http.status_code", record.status.to_string()),
+        KeyValue::new("response_flags", text(&flags, MAX_TEXT)),
+        KeyValue::new("request_size", record.bytes_received.to_string()),
+        KeyValue::new("response_size", record.bytes_sent.to_string()),
+        KeyValue::new("user_agent", text(record.user_agent, MAX_TEXT)),
+        KeyValue::new("downstream_cluster", "-"),
+        KeyValue::new("peer.address", record.downstream_direct.ip().to_canonical().to_string()),
+        KeyValue::new("istio.canonical_service", workload.as_str()),
+        KeyValue::new("istio.canonical_revision", "latest"),
+        KeyValue::new("istio.namespace", namespace.as_str()),
+    ];
+    if !record.cluster_name.is_empty() {
+        all.push(KeyValue::new("upstream_cluster", record.cluster_name));
+        all.push(KeyValue::new("upstream_cluster.name", record.cluster_name));
+    }
+    if let Some(host) = record.upstream_host {
+        all.push(KeyValue::new("upstream_address", host.to_string()));
+    }
+    if failed {
+        all.push(KeyValue::new("error", "true"));
+    }
+    all
+}
+
+/// Bytes of a client's as text; what is too long is cut.
+fn text(bytes: &[u8], limit: usize) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]).into_owned()
+}

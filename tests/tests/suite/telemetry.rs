@@ -1,0 +1,81 @@
+//! Metrics as Prometheus' own tool sees them, and spans as the mesh config asks for them.
+
+use crate::reload::{Site, forward_to};
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tidegate_tests::{Backend, Net, Request, Start, exchange, get, workspace};
+
+/// What there is to say about a scrape: nothing but that Istio's own names are not in base units.
+fn promtool(scrape: &[u8]) -> Result<Vec<String>> {
+    let mut tool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("promtool cannot be started; it is in Debian's package prometheus")?;
+    tool.stdin.take().context("no stdin")?.write_all(scrape)?;
+    let out = tool.wait_with_output()?;
+    let said = String::from_utf8(out.stderr)? + std::str::from_utf8(&out.stdout)?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn prometheus_finds_no_fault_with_the_metrics() -> Result<()> {
+    let net = Net::reserve()?;
+    let gateway = Start::with(workspace().join("deploy/samples/bookinfo")).arg("--echo").start(&net).await?;
+    for (host, path) in [("shop.example", "/productpage"), ("nowhere.example", "/")] {
+        get(gateway.at(8080), host, path).await?;
+    }
+    let scrape = get(gateway.status(), "status", "/stats/prometheus").await?;
+    let text = scrape.text();
+    for name in ["istio_requests_total{", "istio_request_bytes_bucket{", "istio_response_bytes_bucket{"] {
+        assert!(text.contains(name), "no {name} in {text}");
+    }
+    let lint = "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
+    assert_eq!(promtool(text.as_bytes())?, [lint]);
+    let wrong = promtool(b"# TYPE things counter\nthings 1\n")?;
+    assert!(wrong.len() >= 2, "it finds what is wrong: {wrong:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_mesh_config_sends_spans_to_a_collector() -> Result<()> {
+    let (net, backend, site) = (Net::reserve()?, Backend::default(), Site::new()?);
+    let workload = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+    let collector = SocketAddr::new(IpAddr::V4(net.next()?), 4318);
+    backend.listen(workload).await?;
+    backend.listen(collector).await?;
+    let mut text = forward_to(&[workload]);
+    text +=
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: collector}\nspec:\n";
+    text += "  hosts: [collector.example]\n  resolution: STATIC\n";
+    text += "  ports: [{number: 4318, name: http, protocol: HTTP}]\n";
+    text += &format!("  endpoints: [{{address: {}}}]\n", collector.ip());
+    text += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n";
+    text += "data:\n  mesh: |\n    defaultProviders: {tracing: [otel]}\n";
+    text += "    defaultConfig: {tracing: {sampling: 100}}\n    extensionProviders:\n    - name: otel\n";
+    text += "      opentelemetry: {service: collector.example, port: 4318, http: {path: /v1/traces}}\n";
+    site.write("routes.yaml", &text)?;
+    let gateway = Start::with(site.path()).start(&net).await?;
+    exchange(&Request::to(gateway.at(8080)).host("a.example").path("/traced")).await?;
+    let at = |at| backend.hits().into_iter().filter(|hit| hit.at == at).collect::<Vec<_>>();
+    let served = at(workload);
+    let value = |name: &str| served.first()?.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let traceparent = value("traceparent").context("the workload is told no trace")?;
+    assert!(traceparent.len() == 55 && traceparent.ends_with("-01"), "{traceparent}");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while at(collector).is_empty() {
+        assert!(Instant::now() < patience, "no spans came: {}", gateway.said());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let hit = &at(collector)[0];
+    assert_eq!((&*hit.method, &*hit.path), ("POST", "/v1/traces"));
+    assert!(hit.body.contains("workloads.example:80/*"), "its name: {:?}", hit.body);
+    let id = value("x-request-id").context("no id")?;
+    assert!(hit.body.contains(&id), "{id} in {:?}", hit.body);
+    Ok(())
+}
