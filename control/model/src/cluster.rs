@@ -1,4 +1,4 @@
-use crate::RetryBudget;
+use crate::{LoadBalancer, RetryBudget};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,19 +71,6 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the client of the request speaks.
     Client,
-}
-
-/// How an endpoint is picked. Weights of the endpoints are respected by all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum LoadBalancer {
-    /// The less loaded of two random endpoints: Istio's default.
-    #[default]
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-    /// Any.
-    Random,
 }
 
 /// The endpoints of one cluster. They change on their own, without compiling a route.

@@ -5,6 +5,7 @@
 //! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
 
 mod authentication;
+mod balance;
 mod changes;
 mod cluster;
 mod cors;
@@ -27,10 +28,9 @@ mod tracing;
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
 };
+pub use balance::{AffinityCookie, ConsistentHash, HashKey, HashTable, LoadBalancer};
 pub use changes::{Change, Changes, Model};
-pub use cluster::{
-    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
-};
+pub use cluster::{Address, Cluster, ClusterName, Endpoint, EndpointSet, Locality, UpstreamProtocol};
 pub use cors::Cors;
 pub use diagnostic::{Diagnostic, Severity};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};

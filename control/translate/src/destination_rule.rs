@@ -1,13 +1,14 @@
 use crate::Env;
 use crate::export::{Reach, reach};
 use crate::hosts::{is_subset, resolve};
+use crate::load_balancer::load_balancer;
 use crate::retries;
 use crate::world::{Item, World, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
     self, ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
-    HttpSettings, LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
+    HttpSettings, LoadBalancerSettings, Subset, TrafficPolicy,
 };
 use tidegate_model::{LoadBalancer, RetryBudget, UpstreamProtocol};
 
@@ -123,7 +124,7 @@ pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Opt
 }
 
 /// What a cluster's DestinationRule says about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) connect_timeout: Duration,
@@ -183,18 +184,13 @@ pub(crate) fn policy(
     let blocks = Blocks::default()
         .overridden(rule, port)
         .overridden(subset.and_then(|s| s.traffic_policy.as_ref()), port);
-    let load_balancer = match blocks.load_balancer.and_then(|l| l.simple) {
-        Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
-        Some(SimpleLb::Random) => LoadBalancer::Random,
-        _ => LoadBalancer::LeastRequest,
-    };
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
     let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
     let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
     let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
-        load_balancer,
+        load_balancer: load_balancer(blocks.load_balancer),
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),

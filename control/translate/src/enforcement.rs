@@ -128,6 +128,7 @@ macro_rules! traffic_policy {
             $(
                 concat!($at, "portLevelSettings[].port"),
                 concat!($at, "portLevelSettings[].loadBalancer.simple"),
+                concat!($at, "portLevelSettings[].loadBalancer.consistentHash"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.connectTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
@@ -136,6 +137,7 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].connectionPool.http.maxRetries"),
                 concat!($at, "portLevelSettings[].tls.mode"),
                 concat!($at, "loadBalancer.simple"),
+                concat!($at, "loadBalancer.consistentHash"),
                 concat!($at, "connectionPool.tcp.connectTimeout"),
                 concat!($at, "connectionPool.tcp.idleTimeout"),
                 concat!($at, "connectionPool.http.idleTimeout"),

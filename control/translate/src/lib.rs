@@ -20,6 +20,7 @@ mod headers;
 mod host_index;
 mod hosts;
 mod l4;
+mod load_balancer;
 mod matches;
 mod mesh;
 mod mesh_config;

@@ -1,10 +1,12 @@
-use super::rules::Check;
+use super::rules::{Check, is_token};
+use crate::load_balancer;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
-    OutlierDetection, TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule, HttpCookie,
+    LoadBalancerSettings, OutlierDetection, TrafficPolicy,
 };
+use tidegate_model::HashTable;
 
 pub(super) fn validate(check: &mut Check<'_>, rule: &DestinationRule) {
     check.host("spec.host", &rule.host);
@@ -69,11 +71,8 @@ fn blocks(check: &mut Check<'_>, field: &str, (balancer, pool, outlier, tls): Bl
 }
 
 fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) {
-    if let Some(cookie) = balancer.consistent_hash.as_ref().and_then(|h| h.http_cookie.as_ref())
-        && cookie.name.is_empty()
-    {
-        let field = format!("{field}.consistentHash.httpCookie.name");
-        check.error(&field, "missing-field", "is empty", "name the cookie");
+    if let Some(hash) = &balancer.consistent_hash {
+        consistent_hash(check, &format!("{field}.consistentHash"), hash);
     }
     check.duration(&format!("{field}.warmupDurationSecs"), balancer.warmup_duration_secs);
     if let Some(warmup) = &balancer.warmup {
@@ -96,6 +95,61 @@ fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) 
             check.error(&field, "invalid-weight", text, "correct the weights");
         }
     }
+}
+
+fn consistent_hash(check: &mut Check<'_>, field: &str, hash: &ConsistentHashLb) {
+    if load_balancer::key(hash).is_none() {
+        let text = "says not what is hashed, so requests go to any endpoint";
+        let advice = "set httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName";
+        check.warning(field, "no-effect", text, advice);
+    }
+    if let Some(cookie) = &hash.http_cookie {
+        affinity_cookie(check, &format!("{field}.httpCookie"), cookie);
+    }
+    if let Some(name) = hash.http_header_name.as_deref().filter(|name| !is_token(name)) {
+        let text = format!("{name:?} is not a header name");
+        check.error(&format!("{field}.httpHeaderName"), "invalid-header", text, "name a header");
+    }
+    let largest = u64::from(HashTable::LARGEST_RING);
+    let ring = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size);
+    for (name, size) in [("minimumRingSize", hash.minimum_ring_size), ("ringHash.minimumRingSize", ring)] {
+        if size.is_some_and(|size| size > largest) {
+            let text = format!("a ring has at most {largest} points");
+            check.error(&format!("{field}.{name}"), "out-of-range", text, "use 1024 or some more");
+        }
+    }
+    let largest = u64::from(HashTable::LARGEST_MAGLEV);
+    if let Some(size) = hash.maglev.as_ref().and_then(|m| m.table_size).filter(|size| *size > 0)
+        && (size > largest || !is_prime(size))
+    {
+        let text = format!("the size of the table must be a prime number of at most {largest}");
+        check.error(&format!("{field}.maglev.tableSize"), "out-of-range", text, "use 65537");
+    }
+}
+
+fn affinity_cookie(check: &mut Check<'_>, field: &str, cookie: &HttpCookie) {
+    if !is_token(&cookie.name) {
+        let text = format!("{:?} is not the name of a cookie", cookie.name);
+        check.error(&format!("{field}.name"), "invalid-cookie", text, "name the cookie");
+    }
+    let part = |check: &mut Check<'_>, field: String, text: &str| {
+        if text.chars().any(|c| c == ';' || c.is_control() || !c.is_ascii()) {
+            check.error(&field, "invalid-cookie", "would end the attribute of the cookie", "remove it");
+        }
+    };
+    part(check, format!("{field}.path"), cookie.path.as_deref().unwrap_or_default());
+    for (i, attribute) in cookie.attributes.iter().enumerate() {
+        part(check, format!("{field}.attributes[{i}].value"), attribute.value.as_deref().unwrap_or_default());
+        part(check, format!("{field}.attributes[{i}].name"), &attribute.name);
+        if attribute.name.is_empty() {
+            let field = format!("{field}.attributes[{i}].name");
+            check.error(&field, "missing-field", "is empty", "name the attribute");
+        }
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number > 1 && (2..).take_while(|i| i * i <= number).all(|i| !number.is_multiple_of(i))
 }
 
 fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings) {

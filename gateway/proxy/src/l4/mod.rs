@@ -2,6 +2,7 @@
 //! is inside of TLS that is.
 
 use crate::connection::Connection;
+use crate::forward::affinity;
 use crate::forward::deadline::Deadline;
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_engine::TcpDecision;
-use tidegate_model::ClusterName;
+use tidegate_model::{ClusterName, HashKey};
 
 /// Stands for no limit: longer than any process runs.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -95,7 +96,7 @@ pub(crate) async fn serve(
     shutdown: ShutdownWatch,
 ) {
     let cluster = target.cluster.as_deref();
-    let outcome = match connect(&target, worker).await {
+    let outcome = match connect(&target, connection, worker).await {
         Ok((pick, upstream)) => {
             let series =
                 worker.telemetry.tcp(cluster.map(|c| &**c.config()), Some(pick.workload()), Flags::default());
@@ -120,11 +121,19 @@ pub(crate) fn refused(flag: Flag, details: String, connection: &Connection, work
     finish(&Outcome::failed(flag, details), None, connection, worker);
 }
 
-async fn connect(target: &Target, worker: &Worker) -> Result<(Pick, UpstreamConnection), Outcome> {
+async fn connect(
+    target: &Target,
+    connection: &Connection,
+    worker: &Worker,
+) -> Result<(Pick, UpstreamConnection), Outcome> {
     let Some(cluster) = &target.cluster else {
         return Err(Outcome::failed(Flag::NoCluster, "cluster_not_found"));
     };
-    let Some(pick) = cluster.pick(fastrand::u64(..)) else {
+    let dice = match cluster.hash_key() {
+        Some(HashKey::SourceIp) => affinity::of_ip(connection.peer.ip()),
+        _ => fastrand::u64(..),
+    };
+    let Some(pick) = cluster.pick(dice) else {
         return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
     };
     match worker.pool.get(cluster, &pick, true).await {

@@ -1,7 +1,7 @@
-use super::balance;
 use super::budget::{Retries, RetryPermit};
 use super::dns::{Name, Watcher};
-use super::endpoint::{Endpoint, EndpointId, EndpointTable, Member, Pick};
+use super::endpoint::{Endpoint, EndpointId, Pick};
+use super::table::{EndpointTable, Member};
 use crate::telemetry::Workload;
 use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
@@ -9,10 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tidegate_model::{Address, ClusterName, EndpointSet};
-
-/// How often a retry draws before it takes whatever was not tried (Istio: 5 times more than once).
-const SELECTIONS: usize = 6;
+use tidegate_model::{Address, ClusterName, EndpointSet, HashKey, LoadBalancer};
 
 /// The running clusters of one snapshot, by name.
 #[derive(Clone, Default)]
@@ -27,7 +24,7 @@ impl Clusters {
 
 /// A running cluster, shared by all workers: one version of its config over state that outlives it.
 pub(crate) struct Cluster {
-    config: Arc<tidegate_model::Cluster>,
+    pub(super) config: Arc<tidegate_model::Cluster>,
     pub(super) state: Arc<ClusterState>,
 }
 
@@ -42,30 +39,24 @@ impl Cluster {
     }
 
     /// Picks an endpoint by the cluster's policy, or `None` when there is none (503, flag UH).
-    /// `dice` is uniformly random. The pick counts as an active request until it is dropped.
-    pub(crate) fn pick(self: &Arc<Self>, dice: u64) -> Option<Pick> {
-        let table = self.state.endpoints.load();
-        let index = balance::pick(self.config.load_balancer, &table, &self.state.turn, dice)?;
-        Some(table.take(index))
+    /// `dice` is uniformly random, or the hash of the request's key where the policy hashes one.
+    /// The pick counts as an active request until it is dropped.
+    pub(crate) fn pick(&self, dice: u64) -> Option<Pick> {
+        self.state.endpoints.load().pick(&self.state.turn, dice)
     }
 
     /// Picks an endpoint for a retry: like [`Cluster::pick`], but none of `tried` while there is
     /// another one. The last pick may be among them.
-    pub(crate) fn pick_other(self: &Arc<Self>, tried: &[EndpointId]) -> Option<Pick> {
-        let table = self.state.endpoints.load();
-        let is_new = |index: &usize| !tried.contains(&table.id(*index));
-        let mut drawn = None;
-        for _ in 0..SELECTIONS {
-            let dice = fastrand::u64(..);
-            drawn = balance::pick(self.config.load_balancer, &table, &self.state.turn, dice);
-            if drawn.as_ref().is_none_or(is_new) {
-                return drawn.map(|index| table.take(index));
-            }
+    pub(crate) fn pick_other(&self, tried: &[EndpointId]) -> Option<Pick> {
+        self.state.endpoints.load().pick_other(&self.state.turn, tried)
+    }
+
+    /// What of a request its endpoint is picked by, if anything.
+    pub(crate) fn hash_key(&self) -> Option<&HashKey> {
+        match &self.config.load_balancer {
+            LoadBalancer::ConsistentHash(hash) => Some(&hash.key),
+            LoadBalancer::LeastRequest | LoadBalancer::RoundRobin | LoadBalancer::Random => None,
         }
-        // where the load decides, it may well stand against those that are left
-        let start = fastrand::usize(..table.len());
-        let other = (0..table.len()).map(|i| (start + i) % table.len()).find(is_new);
-        other.or(drawn).map(|index| table.take(index))
     }
 
     /// Counts a request for the retry budget, where that needs it.
@@ -97,6 +88,8 @@ pub(super) struct ClusterState {
 /// What the endpoints are made from. Locked only while they are made.
 #[derive(Default)]
 struct Source {
+    /// The newest config: who still has an older one finds the endpoints picked by this one's policy.
+    config: Option<Arc<tidegate_model::Cluster>>,
     set: Option<Arc<EndpointSet>>,
     names: AHashMap<Arc<str>, Arc<Name>>,
 }
@@ -111,19 +104,30 @@ impl ClusterState {
         })
     }
 
-    /// Whether its endpoints are made from this set already.
-    pub(super) fn is_made_from(&self, set: Option<&Arc<EndpointSet>>) -> bool {
-        match (&self.source.lock().unwrap_or_else(PoisonError::into_inner).set, set) {
+    /// Whether its endpoints are made from this config and this set already.
+    pub(super) fn is_made_from(
+        &self,
+        config: &tidegate_model::Cluster,
+        set: Option<&Arc<EndpointSet>>,
+    ) -> bool {
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_set = match (&source.set, set) {
             (None, None) => true,
             (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.endpoints == b.endpoints,
             _ => false,
-        }
+        };
+        same_set && source.config.as_ref().is_some_and(|made| made.load_balancer == config.load_balancer)
     }
 
-    /// Swaps the endpoints for those of `set`; `names` are the DNS names in it.
-    pub(super) fn set_endpoints(&self, set: Option<Arc<EndpointSet>>, names: AHashMap<Arc<str>, Arc<Name>>) {
+    /// Swaps the endpoints for those of `set`, picked by the policy of `config`; `names` are the DNS names in it.
+    pub(super) fn set_endpoints(
+        &self,
+        config: Arc<tidegate_model::Cluster>,
+        set: Option<Arc<EndpointSet>>,
+        names: AHashMap<Arc<str>, Arc<Name>>,
+    ) {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        *source = Source { set, names };
+        *source = Source { config: Some(config), set, names };
         self.rebuild(&source);
     }
 
@@ -146,7 +150,8 @@ impl ClusterState {
                 }
             }
         }
-        self.endpoints.store(Arc::new(EndpointTable::new(members)));
+        let policy = source.config.as_ref().map(|config| config.load_balancer.clone()).unwrap_or_default();
+        self.endpoints.store(Arc::new(EndpointTable::new(members, &policy)));
         kept.values().for_each(|endpoint| endpoint.remove());
     }
 }

@@ -9,7 +9,9 @@ mod endpoint;
 mod pool;
 mod registry;
 mod sessions;
+mod table;
 
+pub(crate) use balance::hash;
 pub(crate) use budget::RetryPermit;
 pub(crate) use cluster::{Cluster, Clusters};
 pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};

@@ -34,7 +34,7 @@ impl Registry {
                 Some(old) => Cluster::new(config.clone(), old.state.clone()),
                 None => Cluster::new(config.clone(), ClusterState::new()),
             };
-            self.apply_endpoints(&cluster.state, model.endpoints.get(name));
+            self.apply_endpoints(&cluster, model.endpoints.get(name));
             next.insert(name.clone(), cluster);
         }
         self.clusters = Clusters(Arc::new(next));
@@ -42,8 +42,9 @@ impl Registry {
         self.clusters.clone()
     }
 
-    fn apply_endpoints(&mut self, state: &Arc<ClusterState>, set: Option<&Arc<EndpointSet>>) {
-        if state.is_made_from(set) {
+    fn apply_endpoints(&mut self, cluster: &Cluster, set: Option<&Arc<EndpointSet>>) {
+        let Cluster { config, state } = cluster;
+        if state.is_made_from(config, set) {
             return;
         }
         let hosts = set.iter().flat_map(|s| &s.endpoints).filter_map(|e| match &e.address {
@@ -57,7 +58,7 @@ impl Registry {
                 self.names.watch(host, watcher)
             });
         }
-        state.set_endpoints(set.cloned(), names);
+        state.set_endpoints(config.clone(), set.cloned(), names);
     }
 }
 
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
     use crate::allocations::allocations;
     use std::net::SocketAddr;
-    use tidegate_model::{ClusterName, LoadBalancer};
+    use tidegate_model::{ClusterName, ConsistentHash, HashKey, HashTable, LoadBalancer};
 
     fn registry() -> (tokio::runtime::Runtime, Arc<Scripted>, Registry) {
         let runtime =
@@ -156,9 +157,16 @@ mod tests {
     #[test]
     fn a_pick_allocates_nothing() {
         let (_runtime, _, mut registry) = registry();
-        for policy in [LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random] {
+        let hash = |table| LoadBalancer::ConsistentHash(ConsistentHash { key: HashKey::SourceIp, table });
+        for policy in [
+            LoadBalancer::LeastRequest,
+            LoadBalancer::RoundRobin,
+            LoadBalancer::Random,
+            hash(HashTable::Ring { minimum: 1024 }),
+            hash(HashTable::Maglev { size: 1009 }),
+        ] {
             let mut config = cluster("a");
-            config.load_balancer = policy;
+            config.load_balancer = policy.clone();
             let endpoints = (1..100).map(|i| endpoint(&format!("10.0.0.{i}:1"))).collect();
             let clusters = registry.apply(&model(&[(config, endpoints)]));
             let name = name();
