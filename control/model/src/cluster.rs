@@ -1,4 +1,4 @@
-use crate::{LoadBalancer, RetryBudget};
+use crate::{LoadBalancer, OutlierDetection, RetryBudget, Warmup};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +53,10 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// How an endpoint is picked.
     pub load_balancer: LoadBalancer,
+    /// When an endpoint that fails is left out; `None` is never.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How new endpoints come to their full weight; `None` is at once.
+    pub warmup: Option<Warmup>,
     /// Limit for establishing a connection (Istio: 10 s).
     pub connect_timeout: Duration,
     /// How long a connection without a request is kept.
@@ -95,6 +99,11 @@ pub struct Endpoint {
     pub labels: Arc<BTreeMap<String, String>>,
     /// Where it runs.
     pub locality: Locality,
+    /// Its priority for this gateway, 0 being the highest: others get requests as those before them fail.
+    pub priority: u32,
+    /// What its locality weighs among those of the same priority, where they have shares of their own: in all,
+    /// however many endpoints it has. 0 is nothing.
+    pub locality_weight: Option<u32>,
 }
 
 /// Where an endpoint listens.
@@ -117,7 +126,7 @@ impl fmt::Display for Address {
 }
 
 /// `region/zone/subzone`; empty parts are unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Locality {
     /// The region.
     pub region: Arc<str>,

@@ -6,7 +6,7 @@ use tidegate_api::istio::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule, HttpCookie,
     LoadBalancerSettings, OutlierDetection, TrafficPolicy,
 };
-use tidegate_model::HashTable;
+use tidegate_model::{HashTable, LoadBalancer};
 
 pub(super) fn validate(check: &mut Check<'_>, rule: &DestinationRule) {
     check.host("spec.host", &rule.host);
@@ -78,6 +78,21 @@ fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) 
     if let Some(warmup) = &balancer.warmup {
         check.duration(&format!("{field}.warmup.duration"), Some(warmup.duration));
         check.percent(&format!("{field}.warmup.minimumPercent"), warmup.minimum_percent);
+        if warmup.aggression.is_some_and(|a| !(1.0..=1_000_000.0).contains(&a)) {
+            let advice = "use 1, or more for a faster beginning";
+            check.error(&format!("{field}.warmup.aggression"), "out-of-range", "is below 1", advice);
+        }
+    }
+    let policy = load_balancer::load_balancer(Some(balancer));
+    for (name, written) in [
+        ("warmup", balancer.warmup.is_some()),
+        ("warmupDurationSecs", balancer.warmup_duration_secs.is_some()),
+    ] {
+        if written && !matches!(policy, LoadBalancer::LeastRequest | LoadBalancer::RoundRobin) {
+            let text = "has no effect with a policy that does not weigh endpoints so, in Istio neither";
+            let advice = "use LEAST_REQUEST or ROUND_ROBIN, or remove it";
+            check.warning(&format!("{field}.{name}"), "no-effect", text, advice);
+        }
     }
     let Some(locality) = &balancer.locality_lb_setting else { return };
     let used = [
@@ -181,6 +196,12 @@ fn outliers(check: &mut Check<'_>, field: &str, outlier: &OutlierDetection) {
     check.duration(&format!("{field}.baseEjectionTime"), outlier.base_ejection_time);
     check.percent(&format!("{field}.maxEjectionPercent"), outlier.max_ejection_percent.map(f64::from));
     check.percent(&format!("{field}.minHealthPercent"), outlier.min_health_percent.map(f64::from));
+    for (i, status) in outlier.outlier_detection_http_error_codes.iter().enumerate() {
+        if !(100..=599).contains(status) {
+            let field = format!("{field}.outlierDetectionHttpErrorCodes[{i}]");
+            check.error(&field, "invalid-status", format!("{status} is not a status"), "use 100 to 599");
+        }
+    }
 }
 
 fn client_tls(check: &mut Check<'_>, field: &str, tls: &ClientTlsSettings) {

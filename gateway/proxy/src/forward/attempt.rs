@@ -19,7 +19,7 @@ use super::websocket;
 use crate::h1::field::Known;
 use crate::h2::Exchange;
 use crate::telemetry::{Flag, RetryCount};
-use crate::upstream::{Cluster, ConnectError, EndpointId, Pick};
+use crate::upstream::{Cluster, ConnectError, EndpointId, Pick, Seen};
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
@@ -118,6 +118,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
                 mirror::begin(self.down, self.w, self.site, &self.outgoing);
             }
             let tried = self.one().await;
+            self.observe(&tried);
             let outcome = match &tried {
                 Ok(tried) => tried.outcome(self.w),
                 Err(failed) if failed.stale && !self.fresh => {
@@ -137,6 +138,18 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             }
             // boxed, so that waiting is no part of every request
             Box::pin(self.pause()).await?;
+        }
+    }
+
+    /// Tells the cluster what the try says about its endpoint.
+    fn observe(&self, tried: &Result<Tried, Failed>) {
+        let seen = match tried {
+            Ok(tried) => tried.outcome(self.w).map(Outcome::seen),
+            Err(failed) if failed.stale && !self.fresh => None,
+            Err(failed) => failed.kind.blames_endpoint().then_some(Seen::Failure),
+        };
+        if let (Some(seen), Some(pick)) = (seen, &self.life.pick) {
+            self.outgoing.cluster.observe(pick, seen);
         }
     }
 

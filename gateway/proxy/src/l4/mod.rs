@@ -7,7 +7,7 @@ use crate::forward::deadline::Deadline;
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
-use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
+use crate::upstream::{Cluster, ConnectError, Pick, Seen, UpstreamConnection};
 use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -137,8 +137,12 @@ async fn connect(
         return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
     };
     match worker.pool.get(cluster, &pick, true).await {
-        Ok(upstream) => Ok((pick, upstream)),
+        Ok(upstream) => {
+            cluster.observe(&pick, Seen::Connected);
+            Ok((pick, upstream))
+        }
         Err(e) => {
+            cluster.observe(&pick, Seen::Failure);
             let mut outcome = Outcome::failed(Flag::UpstreamConnectFailure, "upstream_connect_failure");
             if matches!(e, ConnectError::Timeout) {
                 outcome.details = "upstream_connect_timeout".into();

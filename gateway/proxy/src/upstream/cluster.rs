@@ -1,15 +1,11 @@
-use super::budget::{Retries, RetryPermit};
-use super::dns::{Name, Watcher};
-use super::endpoint::{Endpoint, EndpointId, Pick};
-use super::table::{EndpointTable, Member};
-use crate::telemetry::Workload;
-use ahash::{AHashMap, AHashSet};
-use arc_swap::ArcSwap;
-use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use super::budget::RetryPermit;
+use super::endpoint::{EndpointId, Pick};
+use super::outlier::Seen;
+use super::state::ClusterState;
+use ahash::AHashMap;
+use std::sync::Arc;
 use std::time::Instant;
-use tidegate_model::{Address, ClusterName, EndpointSet, HashKey, LoadBalancer};
+use tidegate_model::{ClusterName, HashKey, LoadBalancer};
 
 /// The running clusters of one snapshot, by name.
 #[derive(Clone, Default)]
@@ -69,113 +65,18 @@ impl Cluster {
         self.state.retries.begin(self.config.retry_budget, now, || self.state.endpoints.load().requests())
     }
 
+    /// Counts what came of a try, for the health of its endpoint.
+    pub(crate) fn observe(&self, pick: &Pick, seen: Seen) {
+        if let Some(rule) = &self.config.outlier_detection
+            && let Some(cause) = pick.endpoint().health.count(rule, seen)
+        {
+            self.state.eject(&self.config.name, pick.endpoint(), rule, cause);
+        }
+    }
+
     /// The addresses that requests may go to now: the ready endpoints, names resolved.
     #[cfg(test)]
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&self) -> Vec<std::net::SocketAddr> {
         self.state.endpoints.load().members().iter().map(|m| m.endpoint.address()).collect()
-    }
-}
-
-/// What a cluster keeps from one config to the next, shared by the snapshots that know it.
-pub(super) struct ClusterState {
-    endpoints: ArcSwap<EndpointTable>,
-    /// The round robin's counter, begun anywhere so that gateways do not walk in step.
-    turn: AtomicU64,
-    retries: Arc<Retries>,
-    source: Mutex<Source>,
-}
-
-/// What the endpoints are made from. Locked only while they are made.
-#[derive(Default)]
-struct Source {
-    /// The newest config: who still has an older one finds the endpoints picked by this one's policy.
-    config: Option<Arc<tidegate_model::Cluster>>,
-    set: Option<Arc<EndpointSet>>,
-    names: AHashMap<Arc<str>, Arc<Name>>,
-}
-
-impl ClusterState {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(ClusterState {
-            endpoints: ArcSwap::default(),
-            turn: AtomicU64::new(fastrand::u64(..)),
-            retries: Arc::default(),
-            source: Mutex::default(),
-        })
-    }
-
-    /// Whether its endpoints are made from this config and this set already.
-    pub(super) fn is_made_from(
-        &self,
-        config: &tidegate_model::Cluster,
-        set: Option<&Arc<EndpointSet>>,
-    ) -> bool {
-        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let same_set = match (&source.set, set) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.endpoints == b.endpoints,
-            _ => false,
-        };
-        same_set && source.config.as_ref().is_some_and(|made| made.load_balancer == config.load_balancer)
-    }
-
-    /// Swaps the endpoints for those of `set`, picked by the policy of `config`; `names` are the DNS names in it.
-    pub(super) fn set_endpoints(
-        &self,
-        config: Arc<tidegate_model::Cluster>,
-        set: Option<Arc<EndpointSet>>,
-        names: AHashMap<Arc<str>, Arc<Name>>,
-    ) {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        *source = Source { config: Some(config), set, names };
-        self.rebuild(&source);
-    }
-
-    /// Makes the table again. An endpoint whose address stays keeps its counters and connections.
-    fn rebuild(&self, source: &Source) {
-        let old = self.endpoints.load_full();
-        let mut kept: AHashMap<SocketAddr, Arc<Endpoint>> =
-            old.members().iter().map(|m| (m.endpoint.address(), m.endpoint.clone())).collect();
-        let mut seen = AHashSet::new();
-        let mut members = Vec::new();
-        for described in source.set.iter().flat_map(|s| &s.endpoints) {
-            let workload = Arc::new(Workload::new(&described.workload, &described.labels));
-            for address in source.resolve(&described.address) {
-                if seen.insert(address) {
-                    members.push(Member {
-                        endpoint: kept.remove(&address).unwrap_or_else(|| Endpoint::new(address)),
-                        weight: described.weight.max(1),
-                        workload: workload.clone(),
-                    });
-                }
-            }
-        }
-        let policy = source.config.as_ref().map(|config| config.load_balancer.clone()).unwrap_or_default();
-        self.endpoints.store(Arc::new(EndpointTable::new(members, &policy)));
-        kept.values().for_each(|endpoint| endpoint.remove());
-    }
-}
-
-impl Watcher for ClusterState {
-    fn resolved(&self) {
-        self.rebuild(&self.source.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for ClusterState {
-    fn drop(&mut self) {
-        self.endpoints.load().members().iter().for_each(|m| m.endpoint.remove());
-    }
-}
-
-impl Source {
-    fn resolve(&self, address: &Address) -> Vec<SocketAddr> {
-        match address {
-            Address::Socket(address) => vec![*address],
-            Address::Dns(name, port) => {
-                let name = self.names.get(name).map(|n| n.addresses());
-                name.iter().flat_map(|a| a.iter()).map(|ip| SocketAddr::new(*ip, *port)).collect()
-            }
-        }
     }
 }

@@ -1,4 +1,5 @@
 use super::connect::Peer;
+use super::outlier::{Health, Millis};
 use super::table::Member;
 use crate::telemetry::Workload;
 use std::net::SocketAddr;
@@ -16,17 +17,27 @@ pub(super) struct Endpoint {
     /// How Pingora's connector reaches it, made once.
     pub(super) peer: Peer,
     address: SocketAddr,
+    /// When it was first seen.
+    pub(super) created: Millis,
+    /// What is known of its health.
+    pub(super) health: Health,
     active: AtomicU32,
     removed: AtomicBool,
 }
 
 impl Endpoint {
     pub(super) fn new(address: SocketAddr) -> Arc<Self> {
+        Endpoint::created(address, Millis::now())
+    }
+
+    pub(super) fn created(address: SocketAddr, created: Millis) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Endpoint {
             id: EndpointId(NEXT.fetch_add(1, Ordering::Relaxed)),
             peer: Peer::new(address),
             address,
+            created,
+            health: Health::default(),
             active: AtomicU32::new(0),
             removed: AtomicBool::new(false),
         })

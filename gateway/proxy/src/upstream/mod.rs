@@ -6,9 +6,13 @@ mod cluster;
 mod connect;
 mod dns;
 mod endpoint;
+mod keeper;
+mod outlier;
+mod plan;
 mod pool;
 mod registry;
 mod sessions;
+mod state;
 mod table;
 
 pub(crate) use balance::hash;
@@ -17,6 +21,7 @@ pub(crate) use cluster::{Cluster, Clusters};
 pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};
 pub(crate) use dns::{Resolve, SystemResolver};
 pub(crate) use endpoint::{EndpointId, Pick};
+pub(crate) use outlier::Seen;
 pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;
 

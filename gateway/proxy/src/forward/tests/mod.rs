@@ -7,6 +7,7 @@ mod fault;
 mod http2;
 mod http2_upstream;
 mod mirror;
+mod outlier;
 mod phases;
 mod retries;
 mod websocket;

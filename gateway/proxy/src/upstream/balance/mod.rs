@@ -65,6 +65,21 @@ impl Balancer {
     }
 }
 
+/// Picks among groups of endpoints by their shares.
+#[derive(Default)]
+pub(super) struct Shares(Weights);
+
+impl Shares {
+    pub(super) fn new(shares: &[u64]) -> Self {
+        Shares(Weights::new(shares))
+    }
+
+    pub(super) fn draw(&self, dice: u64) -> usize {
+        // what is drawn with the same number afterwards must not depend on it
+        self.0.draw(mix(!dice))
+    }
+}
+
 /// `value / 2^64 * range`, rounded down.
 fn scale(value: u64, range: u64) -> u64 {
     ((u128::from(value) * u128::from(range)) >> 64) as u64

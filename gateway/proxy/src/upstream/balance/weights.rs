@@ -1,6 +1,7 @@
 use super::scale;
 
 /// What each of some endpoints counts, at least 1 each.
+#[derive(Default)]
 pub(super) struct Weights {
     len: usize,
     /// Sums of the weights up to and with each endpoint; `None` when they are equal.
