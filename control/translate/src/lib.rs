@@ -20,6 +20,7 @@ mod headers;
 mod host_index;
 mod hosts;
 mod l4;
+mod limits;
 mod load_balancer;
 mod locality;
 mod matches;

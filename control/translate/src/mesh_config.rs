@@ -3,7 +3,7 @@ use crate::report::Report;
 use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
-    AccessLogEncoding, HttpRetry, LocalityLoadBalancerSetting, MeshConfig, NormalizationType,
+    AccessLogEncoding, HttpRetry, LocalityLoadBalancerSetting, MeshConfig, NormalizationType, TcpKeepalive,
 };
 use tidegate_api::{Object, Objects};
 use tidegate_model::{AccessLog, AccessLogFormat, FormatString, MeshSettings, ObjectRef, PathNormalization};
@@ -63,6 +63,11 @@ impl<'a> Mesh<'a> {
     /// How localities count where no DestinationRule says it.
     pub(crate) fn locality_lb_setting(&self) -> Option<&'a LocalityLoadBalancerSetting> {
         self.config().and_then(|c| c.locality_lb_setting.as_ref())
+    }
+
+    /// Probes of connections where no DestinationRule says it.
+    pub(crate) fn tcp_keepalive(&self) -> Option<&'a TcpKeepalive> {
+        self.config().and_then(|c| c.tcp_keepalive.as_ref())
     }
 
     /// The retries of rules that say nothing about them.

@@ -2,6 +2,7 @@
 
 use crate::auth::Denial;
 use crate::telemetry::Flag;
+use crate::upstream::ConnectError;
 use std::time::Duration;
 
 /// What went wrong, and so who is at fault.
@@ -25,6 +26,8 @@ pub(crate) enum Kind {
     NoCluster,
     /// The cluster has no endpoint.
     NoEndpoint,
+    /// The cluster has as many requests, or as many that wait for a connection, as it may have.
+    Overflow,
     /// The endpoint does not listen.
     ConnectRefused,
     /// The endpoint does not answer the connection.
@@ -55,6 +58,17 @@ pub(crate) enum Kind {
     Defect,
 }
 
+impl From<ConnectError> for Kind {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Refused => Kind::ConnectRefused,
+            ConnectError::Overflow => Kind::Overflow,
+            ConnectError::Timeout => Kind::ConnectTimeout,
+            ConnectError::Other(_) => Kind::ConnectFailed,
+        }
+    }
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
@@ -70,6 +84,8 @@ pub(crate) struct Row {
 
 /// What is said when an upstream ends a request before it answers.
 const RESET: &str = "upstream connect error or disconnect/reset before headers";
+/// What is said when a cluster is at a limit of its own.
+const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
 
 fn denied(denial: Denial) -> Row {
     let (status, body, details) = denial.row();
@@ -97,6 +113,7 @@ impl Kind {
             | Kind::NoRoute
             | Kind::NoCluster
             | Kind::NoEndpoint
+            | Kind::Overflow
             | Kind::NoWebSocket
             | Kind::Idle
             | Kind::Stalled
@@ -109,17 +126,14 @@ impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
+        let bad = |status, why| row(status, Flag::DownstreamProtocolError, why, reason_phrase(status));
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
-            Kind::BadRequest(status, why) => {
-                row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
-            }
-            Kind::BadPath => {
-                row(400, Flag::DownstreamProtocolError, "path_normalization_failed", "Bad Request")
-            }
-            Kind::BadBody => row(400, Flag::DownstreamProtocolError, "http1.codec_error", "Bad Request"),
+            Kind::BadRequest(status, why) => bad(status, why),
+            Kind::BadPath => bad(400, "path_normalization_failed"),
+            Kind::BadBody => bad(400, "http1.codec_error"),
             Kind::NoHost => row(
                 400,
                 Flag::DownstreamProtocolError,
@@ -134,6 +148,9 @@ impl Kind {
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
+            }
+            Kind::Overflow => {
+                row(503, Flag::Overflow, "upstream_reset_before_response_started{overflow}", OVERFLOW)
             }
             Kind::ConnectRefused => no_connection(
                 "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
@@ -194,6 +211,7 @@ mod tests {
             (Kind::NoRoute, 404, Some(Flag::NoRoute)),
             (Kind::NoCluster, 503, Some(Flag::NoCluster)),
             (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
+            (Kind::Overflow, 503, Some(Flag::Overflow)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),

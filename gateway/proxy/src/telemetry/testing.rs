@@ -4,7 +4,9 @@ use super::{Flags, Headers, Record, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-use tidegate_model::{Cluster, ClusterName, HeaderName, LoadBalancer, RetryBudget, UpstreamProtocol};
+use tidegate_model::{
+    Cluster, ClusterName, ConnectionLimits, HeaderName, LoadBalancer, RetryBudget, UpstreamProtocol,
+};
 
 /// Headers of a request and its response; trailers are those of the response.
 #[derive(Default)]
@@ -44,6 +46,7 @@ pub(super) fn cluster() -> Cluster {
         load_balancer: LoadBalancer::default(),
         outlier_detection: None,
         warmup: None,
+        limits: ConnectionLimits::default(),
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
