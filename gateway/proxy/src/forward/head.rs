@@ -65,6 +65,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::Upgrade => head.upgrade,
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
+        Known::ClientCert if !w.identity.client_cert.passes() => false,
         Known::Expect => head.http11,
         Known::TraceParent if w.span.is_some() => false,
         // what belongs to a trace that is not continued
@@ -114,6 +115,11 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
     own("x-forwarded-for", forwarded);
     own("x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
     own("x-request-id", &w.identity.request_id);
+    if w.identity.client_cert.adds.is_some()
+        && let Some(certificates) = view.value(b"x-forwarded-client-cert")
+    {
+        own("x-forwarded-client-cert", &certificates);
+    }
     if let Some(span) = &w.span {
         own("traceparent", &span.traceparent());
     }
