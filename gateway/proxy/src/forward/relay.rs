@@ -142,7 +142,7 @@ impl Body {
         let (used, kept) = taken.map_err(|_| Kind::UpstreamMalformed)?;
         self.overread |= used < all;
         bulk.truncate(skip + kept);
-        if self.form == Form::Same {
+        if self.form == Form::Same && self.framing == Framing::Chunked {
             self.scan.tail().into_iter().for_each(|part| bulk.push(part));
         }
         Ok(kept)

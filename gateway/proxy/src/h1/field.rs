@@ -61,6 +61,11 @@ pub(crate) enum Known {
 }
 
 impl Known {
+    /// A bit for each; none for what is not known.
+    pub(crate) fn bit(self) -> u32 {
+        if self == Known::Other { 0 } else { 1 << self as u32 }
+    }
+
     /// Whether it says where the message ends or goes: nobody but the codec writes or removes it.
     pub(crate) fn is_framing(self) -> bool {
         matches!(
@@ -124,14 +129,12 @@ fn look_up(name: &[u8]) -> Known {
         _ => return Known::Other,
     };
     match found {
+        // no hyphen is in these
+        Known::Host | Known::Date | Known::Server | Known::Connection => found,
         _ if !name.contains(&b'_') => found,
-        Known::UserAgent
-        | Known::ContentType
-        | Known::Date
-        | Known::Server
-        | Known::Expect
-        | Known::GrpcStatus
-        | Known::GrpcTimeout => Known::Other,
+        Known::UserAgent | Known::ContentType | Known::Expect | Known::GrpcStatus | Known::GrpcTimeout => {
+            Known::Other
+        }
         _ => Known::HopByHop,
     }
 }
