@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Denied(Denial),
     /// No rule for it.
     NoRoute,
+    /// Its connection is not for its authority.
+    Misdirected,
     /// The rule names a cluster that does not exist.
     NoCluster,
     /// The cluster has no endpoint.
@@ -71,6 +73,8 @@ pub(crate) struct Row {
 /// What is said when an upstream ends a request before it answers.
 const RESET: &str = "upstream connect error or disconnect/reset before headers";
 
+const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
+
 fn denied(denial: Denial) -> Row {
     let (status, body, details) = denial.row();
     Row { status, flag: None, details, body }
@@ -91,17 +95,15 @@ impl Kind {
                 row(400, Flag::DownstreamProtocolError, "path_normalization_failed", "Bad Request")
             }
             Kind::BadBody => row(400, Flag::DownstreamProtocolError, "http1.codec_error", "Bad Request"),
-            Kind::NoHost => row(
-                400,
-                Flag::DownstreamProtocolError,
-                "missing_host_header",
-                "no Host header, and no virtual host for requests without one",
-            ),
+            Kind::NoHost => row(400, Flag::DownstreamProtocolError, "missing_host_header", NO_HOST),
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
             Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
+            Kind::Misdirected => {
+                row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")
+            }
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
@@ -163,6 +165,7 @@ mod tests {
             (Kind::BadRequest(431, "head_too_large"), 431, Some(Flag::DownstreamProtocolError)),
             (Kind::HeadTimeout, 408, None),
             (Kind::NoRoute, 404, Some(Flag::NoRoute)),
+            (Kind::Misdirected, 421, Some(Flag::NoRoute)),
             (Kind::NoCluster, 503, Some(Flag::NoCluster)),
             (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),

@@ -66,6 +66,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::Upgrade => head.upgrade,
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
+        Known::ClientCert if !w.identity.client_cert.passes() => false,
         Known::Expect => head.http11,
         Known::TraceParent if w.span.is_some() => false,
         // what belongs to a trace that is not continued
@@ -103,6 +104,15 @@ pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// What is said of the client's certificate, in one line.
+#[inline(never)]
+fn write_certificates(out: &mut Vec<u8>, edits: Edits<'_>, view: View<'_>) {
+    const NAME: &str = "x-forwarded-client-cert";
+    if let Some(said) = view.value(NAME.as_bytes()) {
+        own(out, edits, NAME, &said);
+    }
+}
+
 /// The lines that the gateway adds. They count as sent by the client: operations apply to them.
 fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: View<'_>) {
     let edits = changes.edits;
@@ -110,6 +120,9 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
     own(out, edits, "x-forwarded-for", forwarded);
     own(out, edits, "x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
     own(out, edits, "x-request-id", &w.identity.request_id);
+    if w.identity.client_cert.adds.is_some() {
+        write_certificates(out, edits, view);
+    }
     if let Some(span) = &w.span {
         own(out, edits, "traceparent", &span.traceparent());
     }

@@ -114,7 +114,7 @@ impl<'a> Outgoing<'a> {
             let changes = RequestChanges {
                 target: Some(target.as_slice()).filter(|t| !t.is_empty()),
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
-                edits: Edits::new(ops, &w.rendered),
+                edits: Edits::of_request(ops, &w.rendered),
                 attempt: life.attempts,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),

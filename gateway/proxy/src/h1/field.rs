@@ -33,8 +33,10 @@ pub(crate) enum Known {
     ForwardedProto,
     /// `X-Request-Id`.
     RequestId,
-    /// `X-Forwarded-Client-Cert`, `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
+    /// `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
     Internal,
+    /// `X-Forwarded-Client-Cert`.
+    ClientCert,
     /// `Forwarded`, `X-Real-IP`, `X-Forwarded-Host`, `X-Forwarded-Port`: claims about the client's
     /// request that only a trusted proxy in front may make.
     Claim,
@@ -123,7 +125,7 @@ fn look_up(name: &[u8]) -> Known {
         (18, b'x') if begins(name, b"x-istio-attributes") => Known::Internal,
         (19, b'x') if begins(name, b"x-envoy-ratelimited") => Known::RateLimited,
         (20, b's') if begins(name, b"sec-websocket-accept") => Known::WebSocketAccept,
-        (23, b'x') if begins(name, b"x-forwarded-client-cert") => Known::Internal,
+        (23, b'x') if begins(name, b"x-forwarded-client-cert") => Known::ClientCert,
         (29, b'x') if begins(name, b"x-envoy-upstream-service-time") => Known::ServiceTime,
         (9.., b'x') if begins(name, b"x-envoy-") => Known::Internal,
         _ => return Known::Other,
