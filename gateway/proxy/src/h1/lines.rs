@@ -5,7 +5,7 @@ use super::field::{is_token_char, known};
 use super::head::{Field, Refused, Span, bad};
 
 /// Longest method.
-const METHOD: usize = 32;
+pub(crate) const METHOD: usize = 32;
 /// What every version begins with.
 const VERSION: &[u8] = b"HTTP/1.";
 
