@@ -66,9 +66,8 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
         Known::Expect => head.http11,
-        Known::TraceParent if w.span.is_some() => false,
-        // what belongs to a trace that is not continued
-        Known::TraceState if w.span.is_some_and(|s| s.parent.is_none()) => false,
+        Known::TraceParent | Known::B3 if w.span.is_some_and(|s| s.replaces()) => false,
+        Known::TraceState if w.span.is_some_and(|s| s.ends_tracestate()) => false,
         Known::GrpcTimeout => changes.grpc_timeout.is_none() && edits.keeps(b"grpc-timeout"),
         _ => edits.keeps(f.name.of_buffer(buf)),
     });
@@ -115,7 +114,7 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
     own("x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
     own("x-request-id", &w.identity.request_id);
     if let Some(span) = &w.span {
-        own("traceparent", &span.traceparent());
+        span.headers(&mut own);
     }
     own("x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
     if let Some(expected) = changes.expected {

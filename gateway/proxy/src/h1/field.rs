@@ -54,6 +54,8 @@ pub(crate) enum Known {
     TraceParent,
     /// `Tracestate`.
     TraceState,
+    /// `B3`, `X-B3-TraceId` and its like.
+    B3,
     /// `Server`.
     Server,
     /// `Date`.
@@ -84,6 +86,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
     let begins = |s: &[u8]| name.iter().zip(s).all(|(c, of)| fold(*c) == *of);
     let found = match (name.len(), name.first().map_or(0, |c| fold(*c))) {
         (2, b't') if begins(b"te") => Known::Te,
+        (2, b'b') if begins(b"b3") => Known::B3,
         (4, b'h') if begins(b"host") => Known::Host,
         (4, b'd') if begins(b"date") => Known::Date,
         (6, b'e') if begins(b"expect") => Known::Expect,
@@ -95,11 +98,14 @@ pub(crate) fn known(name: &[u8]) -> Known {
         (10, b'k') if begins(b"keep-alive") => Known::HopByHop,
         (10, b'u') if begins(b"user-agent") => Known::UserAgent,
         (10, b't') if begins(b"tracestate") => Known::TraceState,
+        (10, b'x') if begins(b"x-b3-flags") => Known::B3,
+        (11, b'x') if begins(b"x-b3-spanid") => Known::B3,
         (11, b't') if begins(b"traceparent") => Known::TraceParent,
         (11, b'g') if begins(b"grpc-status") => Known::GrpcStatus,
         (12, b'g') if begins(b"grpc-timeout") => Known::GrpcTimeout,
         (12, b'c') if begins(b"content-type") => Known::ContentType,
         (12, b'x') if begins(b"x-request-id") => Known::RequestId,
+        (12, b'x') if begins(b"x-b3-traceid") || begins(b"x-b3-sampled") => Known::B3,
         (14, b'c') if begins(b"content-length") => Known::ContentLength,
         (14, b'h') if begins(b"http2-settings") => Known::HopByHop,
         (15, b'x') if begins(b"x-forwarded-for") => Known::ForwardedFor,
@@ -108,6 +114,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
         (17, b't') if begins(b"transfer-encoding") => Known::TransferEncoding,
         (17, b's') if begins(b"sec-websocket-key") => Known::WebSocketKey,
         (17, b'x') if begins(b"x-forwarded-proto") => Known::ForwardedProto,
+        (17, b'x') if begins(b"x-b3-parentspanid") => Known::B3,
         (18, b'x') if begins(b"x-istio-attributes") => Known::Internal,
         (19, b'x') if begins(b"x-envoy-ratelimited") => Known::RateLimited,
         (20, b's') if begins(b"sec-websocket-accept") => Known::WebSocketAccept,
