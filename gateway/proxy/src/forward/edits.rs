@@ -135,7 +135,8 @@ fn is_framing(name: &[u8]) -> bool {
         || matches!(known, Known::WebSocketKey | Known::WebSocketAccept)
 }
 
-/// Writes one field line.
+/// Writes one field line. Inlined, because most names are constants, and copying those then takes no call.
+#[inline(always)]
 pub(crate) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");

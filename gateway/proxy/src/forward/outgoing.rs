@@ -14,7 +14,7 @@ use crate::telemetry::render_header;
 use crate::upstream::Cluster;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::{Decision, ForwardDecision};
 use tidegate_model::{FormatString, Mirror, PathNormalization, RetryPolicy};
 
@@ -160,7 +160,7 @@ fn replace_authority(
         }
         None => {
             let headers = Lookup { w, response: Reply::Sent };
-            render_header(format, &life.record(w, site, &headers), &mut authority);
+            render_header(format, &life.record(w, site, Instant::now(), &headers), &mut authority);
         }
     }
     if authority.is_empty() {

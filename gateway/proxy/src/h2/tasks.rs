@@ -118,7 +118,9 @@ async fn one(stream: Stream, deadline: &mut Deadline) {
     match lowered {
         // a body where none was announced must not be found out after the request was passed on
         Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
-        Ok(_) => request::serve(&mut client, &mut w, site).await,
+        Ok(_) => {
+            request::serve(&mut client, &mut w, site).await;
+        }
         Err(refused) => {
             w.request.reset();
             let kind = Kind::BadRequest(refused.status, refused.reason);
