@@ -1,5 +1,6 @@
 //! Small YAML in, checks of the model and the diagnostics out.
 
+mod access_log;
 mod admission;
 mod authentication;
 mod clusters;
@@ -11,6 +12,7 @@ mod l4;
 mod mesh;
 mod mirrors;
 mod order;
+mod policies;
 mod retries;
 mod routes;
 mod tls;
@@ -64,6 +66,7 @@ fn read(lines: &str) -> Vec<tidegate_api::Object> {
             "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
                 ("security.istio.io/v1", "spec")
             }
+            "Telemetry" => ("telemetry.istio.io/v1", "spec"),
             "EnvoyFilter" => ("networking.istio.io/v1alpha3", "spec"),
             _ => ("networking.istio.io/v1", "spec"),
         };

@@ -38,6 +38,8 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         service_namespace: "default".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::RoundRobin,
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
@@ -48,6 +50,8 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         workload: "service".into(),
         labels: Arc::default(),
         locality: Locality::default(),
+        priority: 0,
+        locality_weight: None,
     };
     let name = cluster.name.clone();
     let endpoints = EndpointSet { cluster: name.clone(), endpoints: vec![endpoint] };
@@ -146,6 +150,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
 pub(crate) fn connection() -> Rc<Connection> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     Rc::new(Connection {
+        id: 1,
         listener: KEY,
         local: at(80),
         peer: at(40000),

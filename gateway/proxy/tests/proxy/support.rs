@@ -30,7 +30,7 @@ pub(crate) fn options() -> Options {
         },
         admin: any,
         status: any,
-        access_log: Some(AccessLog { file: "".into(), format: AccessLogFormat::DefaultText }),
+        access_log: Some(AccessLog { file: "".into(), format: AccessLogFormat::DefaultText, filter: None }),
         explain_errors: true,
         proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
         identity: Identity { workload: "test".into(), namespace: "test".into() },
@@ -192,6 +192,8 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         service_namespace: "test".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::RoundRobin,
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
@@ -202,6 +204,8 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         workload: name.into(),
         labels: Arc::default(),
         locality: Locality::default(),
+        priority: 0,
+        locality_weight: None,
     };
     let endpoints = endpoints.iter().map(endpoint).collect();
     model.clusters.insert(cluster.clone(), Arc::new(config));
