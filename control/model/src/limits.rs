@@ -12,6 +12,8 @@ pub struct ConnectionLimits {
     pub max_requests: Option<u32>,
     /// Requests that one connection carries, after which it is closed.
     pub max_requests_per_connection: Option<u32>,
+    /// Requests at the same time on one connection of HTTP/2.
+    pub max_concurrent_streams: Option<u32>,
     /// How long a connection is used: one of HTTP takes no more requests then, one of TCP is closed.
     pub max_connection_duration: Option<Duration>,
     /// Probes of connections that stand still; `None` is none.

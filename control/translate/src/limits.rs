@@ -21,6 +21,7 @@ pub(crate) fn limits(
         max_pending_requests: written(http.and_then(|http| http.http1_max_pending_requests)),
         max_requests: written(http.and_then(|http| http.http2_max_requests)),
         max_requests_per_connection: written(http.and_then(|http| http.max_requests_per_connection)),
+        max_concurrent_streams: written(http.and_then(|http| http.max_concurrent_streams)),
         max_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration),
         tcp_keepalive: tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).or(mesh_keepalive).map(keepalive),
     }

@@ -295,6 +295,9 @@ impl Proxy {
             let authentication = authentication.map(Arc::new);
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
+        if is_new {
+            old.tls.drain_changed(&self.state.live.load().tls);
+        }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);
             // A worker that does not take commands has ended, which drain() finds out.
@@ -351,7 +354,9 @@ impl Proxy {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
-        lock(&self.control).listeners.close_gone(&Model::default(), &live).wait(deadline);
+        let closing = lock(&self.control).listeners.close_gone(&Model::default(), &live);
+        live.tls.drain_changed(&ServerConfigs::default());
+        closing.wait(deadline);
         self.wait_until_empty(deadline);
         let cut = self.state.spread.active();
         if cut > 0 {
@@ -393,7 +398,8 @@ impl Control {
     }
 
     fn access_log(&self, model: &Model) -> AccessLog {
-        let text = || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText };
+        let text =
+            || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText, filter: None };
         self.access_log.clone().or_else(|| model.mesh.access_log.clone()).unwrap_or_else(text)
     }
 }

@@ -112,8 +112,12 @@ impl World {
                 ..Answer::default()
             }
         };
-        let view =
-            if query.gateway.as_deref() == Some("mesh") { self.mesh.get() } else { Some(&self.gateway) };
+        // of the mesh, which does not run here, only the config is known
+        let unknown: Standings<'_> = &|_| None;
+        let (view, running) = match query.gateway.as_deref() {
+            Some("mesh") => (self.mesh.get(), unknown),
+            _ => (Some(&self.gateway), running),
+        };
         if let (Some(view), Some(name)) = (view, answer.cluster_name.clone()) {
             view.endpoints(&name, running, &mut answer);
         }

@@ -14,12 +14,14 @@ mod grpc;
 mod harness;
 mod hostile;
 mod istio_files;
+mod mirrors;
 mod reload;
 mod retries;
 mod soak;
 mod stop;
 mod telemetry;
 mod tokens;
+mod upstreams;
 mod websocket;
 
 use std::io::Write as _;

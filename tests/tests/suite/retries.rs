@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a workload answers a request.
 #[derive(Clone, Copy)]
-enum Manner {
+pub(crate) enum Manner {
     /// With 503, after a while.
     Unavailable,
     /// Not at all.
@@ -26,7 +26,11 @@ enum Manner {
 }
 
 /// Counts the requests that come to an address.
-async fn workload(at: SocketAddr, manner: Manner, tasks: &mut JoinSet<()>) -> Result<Arc<AtomicUsize>> {
+pub(crate) async fn workload(
+    at: SocketAddr,
+    manner: Manner,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<AtomicUsize>> {
     let listener = TcpListener::bind(at).await?;
     let count = Arc::new(AtomicUsize::new(0));
     let counted = count.clone();
@@ -63,13 +67,13 @@ async fn serve(mut stream: TcpStream, manner: Manner, count: Arc<AtomicUsize>) {
 }
 
 /// A rule for a path, and what it has beside its destination.
-fn rule(path: &str, host: &str, more: &str) -> String {
+pub(crate) fn rule(path: &str, host: &str, more: &str) -> String {
     format!(
         "  - {{match: [{{uri: {{prefix: {path}}}}}], route: [{{destination: {{host: {host}.example}}}}], {more}}}\n"
     )
 }
 
-fn entry(host: &str, at: SocketAddr) -> String {
+pub(crate) fn entry(host: &str, at: SocketAddr) -> String {
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {host}}}\nspec:\n  \
          hosts: [{host}.example]\n  resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \

@@ -158,16 +158,17 @@ fn limits_of_connections() {
     for (written, expected) in [
         ("", none()),
         (
-            "tcp: {maxConnections: 0}, http: {http1MaxPendingRequests: 0, http2MaxRequests: 0, maxRequestsPerConnection: 0}",
+            "tcp: {maxConnections: 0}, http: {http1MaxPendingRequests: 0, http2MaxRequests: 0, maxRequestsPerConnection: 0, maxConcurrentStreams: 0}",
             none(),
         ),
         (
-            "tcp: {maxConnections: 1, maxConnectionDuration: 1m}, http: {http1MaxPendingRequests: 2, http2MaxRequests: 3, maxRequestsPerConnection: 4}",
+            "tcp: {maxConnections: 1, maxConnectionDuration: 1m}, http: {http1MaxPendingRequests: 2, http2MaxRequests: 3, maxRequestsPerConnection: 4, maxConcurrentStreams: 5}",
             ConnectionLimits {
                 max_connections: Some(1),
                 max_pending_requests: Some(2),
                 max_requests: Some(3),
                 max_requests_per_connection: Some(4),
+                max_concurrent_streams: Some(5),
                 max_connection_duration: Some(seconds(60)),
                 tcp_keepalive: None,
             },

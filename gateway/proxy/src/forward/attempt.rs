@@ -114,12 +114,16 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         loop {
             self.life.attempts += 1;
             let rest = self.down.deadline().rest();
+            if let Some(span) = &mut self.w.span {
+                span.begin_try(&mut self.w.tries, self.life.began.elapsed());
+            }
             self.outgoing.write(self.w, self.life, self.site, rest)?;
             if !self.outgoing.mirrors().is_empty() && self.life.attempts == 1 {
                 mirror::begin(self.down, self.w, self.site, &self.outgoing);
             }
             let tried = self.one().await;
             self.observe(&tried);
+            self.end_try(tried.is_ok());
             let outcome = match &tried {
                 Ok(tried) => tried.outcome(self.w),
                 Err(failed) if failed.stale && !self.fresh => {
@@ -144,6 +148,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
 
     /// Tells the cluster what the try says about its endpoint.
     fn observe(&self, tried: &Result<Tried, Failed>) {
+        if !self.outgoing.cluster.observes() {
+            return;
+        }
         let seen = match tried {
             Ok(tried) => tried.outcome(self.w).map(Outcome::seen),
             Err(failed) if failed.stale && !self.fresh => None,
@@ -152,6 +159,13 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         if let (Some(seen), Some(pick)) = (seen, &self.life.pick) {
             self.outgoing.cluster.observe(pick, seen);
         }
+    }
+
+    /// Notes what became of a try, where its span is recorded.
+    fn end_try(&mut self, answered: bool) {
+        let Some(last) = self.w.tries.last_mut() else { return };
+        let status = Some(self.w.response.status).filter(|_| answered);
+        last.end(self.life.began.elapsed(), self.life.pick.as_ref().map(|p| p.address), status);
     }
 
     /// Whether there is to be another try; the record says why not, where one is wanted.
@@ -222,8 +236,8 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         let came = self.head(&mut upstream, &mut sender).await;
         self.limit(None);
         match came {
-            Ok(bulk) => {
-                self.life.service_time = Some(sent_at.elapsed());
+            Ok((bulk, now)) => {
+                self.life.service_time = Some(now - sent_at);
                 self.life.request_duration = self.down.uploaded().then(|| sent_at - self.life.began);
                 Ok(Tried { upstream, bulk, sender })
             }
@@ -276,8 +290,12 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         Err(Failed { kind: error.into(), outcome, stale: false })
     }
 
-    /// Sends the request while waiting for the response's head.
-    async fn head(&mut self, upstream: &mut Upstream, sender: &mut Sender) -> Result<Bulk, NoHead> {
+    /// Sends the request while waiting for the response's head; returns when that came.
+    async fn head(
+        &mut self,
+        upstream: &mut Upstream,
+        sender: &mut Sender,
+    ) -> Result<(Bulk, Instant), NoHead> {
         let mut got: Option<Bulk> = None;
         loop {
             let upload = &mut self.upload;
@@ -290,9 +308,10 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             if !more {
                 return Err(NoHead::Error(Kind::UpstreamClosed));
             }
-            self.down.deadline().go_on()?;
+            let now = Instant::now();
+            self.down.deadline().go_on(now)?;
             if self.interim_responses(&mut bulk, sender.complete()).await? {
-                return Ok(bulk);
+                return Ok((bulk, now));
             }
             got = Some(bulk);
         }

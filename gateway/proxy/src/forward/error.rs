@@ -14,6 +14,12 @@ pub(crate) enum Kind {
     BadPath,
     /// The client's body breaks the rules.
     BadBody,
+    /// The client's trailers have fields that frame or route a message.
+    BadTrailers,
+    /// The client broke the rules in its stream, which is reset for it.
+    BadStream,
+    /// What came is not HTTP.
+    NotHttp,
     /// HTTP/1.0 without Host where no `*` virtual host is.
     NoHost,
     /// The head did not come in time.
@@ -22,6 +28,8 @@ pub(crate) enum Kind {
     Denied(Denial),
     /// No rule for it.
     NoRoute,
+    /// Its connection is not for its authority.
+    Misdirected,
     /// The rule names a cluster that does not exist.
     NoCluster,
     /// The cluster has no endpoint.
@@ -69,6 +77,13 @@ impl From<ConnectError> for Kind {
     }
 }
 
+/// What came before the response, in Envoy's words.
+macro_rules! before {
+    ($what:literal) => {
+        concat!("upstream_reset_before_response_started{", $what, "}")
+    };
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
@@ -86,6 +101,8 @@ pub(crate) struct Row {
 const RESET: &str = "upstream connect error or disconnect/reset before headers";
 /// What is said when a cluster is at a limit of its own.
 const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+
+const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
 
 fn denied(denial: Denial) -> Row {
     let (status, body, details) = denial.row();
@@ -107,7 +124,11 @@ impl Kind {
             Kind::BadRequest(..)
             | Kind::BadPath
             | Kind::BadBody
+            | Kind::BadTrailers
+            | Kind::BadStream
+            | Kind::NotHttp
             | Kind::NoHost
+            | Kind::Misdirected
             | Kind::HeadTimeout
             | Kind::Denied(_)
             | Kind::NoRoute
@@ -126,53 +147,41 @@ impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
-        let bad = |status, why| row(status, Flag::DownstreamProtocolError, why, reason_phrase(status));
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
+        let bad = |details, body| row(400, Flag::DownstreamProtocolError, details, body);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
-            Kind::BadRequest(status, why) => bad(status, why),
-            Kind::BadPath => bad(400, "path_normalization_failed"),
-            Kind::BadBody => bad(400, "http1.codec_error"),
-            Kind::NoHost => row(
-                400,
-                Flag::DownstreamProtocolError,
-                "missing_host_header",
-                "no Host header, and no virtual host for requests without one",
-            ),
+            Kind::BadRequest(status, why) => {
+                row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
+            }
+            Kind::BadPath => bad("path_normalization_failed", "Bad Request"),
+            Kind::BadBody => bad("http1.codec_error", "Bad Request"),
+            Kind::BadTrailers => bad("forbidden_trailer", "Bad Request"),
+            Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
+            Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
+            Kind::NoHost => bad("missing_host_header", NO_HOST),
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
             Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
+            Kind::Misdirected => {
+                row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")
+            }
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
             }
-            Kind::Overflow => {
-                row(503, Flag::Overflow, "upstream_reset_before_response_started{overflow}", OVERFLOW)
-            }
-            Kind::ConnectRefused => no_connection(
-                "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
-            ),
-            Kind::ConnectTimeout => {
-                no_connection("upstream_reset_before_response_started{connection_timeout}")
-            }
-            Kind::ConnectFailed => {
-                no_connection("upstream_reset_before_response_started{remote_connection_failure}")
-            }
-            Kind::UpstreamClosed => unanswered(
-                Flag::UpstreamTermination,
-                "upstream_reset_before_response_started{connection_termination}",
-            ),
-            Kind::UpstreamReset => {
-                row(503, Flag::UpstreamReset, "upstream_reset_before_response_started{remote_reset}", RESET)
-            }
-            Kind::UpstreamMalformed => {
-                malformed("upstream_reset_before_response_started{protocol_error}", RESET)
-            }
+            Kind::Overflow => row(503, Flag::Overflow, before!("overflow"), OVERFLOW),
+            Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
+            Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
+            Kind::ConnectFailed => no_connection(before!("remote_connection_failure")),
+            Kind::UpstreamClosed => unanswered(Flag::UpstreamTermination, before!("connection_termination")),
+            Kind::UpstreamReset => row(503, Flag::UpstreamReset, before!("remote_reset"), RESET),
+            Kind::UpstreamMalformed => malformed(before!("protocol_error"), RESET),
             Kind::NoWebSocket => malformed(
-                "upstream_reset_before_response_started{extended_connect_not_supported}",
+                before!("extended_connect_not_supported"),
                 "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
@@ -207,8 +216,12 @@ mod tests {
     fn every_kind_has_its_status_and_flag() {
         for (kind, status, flag) in [
             (Kind::BadRequest(431, "head_too_large"), 431, Some(Flag::DownstreamProtocolError)),
+            (Kind::BadTrailers, 400, Some(Flag::DownstreamProtocolError)),
+            (Kind::BadStream, 0, Some(Flag::DownstreamProtocolError)),
+            (Kind::NotHttp, 0, Some(Flag::DownstreamProtocolError)),
             (Kind::HeadTimeout, 408, None),
             (Kind::NoRoute, 404, Some(Flag::NoRoute)),
+            (Kind::Misdirected, 421, Some(Flag::NoRoute)),
             (Kind::NoCluster, 503, Some(Flag::NoCluster)),
             (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
             (Kind::Overflow, 503, Some(Flag::Overflow)),

@@ -3,13 +3,14 @@
 use super::answer::Answer;
 use super::buffers::Work;
 use super::error::Kind;
+use super::misdirected::{self, NoRoutes};
 use super::path;
 use super::record::{Life, Site};
 use super::view::View;
 use crate::h1::authority;
 use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
-use crate::trace::SpanContext;
+use crate::trace::{Said, SpanContext};
 use tidegate_engine::{Decision, ForwardDecision, NoRoute, RequestView};
 use tidegate_model::Tracing;
 
@@ -30,15 +31,11 @@ pub(crate) fn plan<'t>(
 ) -> Plan<'t> {
     let Work { buf, pos, request, identity, .. } = w;
     let buf = &buf[*pos..];
-    identity.establish(
-        request,
-        buf,
-        site.connection.peer,
-        site.connection.tls.is_some(),
-        snapshot.mesh.trusted_proxies,
-    );
+    let (peer, tls) = (site.connection.peer, site.connection.tls.as_ref());
+    identity.establish(request, buf, peer, tls.is_some(), snapshot.mesh.trusted_proxies);
+    identity.certify(snapshot.mesh.client_certificates, tls.and_then(|tls| tls.client.as_ref()));
     if let Some(tracing) = &snapshot.mesh.tracing {
-        begin_span(w, site, snapshot, tracing);
+        begin_span(life, w, site, snapshot, tracing);
     }
     let Work { buf, pos, request, path, authority, .. } = w;
     let buf = &buf[*pos..];
@@ -54,9 +51,9 @@ pub(crate) fn plan<'t>(
         return Plan::Answer(Answer::Error(Kind::Denied(denial), None));
     }
     let view = View::of(w);
-    let Some(table) = snapshot.routes(site.connection) else {
-        let why = "route_not_found{this listener is gone from the configuration}";
-        return Plan::Answer(Answer::Error(Kind::NoRoute, Some(why.into())));
+    let table = match misdirected::routes(snapshot, site, view.authority()) {
+        Ok(table) => table,
+        Err(why) => return Plan::Answer(no_routes(why, view.authority())),
     };
     let decision = table.decide(&view, fastrand::u64(..));
     match decision {
@@ -90,17 +87,51 @@ pub(crate) fn plan<'t>(
     }
 }
 
-/// Continues the caller's trace, or begins one. A header that is repeated is none (W3C Trace Context 3.2).
+/// Continues the caller's trace, or begins one.
 #[cold]
-fn begin_span(w: &mut Work, site: Site<'_>, snapshot: &Snapshot, tracing: &Tracing) {
+fn begin_span<'t>(
+    life: &mut Life<'t>,
+    w: &mut Work,
+    site: Site<'_>,
+    snapshot: &Snapshot,
+    tracing: &'t Tracing,
+) {
+    life.tracing = Some(tracing);
     let port = snapshot.routes(site.connection).map_or(0, |table| table.server_port());
-    let mut said = w.request.known(&w.buf[w.pos..], Known::TraceParent);
-    let traceparent = said.next().filter(|_| said.next().is_none());
-    let span = SpanContext::begin(traceparent, tracing, port);
+    let buf = &w.buf[w.pos..];
+    let fields = w.request.fields.iter().filter(|f| matches!(f.known, Known::TraceParent | Known::B3));
+    let said = Said::of(fields.map(|f| (f.name.of_buffer(buf), f.value.of_buffer(buf))));
+    let span = SpanContext::begin(&said, tracing, port);
     if span.sampled {
         w.identity.mark_traced();
     }
     w.span = Some(span);
+}
+
+/// Why a connection has no routes for a request, for the one who has to mend it.
+#[cold]
+fn no_routes(why: NoRoutes<'_>, authority: &[u8]) -> Answer<'static> {
+    let authority = String::from_utf8_lossy(authority);
+    let (kind, why) = match why {
+        NoRoutes::Gone => {
+            (Kind::NoRoute, "route_not_found{this listener is gone from the configuration}".into())
+        }
+        NoRoutes::Misdirected(server) => {
+            let why = format!(
+                "misdirected_request{{authority {authority:?} belongs to server {server}, whose certificate or TLS \
+                 settings are not those of this connection}}"
+            );
+            (Kind::Misdirected, why)
+        }
+        NoRoutes::Guarded(server) => {
+            let why = format!(
+                "route_not_found{{authority {authority:?} belongs to server {server}, which checks certificates of \
+                 clients in a way that this connection was not}}"
+            );
+            (Kind::NoRoute, why)
+        }
+    };
+    Answer::Error(kind, Some(why))
 }
 
 fn location(decision: &Decision<'_>, view: &View<'_>) -> Vec<u8> {

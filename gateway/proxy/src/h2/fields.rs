@@ -2,7 +2,7 @@
 
 use super::memory::{copied, header_name};
 use crate::forward::head::{self, lines};
-use crate::h1::field::forbidden_in_trailers;
+use crate::h1::field::{forbidden_in_trailers, known};
 use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderValue};
@@ -47,6 +47,11 @@ pub(super) fn fields(trailers: &[u8]) -> HeaderMap {
         }
     }
     map
+}
+
+/// Whether trailers say where a message ends or goes, which was decided before (RFC 9110 6.5.1).
+pub(super) fn may_not_be_trailers(trailers: &HeaderMap) -> bool {
+    trailers.keys().any(|name| known(name.as_str().as_bytes()).is_framing())
 }
 
 /// Trailers that may pass, as lines.

@@ -38,6 +38,8 @@ pub(crate) struct Session {
     greeted: Cell<bool>,
     greeting: Notify,
     idle_since: Cell<Instant>,
+    /// The most streams at a time, whatever the peer allows.
+    most: usize,
     /// How many more requests it may carry, and until when it takes them.
     left: Cell<u32>,
     ends: Option<Instant>,
@@ -82,6 +84,7 @@ impl Session {
             greeted: Cell::new(false),
             greeting: Notify::new(),
             idle_since: Cell::new(now),
+            most: limits.max_concurrent_streams.map_or(STREAMS, |most| STREAMS.min(most as usize)),
             left: Cell::new(limits.max_requests_per_connection.unwrap_or(u32::MAX)),
             ends: limits.max_connection_duration.and_then(|most| now.checked_add(most)),
             in_use,
@@ -108,7 +111,7 @@ impl Session {
 
     /// Whether the peer takes another request now. Before its SETTINGS say how many, it gets one.
     pub(crate) fn has_room(&self) -> bool {
-        let most = if self.greeted.get() { self.send.current_max_send_streams().min(STREAMS) } else { 1 };
+        let most = if self.greeted.get() { self.send.current_max_send_streams().min(self.most) } else { 1 };
         self.active.get() < most
     }
 

@@ -8,11 +8,14 @@ mod access_log;
 mod connections;
 mod counts;
 mod escape;
+mod filter;
 mod flags;
 mod format;
 mod histogram;
 mod metrics;
+mod rare;
 mod record;
+mod refusals;
 mod time;
 mod workload;
 mod writer;
@@ -20,8 +23,9 @@ mod writer;
 pub(crate) use connections::TcpSeries;
 pub(crate) use counts::{MirrorCount, RetryCount};
 pub(crate) use flags::{Flag, Flags};
-pub(crate) use format::render_header;
+pub(crate) use format::{render_constant, render_header, render_tag};
 pub(crate) use record::{Headers, NoHeaders, Record};
+pub(crate) use refusals::Refused;
 pub(crate) use workload::Workload;
 
 use crate::server::Identity;
@@ -30,9 +34,11 @@ use access_log::LineFormat;
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
 use connections::{Connections, WorkerConnections};
+use filter::Filter;
 use metrics::{Metrics, WorkerMetrics};
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
+use refusals::Refusals;
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,8 +46,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_model::{AccessLog, Cluster};
 use writer::{LineBuffer, LogWriter};
 
-/// The access log's format, `None` while it is off; workers look at it by one atomic load.
-type SharedFormat = Arc<ArcSwapOption<LineFormat>>;
+/// How requests are logged, `None` while they are not; workers look at it by one atomic load.
+type SharedFormat = Arc<ArcSwapOption<Lines>>;
+
+/// The lines of the access log.
+struct Lines {
+    format: LineFormat,
+    /// Which requests have one; `None` is all.
+    filter: Option<Filter>,
+}
 
 /// The telemetry of the process.
 pub(crate) struct Telemetry {
@@ -52,6 +65,7 @@ pub(crate) struct Telemetry {
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
     calmed: Arc<AtomicU64>,
+    refusals: Arc<Refusals>,
 }
 
 impl Telemetry {
@@ -65,6 +79,7 @@ impl Telemetry {
             format: Arc::default(),
             access_log: Mutex::default(),
             calmed: Arc::default(),
+            refusals: Arc::default(),
         })
     }
 
@@ -78,6 +93,7 @@ impl Telemetry {
             lines: self.writer.buffer(),
             spans: self.spans.worker(),
             calmed: self.calmed.clone(),
+            refusals: self.refusals.clone(),
         }
     }
 
@@ -96,7 +112,10 @@ impl Telemetry {
             if current.as_ref().is_none_or(|old| old.file != log.file) {
                 self.writer.set_output(&log.file)?;
             }
-            self.format.store(Some(Arc::new(LineFormat::compile(&log.format))));
+            self.format.store(Some(Arc::new(Lines {
+                format: LineFormat::compile(&log.format),
+                filter: log.filter.as_ref().map(Filter::compile),
+            })));
         }
         *current = Some(log.clone());
         Ok(())
@@ -136,6 +155,7 @@ impl Telemetry {
             "HTTP/2 connections of clients closed with ENHANCE_YOUR_CALM: too many streams reset at once, or frames that ask for nothing.",
             vec![metrics::counter(Vec::new(), self.calmed.load(Ordering::Relaxed))],
         ));
+        families.push(self.refusals.family());
         let spans = self.spans.counts();
         families.push(metrics::family(
             MetricType::COUNTER,
@@ -167,13 +187,14 @@ impl Telemetry {
 pub(crate) struct WorkerTelemetry {
     metrics: WorkerMetrics,
     connections: WorkerConnections,
-    format: RefCell<Cache<SharedFormat, Option<Arc<LineFormat>>>>,
+    format: RefCell<Cache<SharedFormat, Option<Arc<Lines>>>>,
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,
     spans: Spans,
     /// Shared by the workers, for what is rare.
     calmed: Arc<AtomicU64>,
+    refusals: Arc<Refusals>,
 }
 
 impl WorkerTelemetry {
@@ -197,12 +218,17 @@ impl WorkerTelemetry {
         self.calmed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts what was refused with an error code of HTTP/2 before it was a request.
+    pub(crate) fn refused(&self, what: Refused, code: u32) {
+        self.refusals.count(what, code);
+    }
+
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
         self.log(record);
-        if let Some(span) = record.span {
-            self.spans.finish(span, record);
+        if let Some(traced) = record.traced {
+            self.spans.finish(traced, record);
         }
     }
 
@@ -222,10 +248,13 @@ impl WorkerTelemetry {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if let Some(format) = self.format.borrow_mut().load() {
+        if let Some(lines) = self.format.borrow_mut().load() {
+            if lines.filter.as_ref().is_some_and(|filter| !filter.takes(record)) {
+                return;
+            }
             let mut line = self.line.borrow_mut();
             line.clear();
-            format.write(record, &mut line);
+            lines.format.write(record, &mut line);
             self.lines.push(&line);
         }
     }
@@ -246,7 +275,7 @@ mod tests {
     }
 
     fn log(file: &str, format: AccessLogFormat) -> AccessLog {
-        AccessLog { file: file.into(), format }
+        AccessLog { file: file.into(), format, filter: None }
     }
 
     #[test]

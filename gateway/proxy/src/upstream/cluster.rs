@@ -92,6 +92,11 @@ impl Cluster {
         self.usage().pending(most).map(Some).ok_or(ConnectError::Overflow)
     }
 
+    /// Whether it is of interest what comes of tries.
+    pub(crate) fn observes(&self) -> bool {
+        self.config.outlier_detection.is_some()
+    }
+
     /// Counts what came of a try, for the health of its endpoint.
     pub(crate) fn observe(&self, pick: &Pick, seen: Seen) {
         if let Some(rule) = &self.config.outlier_detection

@@ -117,10 +117,13 @@ impl Connector {
         config: &Cluster,
         in_use: InUse,
     ) -> Result<UpstreamConnection, ConnectError> {
-        let probed = config.limits.tcp_keepalive.map(|keepalive| endpoint.peer.probed(keepalive));
-        let peer = probed.as_ref().unwrap_or(&endpoint.peer);
         // Boxed: the state of connecting must not sit in every connection that waits for a request.
-        let connecting = Box::pin(self.transport.new_stream(&peer.0));
+        let connecting = Box::pin(async {
+            match config.limits.tcp_keepalive {
+                None => self.transport.new_stream(&endpoint.peer.0).await,
+                Some(keepalive) => self.transport.new_stream(&endpoint.peer.probed(keepalive).0).await,
+            }
+        });
         let stream = match pingora::time::timeout(config.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(ConnectError::from)?,
             Err(_) => return Err(ConnectError::Timeout),

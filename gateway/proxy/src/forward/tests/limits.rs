@@ -75,6 +75,27 @@ fn streams_share_what_connections_there_may_be() {
 }
 
 #[test]
+fn a_session_has_so_many_streams() {
+    let limits = ConnectionLimits { max_concurrent_streams: Some(1), ..ConnectionLimits::default() };
+    play(limited(UpstreamProtocol::Http2, limits), true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let mut send = connect(client).await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let answer = send.send_request(get(), true).unwrap().0;
+            let mut server = Server::accept_as(&upstream, &Builder::new()).await;
+            let (_, respond) = server.next().await;
+            held.push((answer, server, respond));
+            send = send.ready().await.unwrap();
+        }
+        for (answer, _server, mut respond) in held {
+            respond.send_response(Response::new(()), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+        }
+    });
+}
+
+#[test]
 fn a_session_carries_so_many_requests() {
     let limits = ConnectionLimits { max_requests_per_connection: Some(2), ..ConnectionLimits::default() };
     play(limited(UpstreamProtocol::Http2, limits), false, |mut s| async move {

@@ -6,6 +6,7 @@ mod cost;
 mod fault;
 mod http2;
 mod http2_upstream;
+mod identity;
 mod limits;
 mod mirror;
 mod outlier;
