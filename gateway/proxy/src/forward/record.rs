@@ -291,7 +291,7 @@ impl Headers for Lookup<'_> {
         match self.response {
             Reply::Upstream(buf) => self.w.response.values(buf, name).for_each(&mut add),
             Reply::Sent => {
-                for (n, v) in super::head::lines(&self.w.reply) {
+                for (n, v) in super::head::head_fields(&self.w.reply) {
                     if n.eq_ignore_ascii_case(name) {
                         add(v);
                     }

@@ -246,7 +246,7 @@ impl Head {
     pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
         let field = Field { name, value, known: known(name.of_buffer(buf)) };
         self.fields.push(field);
-        self.heed(buf, field)
+        if field.known == Known::Other { Ok(()) } else { self.heed(buf, field) }
     }
 
     /// What a field says about the message.

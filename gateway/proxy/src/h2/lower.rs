@@ -19,7 +19,7 @@ pub(super) struct LowerLimits {
     pub(super) target: usize,
 }
 
-/// Writes the head to `w.buf` and takes it into `w.request`. Cookie crumbs are joined
+/// Writes the head to `w.buf`, which is empty, and takes it into `w.request`. Cookie crumbs are joined
 /// (RFC 9113 8.2.3); a body without Content-Length becomes chunked; an extended CONNECT for
 /// WebSocket (RFC 8441) becomes the upgrade that it stands for, with a key.
 ///
@@ -31,8 +31,6 @@ pub(super) fn lower(
     limits: LowerLimits,
     w: &mut Work,
 ) -> Result<Option<Tunnel>, Refused> {
-    w.clear();
-    (w.pos, w.end) = (0, 0);
     if parts.headers.len() > limits.fields {
         return Err(Refused { status: 431, reason: "too_many_fields" });
     }
@@ -100,10 +98,9 @@ fn extended_connect(parts: &Parts) -> Result<Option<Tunnel>, Refused> {
 }
 
 fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refused> {
-    w.push_back(method);
-    w.push_back(b" ");
-    w.push_back(target);
-    w.push_back(b" HTTP/1.1\r\n");
+    for part in [method, b" ", target, b" HTTP/1.1\r\n"] {
+        w.push_back(part);
+    }
     let Work { request, buf, end, .. } = w;
     request.http11 = true;
     request.method = Span::new(0..method.len());
@@ -144,7 +141,7 @@ fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
 /// A field that says nothing about how the message is delimited and connected.
 fn end_to_end(name: &[u8], value: &[u8], w: &mut Work) -> Result<(), Refused> {
     let refused = Err(Refused { status: 400, reason: "field_of_another_protocol" });
-    if value.trim_ascii().len() != value.len() {
+    if matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
         return refused;
     }
     field(w, name, value)?;
