@@ -223,6 +223,7 @@ const MESH_CONFIG: Fields = Fields {
         "defaultVirtualServiceExportTo",
         "defaultDestinationRuleExportTo",
         "defaultConfig.gatewayTopology.numTrustedProxies",
+        "defaultConfig.gatewayTopology.forwardClientCertDetails",
         "defaultConfig.gatewayTopology.proxyProtocol",
         "defaultConfig.proxyHeaders.server",
         "defaultConfig.tracing.sampling",
@@ -244,6 +245,14 @@ const MESH_CONFIG: Fields = Fields {
         (
             "enableTracing",
             "has no effect: requests are traced where defaultProviders.tracing names a provider",
+        ),
+        (
+            "defaultConfig.proxyHeaders.forwardedClientCert",
+            "has no effect at a gateway, in Istio neither: gatewayTopology.forwardClientCertDetails counts there",
+        ),
+        (
+            "defaultConfig.proxyHeaders.setCurrentClientCertDetails",
+            "has no effect at a gateway, in Istio neither: it always says Subject, Cert, DNS and URI",
         ),
         ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),

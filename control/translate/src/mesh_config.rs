@@ -2,9 +2,13 @@ use crate::Env;
 use crate::report::Report;
 use crate::retries::unknown_conditions;
 use std::time::Duration;
-use tidegate_api::istio::{AccessLogEncoding, HttpRetry, MeshConfig, NormalizationType};
+use tidegate_api::istio::{
+    AccessLogEncoding, ForwardClientCertDetails, HttpRetry, MeshConfig, NormalizationType, Topology,
+};
 use tidegate_api::{Object, Objects};
-use tidegate_model::{AccessLog, AccessLogFormat, FormatString, MeshSettings, ObjectRef, PathNormalization};
+use tidegate_model::{
+    AccessLog, AccessLogFormat, FormatString, ForwardClientCert, MeshSettings, ObjectRef, PathNormalization,
+};
 
 /// How long a connection to an upstream may take when nothing is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,10 +106,23 @@ impl<'a> Mesh<'a> {
             },
             server_header,
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
+            client_certificates: topology.map_or_else(ForwardClientCert::default, client_certificates),
             proxy_protocol,
             // it needs a cluster, so it is translated with them
             tracing: None,
         }
+    }
+}
+
+fn client_certificates(topology: &Topology) -> ForwardClientCert {
+    use ForwardClientCertDetails as Written;
+    match topology.forward_client_cert_details {
+        None | Some(Written::Undefined) => ForwardClientCert::default(),
+        Some(Written::Sanitize) => ForwardClientCert::Sanitize,
+        Some(Written::ForwardOnly) => ForwardClientCert::ForwardOnly,
+        Some(Written::AppendForward) => ForwardClientCert::AppendForward,
+        Some(Written::SanitizeSet) => ForwardClientCert::SanitizeSet,
+        Some(Written::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
     }
 }
 

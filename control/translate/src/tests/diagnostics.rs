@@ -122,6 +122,30 @@ fn mesh_config_says_defaults_and_what_it_cannot() {
 }
 
 #[test]
+fn what_becomes_of_certificates_of_clients() {
+    use tidegate_model::ForwardClientCert as Mode;
+    for (written, expected) in [
+        ("", Mode::SanitizeSet),
+        ("forwardClientCertDetails: UNDEFINED", Mode::SanitizeSet),
+        ("forwardClientCertDetails: SANITIZE", Mode::Sanitize),
+        ("forwardClientCertDetails: FORWARD_ONLY", Mode::ForwardOnly),
+        ("forwardClientCertDetails: APPEND_FORWARD", Mode::AppendForward),
+        ("forwardClientCertDetails: SANITIZE_SET", Mode::SanitizeSet),
+        ("forwardClientCertDetails: ALWAYS_FORWARD_ONLY", Mode::AlwaysForwardOnly),
+    ] {
+        let mesh = format!(
+            "ConfigMap istio-system/istio: {{mesh: \"defaultConfig: {{gatewayTopology: {{{written}}}}}\\n\"}}"
+        );
+        let t = usual(&mesh);
+        assert_eq!((t.model.mesh.client_certificates, said(&t)), (expected, vec![]), "{written}");
+    }
+    let mesh = "ConfigMap istio-system/istio: {mesh: \"defaultConfig: {proxyHeaders: {forwardedClientCert: SANITIZE}}\\n\"}";
+    let t = usual(mesh);
+    assert_eq!(said(&t), ["note data.mesh.defaultConfig.proxyHeaders.forwardedClientCert no-effect"]);
+    assert_eq!(t.model.mesh.client_certificates, Mode::SanitizeSet);
+}
+
+#[test]
 fn mesh_configs_that_do_not_count() {
     let other = "ConfigMap default/istio: {mesh: \"connectTimeout: 2s\\n\"}";
     assert_eq!(said(&usual(other)), ["warning data.mesh no-effect"]);

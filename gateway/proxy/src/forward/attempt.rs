@@ -199,8 +199,8 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         let came = self.head(&mut upstream, &mut sender).await;
         self.limit(None);
         match came {
-            Ok(bulk) => {
-                self.life.service_time = Some(sent_at.elapsed());
+            Ok((bulk, now)) => {
+                self.life.service_time = Some(now - sent_at);
                 self.life.request_duration = self.down.uploaded().then(|| sent_at - self.life.began);
                 Ok(Tried { upstream, bulk, sender })
             }
@@ -256,8 +256,12 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         Err(Failed { kind, outcome: Some(Outcome::NoConnection), stale: false })
     }
 
-    /// Sends the request while waiting for the response's head.
-    async fn head(&mut self, upstream: &mut Upstream, sender: &mut Sender) -> Result<Bulk, NoHead> {
+    /// Sends the request while waiting for the response's head; returns when that came.
+    async fn head(
+        &mut self,
+        upstream: &mut Upstream,
+        sender: &mut Sender,
+    ) -> Result<(Bulk, Instant), NoHead> {
         let mut got: Option<Bulk> = None;
         loop {
             let upload = &mut self.upload;
@@ -270,9 +274,10 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             if !more {
                 return Err(NoHead::Error(Kind::UpstreamClosed));
             }
-            self.down.deadline().go_on()?;
+            let now = Instant::now();
+            self.down.deadline().go_on(now)?;
             if self.interim_responses(&mut bulk, sender.complete()).await? {
-                return Ok(bulk);
+                return Ok((bulk, now));
             }
             got = Some(bulk);
         }

@@ -3,6 +3,7 @@
 use super::buffers::Work;
 use super::edits::{Edits, line};
 use super::view::View;
+use crate::address;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
 use memchr::memchr;
@@ -65,6 +66,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::Upgrade => head.upgrade,
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
+        Known::ClientCert if !w.identity.client_cert.passes() => false,
         Known::Expect => head.http11,
         Known::TraceParent if w.span.is_some() => false,
         // what belongs to a trace that is not continued
@@ -102,39 +104,56 @@ pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// What is said of the client's certificate, in one line.
+#[inline(never)]
+fn write_certificates(out: &mut Vec<u8>, edits: Edits<'_>, view: View<'_>) {
+    const NAME: &str = "x-forwarded-client-cert";
+    if let Some(said) = view.value(NAME.as_bytes()) {
+        own(out, edits, NAME, &said);
+    }
+}
+
 /// The lines that the gateway adds. They count as sent by the client: operations apply to them.
 fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: View<'_>) {
     let edits = changes.edits;
-    let mut own = |name: &str, value: &[u8]| {
-        if edits.keeps(name.as_bytes()) {
-            line(out, name.as_bytes(), value);
-        }
-    };
     let forwarded = &w.identity.forwarded_for;
-    own("x-forwarded-for", forwarded);
-    own("x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
-    own("x-request-id", &w.identity.request_id);
-    if let Some(span) = &w.span {
-        own("traceparent", &span.traceparent());
+    own(out, edits, "x-forwarded-for", forwarded);
+    own(out, edits, "x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
+    own(out, edits, "x-request-id", &w.identity.request_id);
+    if w.identity.client_cert.adds.is_some() {
+        write_certificates(out, edits, view);
     }
-    own("x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
+    if let Some(span) = &w.span {
+        own(out, edits, "traceparent", &span.traceparent());
+    }
+    own(out, edits, "x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
     if let Some(expected) = changes.expected {
-        own("x-envoy-expected-rq-timeout-ms", itoa::Buffer::new().format(milliseconds(expected)).as_bytes());
+        let expected = milliseconds(expected);
+        own(out, edits, "x-envoy-expected-rq-timeout-ms", itoa::Buffer::new().format(expected).as_bytes());
     }
     if let Some(timeout) = changes.grpc_timeout {
-        own("grpc-timeout", format!("{}m", milliseconds(timeout).min(GRPC_TIMEOUT)).as_bytes());
+        let timeout = format!("{}m", milliseconds(timeout).min(GRPC_TIMEOUT));
+        own(out, edits, "grpc-timeout", timeout.as_bytes());
     }
-    let peer = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
+    let mut client = Vec::new();
+    let mut external = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
     if w.identity.trusted {
-        let client = w.identity.client.ip().to_canonical().to_string();
-        own("x-envoy-external-address", client.as_bytes());
-    } else {
-        own("x-envoy-external-address", peer);
+        address::write_ip(w.identity.client.ip(), &mut client);
+        external = &client;
     }
+    own(out, edits, "x-envoy-external-address", external);
     if changes.target.is_some() && edits.keeps(b"x-envoy-original-path") {
         out.extend_from_slice(b"x-envoy-original-path: ");
         write_target(view, out);
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Writes a line of the gateway, unless an operation takes it away again.
+#[inline(always)]
+fn own(out: &mut Vec<u8>, edits: Edits<'_>, name: &str, value: &[u8]) {
+    if edits.keeps(name.as_bytes()) {
+        line(out, name.as_bytes(), value);
     }
 }
 
@@ -238,22 +257,22 @@ pub(crate) fn end_response(out: &mut Vec<u8>, edits: Edits<'_>, mesh: &MeshSetti
 }
 
 /// The fields of a head that we wrote.
-pub(crate) fn head_fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    head_lines(head).map_while(field)
+pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    field_lines(head).map_while(field)
 }
 
 /// The field lines of a head that we wrote.
-pub(crate) fn head_lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn field_lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let _status = next_line(&mut head);
-    lines(head)
+    rows(head)
 }
 
 /// The fields of a trailer section.
 pub(crate) fn fields(trailers: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    lines(trailers).map_while(field)
+    rows(trailers).map_while(field)
 }
 
-fn lines(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn rows(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || next_line(&mut rest).filter(|l| !l.is_empty()))
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;
 pub(crate) mod mirror;
+mod misdirected;
 pub(crate) mod outgoing;
 pub(crate) mod path;
 pub(crate) mod plan;

@@ -14,7 +14,7 @@ use crate::telemetry::render_header;
 use crate::upstream::Cluster;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::{Decision, ForwardDecision};
 use tidegate_model::{FormatString, Mirror, PathNormalization, RetryPolicy};
 
@@ -114,7 +114,7 @@ impl<'a> Outgoing<'a> {
             let changes = RequestChanges {
                 target: Some(target.as_slice()).filter(|t| !t.is_empty()),
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
-                edits: Edits::new(ops, &w.rendered),
+                edits: Edits::of_request(ops, &w.rendered),
                 attempt: life.attempts,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),
@@ -160,7 +160,7 @@ fn replace_authority(
         }
         None => {
             let headers = Lookup { w, response: Reply::Sent };
-            render_header(format, &life.record(w, site, &headers), &mut authority);
+            render_header(format, &life.record(w, site, Instant::now(), &headers), &mut authority);
         }
     }
     if authority.is_empty() {

@@ -15,6 +15,7 @@ use crate::h1::head::{Framing, Head};
 use crate::worker::Cut;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Instant;
 use tidegate_model::MeshSettings;
 
 /// Sends the response whose head stands at the front of `bulk`. True when the upstream
@@ -141,7 +142,7 @@ impl Body {
         let (used, kept) = taken.map_err(|_| Kind::UpstreamMalformed)?;
         self.overread |= used < all;
         bulk.truncate(skip + kept);
-        if self.form == Form::Same {
+        if self.form == Form::Same && self.framing == Framing::Chunked {
             self.scan.tail().into_iter().for_each(|part| bulk.push(part));
         }
         Ok(kept)
@@ -209,7 +210,7 @@ async fn stream<D: Downstream>(
         })
         .await?;
         drop(bulk);
-        down.deadline().go_on()?;
+        down.deadline().go_on(Instant::now())?;
         if ended && framed {
             break;
         }

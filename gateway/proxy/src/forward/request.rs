@@ -20,8 +20,8 @@ use tidegate_engine::ForwardDecision;
 
 /// Serves the request whose head stands in `w`:
 /// head -> canonical path -> identity -> route -> (pick, connect, send, await), again where that
-/// failed and may be -> response -> log.
-pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) {
+/// failed and may be -> response -> log. Returns when that ended.
+pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) -> Instant {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
@@ -50,7 +50,7 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
         answer(down, w, life, site, &snapshot.mesh, a).await;
     }
     life.received = life.received.max(down.received());
-    in_hand.end();
+    in_hand.end()
 }
 
 /// Answers what was not understood as a request, but for the method where it was HEAD.

@@ -1,4 +1,4 @@
-use super::fields::{broken, fields, linger, poll_send, raise_fields, write_fields};
+use super::fields::{broken, fields, linger, may_not_be_trailers, poll_send, raise_fields, write_fields};
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
@@ -82,19 +82,18 @@ impl<'d> Client<'d> {
         })
     }
 
-    /// Waits for the end of a body that was announced to be empty; false when it is not.
-    pub(super) async fn ends(&mut self) -> bool {
+    /// Waits for the end of a body that was announced to be empty, which `h2` holds it to.
+    pub(super) async fn ends(&mut self) -> Result<(), Kind> {
         while !self.uploaded {
             let next = poll_fn(|cx| match self.poll_piece(cx) {
                 Poll::Pending => self.deadline.poll(cx).map(|_| Err(Kind::Idle)),
                 ready => ready,
             });
-            if !next.await.is_ok_and(|piece| piece.is_empty()) {
-                self.abort();
-                return false;
+            if !next.await?.is_empty() {
+                return Err(Kind::BadStream);
             }
         }
-        true
+        Ok(())
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
@@ -104,11 +103,12 @@ impl<'d> Client<'d> {
             }
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => self.rest = data,
-                Some(Err(_)) => return Poll::Ready(Err(Kind::ClientGone)),
+                Some(Err(e)) => return Poll::Ready(Err(ended(&e))),
                 None => {
-                    let Ok(trailers) = ready!(self.body.poll_trailers(cx)) else {
-                        return Poll::Ready(Err(Kind::ClientGone));
-                    };
+                    let trailers = ready!(self.body.poll_trailers(cx)).map_err(|e| ended(&e))?;
+                    if trailers.as_ref().is_some_and(may_not_be_trailers) {
+                        return Poll::Ready(Err(Kind::BadTrailers));
+                    }
                     return Poll::Ready(Ok(self.end_of_upload(trailers)));
                 }
             }
@@ -163,6 +163,11 @@ impl<'d> Client<'d> {
         }
         bulk
     }
+}
+
+/// Why a body has no end: the client reset its stream, or `h2` did for what the client sent.
+fn ended(e: &h2::Error) -> Kind {
+    if e.is_library() { Kind::BadStream } else { Kind::ClientGone }
 }
 
 /// A head that we wrote, for HTTP/2. The 101 of an extended CONNECT is a 200 (RFC 8441 5).

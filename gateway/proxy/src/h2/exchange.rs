@@ -5,7 +5,7 @@ use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
 use super::memory::copied;
 use super::session::Place;
 use crate::forward::buffers::Bulk;
-use crate::forward::head::head_fields;
+use crate::forward::head::lines;
 use crate::forward::websocket;
 use crate::h1::field::{Known, known};
 use bytes::Bytes;
@@ -258,7 +258,7 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     let line = shared.split(|c| *c == b'\r').next()?;
     let mut words = line.split(|c| *c == b' ');
     let (method, target) = (words.next()?, words.next()?);
-    let host = head_fields(&shared).find(|(name, _)| known(name) == Known::Host)?.1;
+    let host = lines(&shared).find(|(name, _)| known(name) == Known::Host)?.1;
     let mut uri = http::uri::Parts::default();
     uri.scheme = Scheme::try_from(scheme).ok();
     uri.authority = Authority::from_maybe_shared(shared.slice_ref(host)).ok();
@@ -280,10 +280,10 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     })
     .ok()?;
     // only an upgrade to WebSocket is passed on
-    if !head_fields(&shared).any(|(name, _)| known(name) == Known::Upgrade) {
+    if !lines(&shared).any(|(name, _)| known(name) == Known::Upgrade) {
         return Some((request, None));
     }
-    let mut keys = head_fields(&shared).filter(|(name, _)| known(name) == Known::WebSocketKey);
+    let mut keys = lines(&shared).filter(|(name, _)| known(name) == Known::WebSocketKey);
     let (Some((_, key)), None) = (keys.next(), keys.next()) else { return None };
     if !end || *request.method() != Method::GET || !websocket::is_key(key) {
         return None;

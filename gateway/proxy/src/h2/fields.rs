@@ -1,8 +1,8 @@
 //! What both sides of HTTP/2 share: field lines there and back, and sending content.
 
 use super::memory::{Lines, copied, header_name};
-use crate::forward::head::{self, head_lines};
-use crate::h1::field::forbidden_in_trailers;
+use crate::forward::head::{self, field_lines};
+use crate::h1::field::{forbidden_in_trailers, known};
 use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -30,7 +30,7 @@ pub(super) fn raise_fields(
 ) -> io::Result<()> {
     into.reserve(16);
     Lines::with(|before| {
-        for line in head_lines(head) {
+        for line in field_lines(head) {
             let (name, value) = before.field(line)?;
             if keep(&name) {
                 into.append(name, value);
@@ -49,6 +49,11 @@ pub(super) fn fields(trailers: &[u8]) -> HeaderMap {
         }
     }
     map
+}
+
+/// Whether trailers say where a message ends or goes, which was decided before (RFC 9110 6.5.1).
+pub(super) fn may_not_be_trailers(trailers: &HeaderMap) -> bool {
+    trailers.keys().any(|name| known(name.as_str().as_bytes()).is_framing())
 }
 
 /// Trailers that may pass, as lines.

@@ -5,6 +5,7 @@ use crate::forward::buffers::Work;
 use crate::forward::websocket;
 use crate::h1::field::Known;
 use crate::h1::head::{Refused, Span};
+use crate::h1::lines::METHOD;
 use h2::ext::Protocol;
 use http::Method;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_KEY};
@@ -98,6 +99,9 @@ fn extended_connect(parts: &Parts) -> Result<Option<Tunnel>, Refused> {
 }
 
 fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refused> {
+    if method.len() > METHOD {
+        return Err(Refused { status: 400, reason: "method" });
+    }
     for part in [method, b" ", target, b" HTTP/1.1\r\n"] {
         w.push_back(part);
     }
@@ -114,6 +118,9 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
 fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
     let mut crumbs = 0;
     for (name, value) in &parts.headers {
+        if value.as_bytes().trim_ascii().len() != value.len() {
+            return Err(Refused { status: 400, reason: "space_around_value" });
+        }
         if *name == COOKIE {
             crumbs += 1;
         } else if *name != HOST {
@@ -140,13 +147,11 @@ fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
 
 /// A field that says nothing about how the message is delimited and connected.
 fn end_to_end(name: &[u8], value: &[u8], w: &mut Work) -> Result<(), Refused> {
-    let refused = Err(Refused { status: 400, reason: "field_of_another_protocol" });
-    if matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
-        return refused;
-    }
     field(w, name, value)?;
     match w.request.fields.last().map(|f| f.known) {
-        Some(Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade) => refused,
+        Some(Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade) => {
+            Err(Refused { status: 400, reason: "field_of_another_protocol" })
+        }
         _ => Ok(()),
     }
 }
@@ -218,6 +223,7 @@ mod tests {
         let get = |uri: &str| Request::get(uri);
         for (status, request) in [
             (400, get("/")),
+            (400, get("http://a.b/").method("M".repeat(METHOD + 1).as_str())),
             (400, get("http://a.b/").header("host", "c.d")),
             (400, get("/").header("host", "a").header("host", "a")),
             (400, get("http://u@a.b/")),
@@ -225,6 +231,7 @@ mod tests {
             (400, get("http://a.b/").header("connection", "close")),
             (400, get("http://a.b/").header("upgrade", "h2c")),
             (400, get("http://a.b/").header("x", "y ")),
+            (400, get("http://a.b/").header("cookie", "a=1").header("cookie", " b=2")),
             (400, get("http://a.b/").header("content-length", "+1")),
             (400, get("http://a.b/").header("content-length", "1").header("content-length", "1")),
             (400, connect("websocket").header("content-length", "1")),

@@ -6,6 +6,7 @@ mod cost;
 mod fault;
 mod http2;
 mod http2_upstream;
+mod identity;
 mod mirror;
 mod phases;
 mod retries;
