@@ -3,7 +3,8 @@ use crate::report::Report;
 use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
-    AccessLogEncoding, ForwardClientCertDetails, HttpRetry, MeshConfig, NormalizationType, Topology,
+    AccessLogEncoding, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
+    NormalizationType, Topology,
 };
 use tidegate_api::{Object, Objects};
 use tidegate_model::{
@@ -60,6 +61,11 @@ impl<'a> Mesh<'a> {
 
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.config().and_then(|c| c.connect_timeout).unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// How localities count where no DestinationRule says it.
+    pub(crate) fn locality_lb_setting(&self) -> Option<&'a LocalityLoadBalancerSetting> {
+        self.config().and_then(|c| c.locality_lb_setting.as_ref())
     }
 
     /// The retries of rules that say nothing about them.

@@ -35,15 +35,15 @@ fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
             vec![
                 "note spec.http[0].match[0].statPrefix no-effect",
                 "note spec.http[0].retries.retryOn no-effect",
-                "note spec.http[0].retries.retryRemoteLocalities no-effect",
+                "note spec.http[0].retries.retryRemoteLocalities not-enforced",
             ],
         ),
         (
-            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1}}}}",
+            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s, consecutiveErrors: 3}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1}}}}",
             vec![
                 "note spec.trafficPolicy.connectionPool.http.http2MaxRequests not-enforced",
                 "note spec.trafficPolicy.connectionPool.tcp.maxConnections not-enforced",
-                "note spec.trafficPolicy.outlierDetection not-enforced",
+                "note spec.trafficPolicy.outlierDetection.consecutiveErrors no-effect",
             ],
         ),
         (

@@ -87,6 +87,35 @@ fn denied(denial: Denial) -> Row {
 }
 
 impl Kind {
+    /// Whether it says something about the health of the endpoint that was tried.
+    pub(crate) fn blames_endpoint(self) -> bool {
+        match self {
+            Kind::ConnectRefused
+            | Kind::ConnectTimeout
+            | Kind::ConnectFailed
+            | Kind::UpstreamClosed
+            | Kind::UpstreamReset
+            | Kind::UpstreamMalformed
+            | Kind::Timeout
+            | Kind::TryTimeout => true,
+            Kind::BadRequest(..)
+            | Kind::BadPath
+            | Kind::BadBody
+            | Kind::NoHost
+            | Kind::HeadTimeout
+            | Kind::Denied(_)
+            | Kind::NoRoute
+            | Kind::NoCluster
+            | Kind::NoEndpoint
+            | Kind::NoWebSocket
+            | Kind::Idle
+            | Kind::Stalled
+            | Kind::ClientGone
+            | Kind::Cut
+            | Kind::Defect => false,
+        }
+    }
+
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
@@ -104,7 +133,7 @@ impl Kind {
             Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
             Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
             Kind::NoHost => {
-                bad("missing_host_header", "no Host header, and no virtual host for requests without one")
+                bad("missing_host_header", NO_HOST)
             }
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }

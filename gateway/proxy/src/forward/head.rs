@@ -168,6 +168,8 @@ pub(crate) struct ResponseChanges<'a> {
     pub(crate) edits: Edits<'a>,
     /// Settings: the `server` header.
     pub(crate) mesh: &'a MeshSettings,
+    /// A cookie for the client to keep.
+    pub(crate) cookie: Option<&'a str>,
     /// `x-envoy-upstream-service-time`.
     pub(crate) service_time: Duration,
     /// Whether the chunk framing stays.
@@ -210,6 +212,9 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
     });
     if changes.chunks && head.response_framing(false) == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    if let Some(cookie) = changes.cookie {
+        line(out, b"set-cookie", cookie.as_bytes());
     }
     if let Some(n) = changes.length {
         line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());

@@ -62,6 +62,11 @@ impl<'a> Outgoing<'a> {
         Outgoing { by: None, cluster, first: 0..0, http2, is_grpc: false, timeout: Some(timeout) }
     }
 
+    /// Whether it is a copy for a mirror.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.by.is_none()
+    }
+
     /// How it is tried again.
     pub(crate) fn retries(&self) -> Option<&'a RetryPolicy> {
         self.by.and_then(|(_, decision)| decision.forward.retries.as_ref())

@@ -50,6 +50,7 @@ pub(crate) async fn relay<D: Downstream>(
         &ResponseChanges {
             edits: Edits::new(ops, rendered),
             mesh,
+            cookie: life.affinity_cookie.as_deref(),
             service_time: life.service_time.unwrap_or_default(),
             chunks,
             encode: body.form == Form::Chunks,

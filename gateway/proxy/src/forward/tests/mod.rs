@@ -8,6 +8,7 @@ mod http2;
 mod http2_upstream;
 mod identity;
 mod mirror;
+mod outlier;
 mod phases;
 mod retries;
 mod websocket;
