@@ -11,6 +11,7 @@ mod l4;
 mod mesh;
 mod mirrors;
 mod order;
+mod policies;
 mod retries;
 mod routes;
 mod tls;

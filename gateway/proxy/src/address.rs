@@ -36,7 +36,10 @@ fn write_ipv4(ip: Ipv4Addr, out: &mut Vec<u8>) {
         text[end] = b'.';
         end += 1;
     }
-    out.extend_from_slice(&text[..end - 1]);
+    // a copy of fixed length takes no call
+    let length = out.len() + end - 1;
+    out.extend_from_slice(&text);
+    out.truncate(length);
 }
 
 /// The digits of each octet, and how many there are.

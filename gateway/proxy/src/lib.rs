@@ -19,6 +19,7 @@ mod l4;
 mod limits;
 mod listener;
 mod lock;
+mod scan;
 mod server;
 mod snapshot;
 mod telemetry;

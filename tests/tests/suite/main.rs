@@ -14,6 +14,7 @@ mod grpc;
 mod harness;
 mod hostile;
 mod istio_files;
+mod mirrors;
 mod reload;
 mod retries;
 mod soak;

@@ -12,6 +12,7 @@ use super::view::View;
 use crate::auth::Denial;
 use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
+use std::time::Instant;
 use tidegate_engine::RequestView;
 use tidegate_model::{AbortStatus, DirectResponse, HeaderOp, MeshSettings};
 
@@ -226,7 +227,7 @@ pub(crate) fn render(life: &Life<'_>, w: &mut Work, site: Site<'_>, ops: Ops<'_>
     let mut rendered = std::mem::take(&mut w.rendered);
     rendered.render(ops, |format, out| {
         let headers = Lookup { w, response };
-        render_header(format, &life.record(w, site, &headers), out);
+        render_header(format, &life.record(w, site, Instant::now(), &headers), out);
     });
     w.rendered = rendered;
 }

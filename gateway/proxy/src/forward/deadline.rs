@@ -133,12 +133,11 @@ impl Deadline {
         self.idle = Instant::now() + self.idle_for;
     }
 
-    /// Something of the response moved.
+    /// Something of the response moved, `now`.
     ///
     /// # Errors
     /// When the time for the whole is up: where all is always ready, nobody polls the timer.
-    pub(crate) fn go_on(&mut self) -> Result<(), Kind> {
-        let now = Instant::now();
+    pub(crate) fn go_on(&mut self, now: Instant) -> Result<(), Kind> {
         self.idle = now + self.idle_for;
         if self.whole.has_passed(now) { Err(Kind::Timeout) } else { Ok(()) }
     }
@@ -237,7 +236,7 @@ mod tests {
             let (e, t) = expiry(&mut d).await;
             assert_eq!(e, expected);
             assert!((ms(25)..ms(1000)).contains(&t), "{t:?}");
-            assert_eq!(d.go_on().is_err(), expected == Expired::Whole);
+            assert_eq!(d.go_on(Instant::now()).is_err(), expected == Expired::Whole);
         }
         d.start(Instant::now(), ms(40));
         tokio::time::sleep(ms(25)).await;

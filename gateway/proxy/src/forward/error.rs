@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Denied(Denial),
     /// No rule for it.
     NoRoute,
+    /// Its connection is not for its authority.
+    Misdirected,
     /// The rule names a cluster that does not exist.
     NoCluster,
     /// The cluster has no endpoint.
@@ -77,12 +79,43 @@ pub(crate) struct Row {
 /// What is said when an upstream ends a request before it answers.
 const RESET: &str = "upstream connect error or disconnect/reset before headers";
 
+const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
+
 fn denied(denial: Denial) -> Row {
     let (status, body, details) = denial.row();
     Row { status, flag: None, details, body }
 }
 
 impl Kind {
+    /// Whether it says something about the health of the endpoint that was tried.
+    pub(crate) fn blames_endpoint(self) -> bool {
+        match self {
+            Kind::ConnectRefused
+            | Kind::ConnectTimeout
+            | Kind::ConnectFailed
+            | Kind::UpstreamClosed
+            | Kind::UpstreamReset
+            | Kind::UpstreamMalformed
+            | Kind::Timeout
+            | Kind::TryTimeout => true,
+            Kind::BadRequest(..)
+            | Kind::BadPath
+            | Kind::BadBody
+            | Kind::NoHost
+            | Kind::HeadTimeout
+            | Kind::Denied(_)
+            | Kind::NoRoute
+            | Kind::NoCluster
+            | Kind::NoEndpoint
+            | Kind::NoWebSocket
+            | Kind::Idle
+            | Kind::Stalled
+            | Kind::ClientGone
+            | Kind::Cut
+            | Kind::Defect => false,
+        }
+    }
+
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
@@ -100,13 +133,16 @@ impl Kind {
             Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
             Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
             Kind::NoHost => {
-                bad("missing_host_header", "no Host header, and no virtual host for requests without one")
+                bad("missing_host_header", NO_HOST)
             }
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
             Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
+            Kind::Misdirected => {
+                row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")
+            }
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
@@ -171,6 +207,7 @@ mod tests {
             (Kind::NotHttp, 0, Some(Flag::DownstreamProtocolError)),
             (Kind::HeadTimeout, 408, None),
             (Kind::NoRoute, 404, Some(Flag::NoRoute)),
+            (Kind::Misdirected, 421, Some(Flag::NoRoute)),
             (Kind::NoCluster, 503, Some(Flag::NoCluster)),
             (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),

@@ -3,6 +3,7 @@
 use super::buffers::Work;
 use super::edits::{Edits, line};
 use super::view::View;
+use crate::address;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
 use memchr::memchr;
@@ -65,6 +66,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::Upgrade => head.upgrade,
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
+        Known::ClientCert if !w.identity.client_cert.passes() => false,
         Known::Expect => head.http11,
         Known::TraceParent if w.span.is_some() => false,
         // what belongs to a trace that is not continued
@@ -102,39 +104,56 @@ pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// What is said of the client's certificate, in one line.
+#[inline(never)]
+fn write_certificates(out: &mut Vec<u8>, edits: Edits<'_>, view: View<'_>) {
+    const NAME: &str = "x-forwarded-client-cert";
+    if let Some(said) = view.value(NAME.as_bytes()) {
+        own(out, edits, NAME, &said);
+    }
+}
+
 /// The lines that the gateway adds. They count as sent by the client: operations apply to them.
 fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: View<'_>) {
     let edits = changes.edits;
-    let mut own = |name: &str, value: &[u8]| {
-        if edits.keeps(name.as_bytes()) {
-            line(out, name.as_bytes(), value);
-        }
-    };
     let forwarded = &w.identity.forwarded_for;
-    own("x-forwarded-for", forwarded);
-    own("x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
-    own("x-request-id", &w.identity.request_id);
-    if let Some(span) = &w.span {
-        own("traceparent", &span.traceparent());
+    own(out, edits, "x-forwarded-for", forwarded);
+    own(out, edits, "x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
+    own(out, edits, "x-request-id", &w.identity.request_id);
+    if w.identity.client_cert.adds.is_some() {
+        write_certificates(out, edits, view);
     }
-    own("x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
+    if let Some(span) = &w.span {
+        own(out, edits, "traceparent", &span.traceparent());
+    }
+    own(out, edits, "x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
     if let Some(expected) = changes.expected {
-        own("x-envoy-expected-rq-timeout-ms", itoa::Buffer::new().format(milliseconds(expected)).as_bytes());
+        let expected = milliseconds(expected);
+        own(out, edits, "x-envoy-expected-rq-timeout-ms", itoa::Buffer::new().format(expected).as_bytes());
     }
     if let Some(timeout) = changes.grpc_timeout {
-        own("grpc-timeout", format!("{}m", milliseconds(timeout).min(GRPC_TIMEOUT)).as_bytes());
+        let timeout = format!("{}m", milliseconds(timeout).min(GRPC_TIMEOUT));
+        own(out, edits, "grpc-timeout", timeout.as_bytes());
     }
-    let peer = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
+    let mut client = Vec::new();
+    let mut external = forwarded.rsplit(|c| *c == b',').next().unwrap_or_default();
     if w.identity.trusted {
-        let client = w.identity.client.ip().to_canonical().to_string();
-        own("x-envoy-external-address", client.as_bytes());
-    } else {
-        own("x-envoy-external-address", peer);
+        address::write_ip(w.identity.client.ip(), &mut client);
+        external = &client;
     }
+    own(out, edits, "x-envoy-external-address", external);
     if changes.target.is_some() && edits.keeps(b"x-envoy-original-path") {
         out.extend_from_slice(b"x-envoy-original-path: ");
         write_target(view, out);
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Writes a line of the gateway, unless an operation takes it away again.
+#[inline(always)]
+fn own(out: &mut Vec<u8>, edits: Edits<'_>, name: &str, value: &[u8]) {
+    if edits.keeps(name.as_bytes()) {
+        line(out, name.as_bytes(), value);
     }
 }
 
@@ -149,6 +168,8 @@ pub(crate) struct ResponseChanges<'a> {
     pub(crate) edits: Edits<'a>,
     /// Settings: the `server` header.
     pub(crate) mesh: &'a MeshSettings,
+    /// A cookie for the client to keep.
+    pub(crate) cookie: Option<&'a str>,
     /// `x-envoy-upstream-service-time`.
     pub(crate) service_time: Duration,
     /// Whether the chunk framing stays.
@@ -191,6 +212,9 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
     });
     if changes.chunks && head.response_framing(false) == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    if let Some(cookie) = changes.cookie {
+        line(out, b"set-cookie", cookie.as_bytes());
     }
     if let Some(n) = changes.length {
         line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());

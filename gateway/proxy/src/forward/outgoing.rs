@@ -14,7 +14,7 @@ use crate::telemetry::render_header;
 use crate::upstream::Cluster;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::{Decision, ForwardDecision};
 use tidegate_model::{FormatString, Mirror, PathNormalization, RetryPolicy};
 
@@ -60,6 +60,11 @@ impl<'a> Outgoing<'a> {
     /// A request that stands in `w.out` as it is to be sent, once.
     pub(crate) fn copy(cluster: &'a Arc<Cluster>, http2: bool, timeout: Duration) -> Self {
         Outgoing { by: None, cluster, first: 0..0, http2, is_grpc: false, timeout: Some(timeout) }
+    }
+
+    /// Whether it is a copy for a mirror.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.by.is_none()
     }
 
     /// How it is tried again.
@@ -114,7 +119,7 @@ impl<'a> Outgoing<'a> {
             let changes = RequestChanges {
                 target: Some(target.as_slice()).filter(|t| !t.is_empty()),
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
-                edits: Edits::new(ops, &w.rendered),
+                edits: Edits::of_request(ops, &w.rendered),
                 attempt: life.attempts,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),
@@ -160,7 +165,7 @@ fn replace_authority(
         }
         None => {
             let headers = Lookup { w, response: Reply::Sent };
-            render_header(format, &life.record(w, site, &headers), &mut authority);
+            render_header(format, &life.record(w, site, Instant::now(), &headers), &mut authority);
         }
     }
     if authority.is_empty() {

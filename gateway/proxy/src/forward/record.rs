@@ -62,6 +62,8 @@ pub(crate) struct Life<'t> {
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
     pub(crate) pick: Option<Pick>,
+    /// The value of a `Set-Cookie` by which the client comes back to its endpoint.
+    pub(crate) affinity_cookie: Option<Box<str>>,
     /// How often the request was tried.
     pub(crate) attempts: u32,
     /// The retry that is under way.
@@ -97,6 +99,7 @@ impl<'t> Life<'t> {
             cluster_name: "",
             cluster: None,
             pick: None,
+            affinity_cookie: None,
             attempts: 0,
             retry: None,
             refusal: None,
@@ -153,14 +156,20 @@ impl<'t> Life<'t> {
     }
 
     /// Everything known, as telemetry takes it.
-    pub(crate) fn record<'a>(&'a self, w: &'a Work, site: Site<'a>, headers: &'a dyn Headers) -> Record<'a> {
+    pub(crate) fn record<'a>(
+        &'a self,
+        w: &'a Work,
+        site: Site<'a>,
+        now: Instant,
+        headers: &'a dyn Headers,
+    ) -> Record<'a> {
         let buf = w.head();
         let head = &w.request;
         let known = head.len > 0;
         let target = head.target.of_buffer(buf);
         Record {
             start: self.start,
-            duration: self.began.elapsed(),
+            duration: now - self.began,
             upstream_service_time: self.service_time,
             protocol: match site.protocol {
                 Protocol::Http2 => "HTTP/2",
@@ -205,30 +214,31 @@ pub(crate) struct InHand<'a, 't> {
     pub(crate) life: Life<'t>,
     pub(crate) w: &'a mut Work,
     site: Site<'a>,
-    ended: bool,
+    ended: Option<Instant>,
 }
 
 impl<'a> InHand<'a, '_> {
     /// It begins now.
     pub(crate) fn begin(now: Instant, w: &'a mut Work, site: Site<'a>) -> Self {
-        InHand { life: Life::begin(now), w, site, ended: false }
+        InHand { life: Life::begin(now), w, site, ended: None }
     }
 
-    /// It has come to its end.
-    pub(crate) fn end(mut self) {
-        self.ended = true;
+    /// It has come to its end, now.
+    pub(crate) fn end(mut self) -> Instant {
+        *self.ended.insert(Instant::now())
     }
 
     fn finish(&self) {
         let headers = Lookup { w: self.w, response: Reply::Sent };
-        self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, &headers));
+        let now = self.ended.unwrap_or_else(Instant::now);
+        self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, now, &headers));
     }
 }
 
 impl Drop for InHand<'_, '_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            if !self.ended {
+            if self.ended.is_none() {
                 self.life.note(Kind::Cut);
             }
             return self.finish();

@@ -15,6 +15,7 @@ use crate::h1::head::{Framing, Head};
 use crate::worker::Cut;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Instant;
 use tidegate_model::MeshSettings;
 
 /// Sends the response whose head stands at the front of `bulk`. True when the upstream
@@ -49,6 +50,7 @@ pub(crate) async fn relay<D: Downstream>(
         &ResponseChanges {
             edits: Edits::new(ops, rendered),
             mesh,
+            cookie: life.affinity_cookie.as_deref(),
             service_time: life.service_time.unwrap_or_default(),
             chunks,
             encode: body.form == Form::Chunks,
@@ -141,7 +143,7 @@ impl Body {
         let (used, kept) = taken.map_err(|_| Kind::UpstreamMalformed)?;
         self.overread |= used < all;
         bulk.truncate(skip + kept);
-        if self.form == Form::Same {
+        if self.form == Form::Same && self.framing == Framing::Chunked {
             self.scan.tail().into_iter().for_each(|part| bulk.push(part));
         }
         Ok(kept)
@@ -209,7 +211,7 @@ async fn stream<D: Downstream>(
         })
         .await?;
         drop(bulk);
-        down.deadline().go_on()?;
+        down.deadline().go_on(Instant::now())?;
         if ended && framed {
             break;
         }

@@ -14,14 +14,15 @@ use super::relay;
 use super::upstream::Upstream;
 use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
+use crate::upstream::Seen;
 use std::ops::Range;
 use std::time::Instant;
 use tidegate_engine::ForwardDecision;
 
 /// Serves the request whose head stands in `w`:
 /// head -> canonical path -> identity -> route -> (pick, connect, send, await), again where that
-/// failed and may be -> response -> log.
-pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) {
+/// failed and may be -> response -> log. Returns when that ended.
+pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) -> Instant {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
@@ -50,7 +51,7 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
         answer(down, w, life, site, &snapshot.mesh, a).await;
     }
     life.received = life.received.max(down.received());
-    in_hand.end();
+    in_hand.end()
 }
 
 /// Answers what was not understood as a request, but for the method where it was HEAD.
@@ -95,7 +96,16 @@ async fn forward<'t, D: Downstream>(
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let sending = (&mut upload, &mut sender);
     let (mesh, cut) = (&snapshot.mesh, &site.worker.cut);
-    let reusable = relay::relay(down, w, life, ops, mesh, &mut upstream, bulk, sending, cut).await?;
+    let relayed = relay::relay(down, w, life, ops, mesh, &mut upstream, bulk, sending, cut).await;
+    if let (
+        Err(Kind::UpstreamClosed | Kind::UpstreamReset | Kind::UpstreamMalformed),
+        Some(cluster),
+        Some(pick),
+    ) = (&relayed, life.cluster, &life.pick)
+    {
+        cluster.observe(pick, Seen::Failure);
+    }
+    let reusable = relayed?;
     if let (true, Some(cluster), Some(pick), Upstream::One(connection)) =
         (reusable, life.cluster, &life.pick, upstream)
     {

@@ -61,7 +61,7 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
             }
         };
         client.closing = stop.stopping(site);
-        request::serve(client, &mut w, site).await;
+        let ended = request::serve(client, &mut w, site).await;
         if !client.goes_on() {
             return w.give_back();
         }
@@ -72,7 +72,7 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
         } else {
             work = Some(w);
         }
-        client.deadline.start(Instant::now(), site.worker.limits.keep_alive_idle);
+        client.deadline.start(ended, site.worker.limits.keep_alive_idle);
     }
 }
 
@@ -123,13 +123,13 @@ async fn read_head(
     loop {
         if let Some(mut w) = work.take() {
             if w.end > w.pos {
-                if !begun {
-                    begun = true;
-                    client.deadline.start(Instant::now(), limits.head_time);
-                }
                 let Work { buf, pos, end, request, .. } = &mut *w;
                 match request.parse_request(&buf[*pos..*end], head) {
                     Ok(true) => return Ok(Some(w)),
+                    Ok(false) if !begun => {
+                        begun = true;
+                        client.deadline.start(Instant::now(), limits.head_time);
+                    }
                     Ok(false) => {}
                     Err(_) if !is_http1(&buf[*pos..*end]) => {
                         request.reset();

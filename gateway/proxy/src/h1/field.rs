@@ -33,8 +33,10 @@ pub(crate) enum Known {
     ForwardedProto,
     /// `X-Request-Id`.
     RequestId,
-    /// `X-Forwarded-Client-Cert`, `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
+    /// `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
     Internal,
+    /// `X-Forwarded-Client-Cert`.
+    ClientCert,
     /// `Forwarded`, `X-Real-IP`, `X-Forwarded-Host`, `X-Forwarded-Port`: claims about the client's
     /// request that only a trusted proxy in front may make.
     Claim,
@@ -61,6 +63,11 @@ pub(crate) enum Known {
 }
 
 impl Known {
+    /// A bit for each; none for what is not known.
+    pub(crate) fn bit(self) -> u32 {
+        if self == Known::Other { 0 } else { 1 << self as u32 }
+    }
+
     /// Whether it says where the message ends or goes: nobody but the codec writes or removes it.
     pub(crate) fn is_framing(self) -> bool {
         matches!(
@@ -80,53 +87,68 @@ impl Known {
 ///
 /// Upstreams of the CGI kind do not tell `_` from `-`: a name that only this keeps from being one that the gateway
 /// acts on is for this hop alone, so it is taken off.
+#[inline]
 pub(crate) fn known(name: &[u8]) -> Known {
-    let begins = |s: &[u8]| name.iter().zip(s).all(|(c, of)| fold(*c) == *of);
+    let lengths = name.first().map_or(0, |c| LENGTHS[usize::from(*c)]);
+    if lengths >> name.len().min(31) & 1 == 0 { Known::Other } else { look_up(name) }
+}
+
+// Not inlined: what it needs would be loaded for every name, and most names never come here.
+#[inline(never)]
+fn look_up(name: &[u8]) -> Known {
     let found = match (name.len(), name.first().map_or(0, |c| fold(*c))) {
-        (2, b't') if begins(b"te") => Known::Te,
-        (4, b'h') if begins(b"host") => Known::Host,
-        (4, b'd') if begins(b"date") => Known::Date,
-        (6, b'e') if begins(b"expect") => Known::Expect,
-        (6, b's') if begins(b"server") => Known::Server,
-        (7, b'u') if begins(b"upgrade") => Known::Upgrade,
-        (9, b'f') if begins(b"forwarded") => Known::Claim,
-        (9, b'x') if begins(b"x-real-ip") => Known::Claim,
-        (10, b'c') if begins(b"connection") => Known::Connection,
-        (10, b'k') if begins(b"keep-alive") => Known::HopByHop,
-        (10, b'u') if begins(b"user-agent") => Known::UserAgent,
-        (10, b't') if begins(b"tracestate") => Known::TraceState,
-        (11, b't') if begins(b"traceparent") => Known::TraceParent,
-        (11, b'g') if begins(b"grpc-status") => Known::GrpcStatus,
-        (12, b'g') if begins(b"grpc-timeout") => Known::GrpcTimeout,
-        (12, b'c') if begins(b"content-type") => Known::ContentType,
-        (12, b'x') if begins(b"x-request-id") => Known::RequestId,
-        (14, b'c') if begins(b"content-length") => Known::ContentLength,
-        (14, b'h') if begins(b"http2-settings") => Known::HopByHop,
-        (15, b'x') if begins(b"x-forwarded-for") => Known::ForwardedFor,
-        (16, b'x') if begins(b"x-forwarded-host") || begins(b"x-forwarded-port") => Known::Claim,
-        (16, b'p') if begins(b"proxy-connection") => Known::HopByHop,
-        (17, b't') if begins(b"transfer-encoding") => Known::TransferEncoding,
-        (17, b's') if begins(b"sec-websocket-key") => Known::WebSocketKey,
-        (17, b'x') if begins(b"x-forwarded-proto") => Known::ForwardedProto,
-        (18, b'x') if begins(b"x-istio-attributes") => Known::Internal,
-        (19, b'x') if begins(b"x-envoy-ratelimited") => Known::RateLimited,
-        (20, b's') if begins(b"sec-websocket-accept") => Known::WebSocketAccept,
-        (23, b'x') if begins(b"x-forwarded-client-cert") => Known::Internal,
-        (29, b'x') if begins(b"x-envoy-upstream-service-time") => Known::ServiceTime,
-        (9.., b'x') if begins(b"x-envoy-") => Known::Internal,
+        (2, b't') if begins(name, b"te") => Known::Te,
+        (4, b'h') if begins(name, b"host") => Known::Host,
+        (4, b'd') if begins(name, b"date") => Known::Date,
+        (6, b'e') if begins(name, b"expect") => Known::Expect,
+        (6, b's') if begins(name, b"server") => Known::Server,
+        (7, b'u') if begins(name, b"upgrade") => Known::Upgrade,
+        (9, b'f') if begins(name, b"forwarded") => Known::Claim,
+        (9, b'x') if begins(name, b"x-real-ip") => Known::Claim,
+        (10, b'c') if begins(name, b"connection") => Known::Connection,
+        (10, b'k') if begins(name, b"keep-alive") => Known::HopByHop,
+        (10, b'u') if begins(name, b"user-agent") => Known::UserAgent,
+        (10, b't') if begins(name, b"tracestate") => Known::TraceState,
+        (11, b't') if begins(name, b"traceparent") => Known::TraceParent,
+        (11, b'g') if begins(name, b"grpc-status") => Known::GrpcStatus,
+        (12, b'g') if begins(name, b"grpc-timeout") => Known::GrpcTimeout,
+        (12, b'c') if begins(name, b"content-type") => Known::ContentType,
+        (12, b'x') if begins(name, b"x-request-id") => Known::RequestId,
+        (14, b'c') if begins(name, b"content-length") => Known::ContentLength,
+        (14, b'h') if begins(name, b"http2-settings") => Known::HopByHop,
+        (15, b'x') if begins(name, b"x-forwarded-for") => Known::ForwardedFor,
+        (16, b'x') if begins(name, b"x-forwarded-host") || begins(name, b"x-forwarded-port") => Known::Claim,
+        (16, b'p') if begins(name, b"proxy-connection") => Known::HopByHop,
+        (17, b't') if begins(name, b"transfer-encoding") => Known::TransferEncoding,
+        (17, b's') if begins(name, b"sec-websocket-key") => Known::WebSocketKey,
+        (17, b'x') if begins(name, b"x-forwarded-proto") => Known::ForwardedProto,
+        (18, b'x') if begins(name, b"x-istio-attributes") => Known::Internal,
+        (19, b'x') if begins(name, b"x-envoy-ratelimited") => Known::RateLimited,
+        (20, b's') if begins(name, b"sec-websocket-accept") => Known::WebSocketAccept,
+        (23, b'x') if begins(name, b"x-forwarded-client-cert") => Known::ClientCert,
+        (29, b'x') if begins(name, b"x-envoy-upstream-service-time") => Known::ServiceTime,
+        (9.., b'x') if begins(name, b"x-envoy-") => Known::Internal,
         _ => return Known::Other,
     };
     match found {
+        // no hyphen is in these
+        Known::Host | Known::Date | Known::Server | Known::Connection => found,
         _ if !name.contains(&b'_') => found,
-        Known::UserAgent
-        | Known::ContentType
-        | Known::Date
-        | Known::Server
-        | Known::Expect
-        | Known::GrpcStatus
-        | Known::GrpcTimeout => Known::Other,
+        Known::UserAgent | Known::ContentType | Known::Expect | Known::GrpcStatus | Known::GrpcTimeout => {
+            Known::Other
+        }
         _ => Known::HopByHop,
     }
+}
+
+/// Whether a token begins like this, in any case, with `_` for `-`. Looks at all of it rather than at each byte up to
+/// the first that differs: of a length that is known beforehand that takes a few instructions.
+#[inline]
+fn begins<const N: usize>(token: &[u8], with: &[u8; N]) -> bool {
+    let lower = |c: u8| if c == b'_' { b'-' } else { c | 0x20 };
+    token
+        .first_chunk::<N>()
+        .is_some_and(|token| (0..N).fold(true, |all, i| all & (lower(token[i]) == with[i])))
 }
 
 /// A letter in lower case, `-` for `_`, and 0 for what is in no token.
@@ -170,6 +192,36 @@ pub(crate) fn is_token(b: &[u8]) -> bool {
 pub(crate) fn is_token_char(c: u8) -> bool {
     fold(c) != 0
 }
+
+/// By first letter, the lengths that names known here have, a bit each; the last one is for all from 31 on.
+static LENGTHS: [u32; 256] = {
+    let mut table = [0; 256];
+    let letters: [(u8, &[u32]); 12] = [
+        (b'c', &[10, 12, 14]),
+        (b'd', &[4]),
+        (b'e', &[6]),
+        (b'f', &[9]),
+        (b'g', &[11, 12]),
+        (b'h', &[4, 14]),
+        (b'k', &[10]),
+        (b'p', &[16]),
+        (b's', &[6, 17, 20]),
+        (b't', &[2, 10, 11, 17]),
+        (b'u', &[7, 10]),
+        (b'x', &[9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]),
+    ];
+    let mut i = 0;
+    while i < letters.len() {
+        let (letter, mut lengths) = letters[i];
+        while let [length, rest @ ..] = lengths {
+            table[letter as usize] |= 1 << *length;
+            lengths = rest;
+        }
+        table[letter.to_ascii_uppercase() as usize] = table[letter as usize];
+        i += 1;
+    }
+    table
+};
 
 /// What [`fold`] makes of each byte.
 static FOLDED: [u8; 256] = {

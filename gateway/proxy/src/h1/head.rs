@@ -113,6 +113,8 @@ pub(crate) struct Head {
     pub(crate) te_trailers: bool,
     /// The target is in origin form, so the request line may be sent on as it is.
     pub(crate) origin_form: bool,
+    /// The bits of what its fields are known as, when they were read.
+    seen: u32,
     /// `Host` is not what the absolute target says, which counts instead (RFC 9112 3.2.2).
     pub(crate) host_ignored: bool,
     has_host: bool,
@@ -252,6 +254,7 @@ impl Head {
     /// What a field says about the message.
     fn heed(&mut self, buf: &[u8], Field { value, known, .. }: Field) -> Result<(), Refused> {
         let text = value.of_buffer(buf);
+        self.seen |= known.bit();
         match known {
             Known::Host => self.take_host(buf, value)?,
             Known::ContentLength => self.take_content_length(text)?,
@@ -304,6 +307,15 @@ impl Head {
     }
 
     fn take_connection(&mut self, text: &[u8]) -> Result<(), Refused> {
+        if text == b"keep-alive" {
+            // what nearly every client says
+            (self.keep_alive, self.connection_options) = (true, self.connection_options + 1);
+            return if self.connection_options > NOMINATIONS {
+                Err(bad("connection_options"))
+            } else {
+                Ok(())
+            };
+        }
         for token in text.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             self.connection_options += 1;
             match token.len() {
@@ -420,7 +432,8 @@ impl Head {
 
     /// The values of every field known as `k`, in order.
     pub(crate) fn known<'a>(&'a self, buf: &'a [u8], k: Known) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.known == k).map(move |f| f.value.of_buffer(buf))
+        let fields = if self.seen & k.bit() == 0 { &[][..] } else { &self.fields };
+        fields.iter().filter(move |f| f.known == k).map(move |f| f.value.of_buffer(buf))
     }
 
     /// Copies the field lines that `keep` accepts, in as few runs as possible.

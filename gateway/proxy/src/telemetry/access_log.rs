@@ -46,17 +46,67 @@ const DEFAULT_JSON: &[(&str, &str)] = &[
 ];
 
 /// An access log's format, compiled: one call writes one line.
-pub(super) struct LineFormat(Vec<Part>);
+pub(super) struct LineFormat {
+    values: Vec<Placed>,
+    end: Literal,
+}
 
-enum Part {
-    /// Bytes as they stand, escaped already.
-    Raw(Vec<u8>),
-    Value {
-        operator: Operator,
-        held: [Held; 2],
-        limit: usize,
-        style: Style,
-    },
+/// A value, and the text between the one before and itself.
+struct Placed {
+    before: Literal,
+    operator: Operator,
+    held: [Held; 2],
+    limit: usize,
+    style: Style,
+}
+
+/// Bytes as they stand, escaped already. They are copied in whole blocks, of which what is too much is dropped: that
+/// is less work than any copy whose length is known only then.
+struct Literal {
+    blocks: Vec<[u8; 64]>,
+    length: usize,
+}
+
+impl Literal {
+    fn new(bytes: &[u8]) -> Self {
+        let block = |part: &[u8]| {
+            let mut block = [0; 64];
+            block[..part.len()].copy_from_slice(part);
+            block
+        };
+        Literal { blocks: bytes.chunks(64).map(block).collect(), length: bytes.len() }
+    }
+
+    #[inline]
+    fn write(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.length;
+        self.blocks.iter().for_each(|block| out.extend_from_slice(block));
+        out.truncate(end);
+    }
+}
+
+/// A format that is being compiled: text gathers until a value follows.
+#[derive(Default)]
+struct Parts {
+    values: Vec<Placed>,
+    text: Vec<u8>,
+}
+
+impl Parts {
+    fn value(&mut self, operator: &Operator, limit: Option<usize>, style: Style) {
+        let before = Literal::new(&std::mem::take(&mut self.text));
+        let (operator, held) = (operator.clone(), format::held(operator));
+        let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
+        self.values.push(Placed { before, operator, held, limit, style });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.text.is_empty()
+    }
+
+    fn end(self) -> LineFormat {
+        LineFormat { values: self.values, end: Literal::new(&self.text) }
+    }
 }
 
 /// In a text line.
@@ -88,84 +138,66 @@ impl LineFormat {
     /// Line breaks of the format are blanks but for the one at its end: one line per request.
     /// With `columns`, values outside of quotes hold no blanks, so that columns can be counted.
     fn text(format: &FormatString, columns: bool) -> Self {
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         let mut quoted = false;
         for part in format.parts() {
-            parts.push(match part {
+            match part {
                 FormatPart::Literal(text) => {
                     quoted ^= text.matches('"').count() % 2 == 1;
-                    Part::Raw(
-                        text.bytes().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }).collect(),
-                    )
+                    parts
+                        .text
+                        .extend(text.bytes().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }));
                 }
                 FormatPart::Operator(operator, limit) => {
-                    value(operator, *limit, if columns && !quoted { COLUMN } else { TEXT })
+                    parts.value(operator, *limit, if columns && !quoted { COLUMN } else { TEXT });
                 }
-            });
-        }
-        if let Some(Part::Raw(last)) = parts.last_mut() {
-            while format.as_str().ends_with(['\r', '\n']) && last.last() == Some(&b' ') {
-                last.pop();
             }
         }
-        parts.push(Part::Raw(b"\n".to_vec()));
-        LineFormat(parts)
+        while format.as_str().ends_with(['\r', '\n']) && parts.text.last() == Some(&b' ') {
+            parts.text.pop();
+        }
+        parts.text.push(b'\n');
+        parts.end()
     }
 
     fn json<'a>(keys: impl Iterator<Item = (&'a str, FormatString)>) -> Self {
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         for (i, (key, format)) in keys.enumerate() {
-            let mut before = if i == 0 { b"{\"".to_vec() } else { b",\"".to_vec() };
-            escape::json(key.as_bytes(), &mut before);
-            before.extend(b"\":");
+            parts.text.extend(if i == 0 { b"{\"" } else { b",\"" });
+            escape::json(key.as_bytes(), &mut parts.text);
+            parts.text.extend(b"\":");
             match format.parts() {
                 [FormatPart::Operator(operator, limit)] => {
                     let style = if format::is_number(operator) { NUMBER } else { STRING };
-                    parts.extend([Part::Raw(before), value(operator, *limit, style)]);
+                    parts.value(operator, *limit, style);
                 }
                 pieces => {
-                    before.push(b'"');
-                    parts.push(Part::Raw(before));
-                    parts.extend(pieces.iter().map(inside));
-                    parts.push(Part::Raw(b"\"".to_vec()));
+                    parts.text.push(b'"');
+                    for piece in pieces {
+                        match piece {
+                            FormatPart::Literal(text) => escape::json(text.as_bytes(), &mut parts.text),
+                            FormatPart::Operator(operator, limit) => parts.value(operator, *limit, INSIDE),
+                        }
+                    }
+                    parts.text.push(b'"');
                 }
             }
         }
-        let end = if parts.is_empty() { b"{}\n".to_vec() } else { b"}\n".to_vec() };
-        parts.push(Part::Raw(end));
-        LineFormat(parts)
+        parts.text.extend(if parts.is_empty() { &b"{}\n"[..] } else { b"}\n" });
+        parts.end()
     }
 
     /// Appends the line of a request.
     pub(super) fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         let begin = out.len();
-        for part in &self.0 {
-            match part {
-                Part::Raw(bytes) => out.extend_from_slice(bytes),
-                Part::Value { operator, held, limit, style } => {
-                    let limit = if out.len() - begin > MAX_LINE { 0 } else { *limit };
-                    let mut value = Value::new(out, *style, limit);
-                    format::write(operator, *held, record, Reader::Log, &mut value);
-                    value.end();
-                }
-            }
+        for Placed { before, operator, held, limit, style } in &self.values {
+            before.write(out);
+            let limit = if out.len() - begin > MAX_LINE { 0 } else { *limit };
+            let mut value = Value::new(out, *style, limit);
+            format::write(operator, *held, record, Reader::Log, &mut value);
+            value.end();
         }
-    }
-}
-
-fn value(operator: &Operator, limit: Option<usize>, style: Style) -> Part {
-    let (operator, held) = (operator.clone(), format::held(operator));
-    Part::Value { operator, held, limit: limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE)), style }
-}
-
-fn inside(part: &FormatPart) -> Part {
-    match part {
-        FormatPart::Literal(text) => {
-            let mut bytes = Vec::new();
-            escape::json(text.as_bytes(), &mut bytes);
-            Part::Raw(bytes)
-        }
-        FormatPart::Operator(operator, limit) => value(operator, *limit, INSIDE),
+        self.end.write(out);
     }
 }
 

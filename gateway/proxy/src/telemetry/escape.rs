@@ -1,5 +1,7 @@
 //! Escaping of what clients, upstreams and users wrote, so that a request is always one line.
 
+use crate::scan::is_plain;
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// For text: quotes, backslashes, control bytes and everything that is not ASCII become `\xNN`.
@@ -50,24 +52,6 @@ pub(super) fn json(value: &[u8], out: &mut Vec<u8>) {
 /// For the value of a header: bytes that no field may have are left out.
 pub(super) fn header(value: &[u8], out: &mut Vec<u8>) {
     out.extend(value.iter().filter(|b| !matches!(b, 0..=0x08 | 0x0a..=0x1f | 0x7f)));
-}
-
-/// Whether nothing in it is ever escaped, as is so with nearly every value. Looks at eight bytes at a time, the last
-/// of which overlap with those before them.
-fn is_plain(value: &[u8]) -> bool {
-    let Some(last) = value.last_chunk() else { return value.iter().all(|b| plain([*b; 8])) };
-    value.as_chunks().0.iter().all(|eight| plain(*eight)) && plain(*last)
-}
-
-/// Whether none of eight bytes is ever escaped: none is below 0x20, above 0x7e, `"` or `\\`. Each of those sets the
-/// highest bit of its byte, and borrows set one only where there is one of them.
-fn plain(bytes: [u8; 8]) -> bool {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let word = u64::from_ne_bytes(bytes);
-    let below = word.wrapping_sub(ONES * 0x20);
-    let above = word.wrapping_add(ONES);
-    let is = |c: u8| (word ^ (ONES * u64::from(c))).wrapping_sub(ONES);
-    (word | below | above | is(b'"') | is(b'\\')) & (ONES << 7) == 0
 }
 
 fn push_hex(byte: u8, out: &mut Vec<u8>) {

@@ -257,7 +257,7 @@ fn header(
 #[inline(always)]
 fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     match field {
-        Field::Protocol => out.piece(record.protocol.as_bytes()),
+        Field::Protocol => out.own(|out| out.extend_from_slice(record.protocol.as_bytes())),
         Field::ResponseCode => out.number(record.status),
         Field::ResponseFlags => out.own(|out| record.flags.write(out)),
         Field::ResponseCodeDetails => out.piece(record.details.as_bytes()),

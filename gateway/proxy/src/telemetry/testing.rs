@@ -42,6 +42,8 @@ pub(super) fn cluster() -> Cluster {
         service_namespace: "default".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::default(),
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
