@@ -101,10 +101,14 @@ impl Kind {
             Kind::BadRequest(..)
             | Kind::BadPath
             | Kind::BadBody
+            | Kind::BadTrailers
+            | Kind::BadStream
+            | Kind::NotHttp
             | Kind::NoHost
             | Kind::HeadTimeout
             | Kind::Denied(_)
             | Kind::NoRoute
+            | Kind::Misdirected
             | Kind::NoCluster
             | Kind::NoEndpoint
             | Kind::NoWebSocket
@@ -132,9 +136,7 @@ impl Kind {
             Kind::BadTrailers => bad("forbidden_trailer", "Bad Request"),
             Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
             Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
-            Kind::NoHost => {
-                bad("missing_host_header", NO_HOST)
-            }
+            Kind::NoHost => bad("missing_host_header", NO_HOST),
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }

@@ -119,18 +119,12 @@ async fn one(stream: Stream, deadline: &mut Deadline) {
     let empty = lowered.is_ok() && w.request.content_length() == Some(0);
     let ended = if empty { client.ends().await } else { Ok(()) };
     match lowered {
-<<<<<<< HEAD
-        // a body where none was announced must not be found out after the request was passed on
-        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
-        Ok(_) => {
-            request::serve(&mut client, &mut w, site).await;
-        }
-=======
         Ok(_) => match ended {
-            Ok(()) => request::serve(&mut client, &mut w, site).await,
+            Ok(()) => {
+                request::serve(&mut client, &mut w, site).await;
+            }
             Err(kind) => request::refuse(&mut client, &mut w, site, kind, to_head).await,
         },
->>>>>>> harden
         Err(refused) => {
             w.request.reset();
             let kind = Kind::BadRequest(refused.status, refused.reason);
