@@ -109,6 +109,7 @@ impl Kind {
             | Kind::HeadTimeout
             | Kind::Denied(_)
             | Kind::NoRoute
+            | Kind::Misdirected
             | Kind::NoCluster
             | Kind::NoEndpoint
             | Kind::NoWebSocket

@@ -2,6 +2,7 @@
 //! (CVE-2023-44487, and CVE-2025-8671, where it has us reset them), and frames that ask for
 //! nothing.
 
+use super::budget::Heads;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 pub(super) struct Ends {
     all: Cell<u32>,
     premature: Cell<u32>,
+    /// Memory of those that are open.
+    pub(super) heads: Heads,
 }
 
 impl Ends {

@@ -119,7 +119,12 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
     // a body where none was announced must not be found out after the request was passed on
     let empty = lowered.is_ok() && w.request.content_length() == Some(0);
     let ended = if empty { client.ends().await } else { Ok(()) };
+    let head = open.heads.take(w.request.len);
     match lowered {
+        Ok(_) if head.is_none() => {
+            let kind = Kind::BadRequest(431, "connection_header_memory");
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
+        }
         Ok(_) => match ended {
             Ok(()) => {
                 request::serve(&mut client, &mut w, site).await;
@@ -132,6 +137,7 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
             request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
     }
+    drop(head);
     w.give_back();
     open.count(client.given_up().then(|| began.elapsed()));
 }
