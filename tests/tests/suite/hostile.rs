@@ -1,6 +1,7 @@
 //! Hostile HTTP/1 requests: what the gateway answers, and what it lets through to a workload.
 
 mod http2;
+mod paths;
 mod script;
 mod upstream;
 

@@ -11,6 +11,7 @@ mod connections;
 mod diagnostics;
 mod edges;
 mod grpc;
+mod h2spec;
 mod harness;
 mod hostile;
 mod istio_files;

@@ -260,20 +260,30 @@ pub(crate) fn end_response(out: &mut Vec<u8>, edits: Edits<'_>, mesh: &MeshSetti
     out.extend_from_slice(b"\r\n");
 }
 
-/// The field lines of a head that we wrote.
+/// The fields of a head that we wrote.
 pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let mut rest = head;
-    let _status = next_line(&mut rest);
-    fields(rest)
+    field_lines(head).map_while(field)
 }
 
-/// The field lines of a trailer section.
-pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    std::iter::from_fn(move || {
-        let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
-        let colon = memchr(b':', line)?;
-        Some((&line[..colon], line[colon + 1..].trim_ascii()))
-    })
+/// The field lines of a head that we wrote.
+pub(crate) fn field_lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let _status = next_line(&mut head);
+    rows(head)
+}
+
+/// The fields of a trailer section.
+pub(crate) fn fields(trailers: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    rows(trailers).map_while(field)
+}
+
+fn rows(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || next_line(&mut rest).filter(|l| !l.is_empty()))
+}
+
+/// Name and value of a field line.
+pub(crate) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr(b':', line)?;
+    Some((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {

@@ -111,7 +111,7 @@ pub(crate) struct Head {
     pub(crate) rate_limited: bool,
     /// `TE: trailers`.
     pub(crate) te_trailers: bool,
-    /// The target is in origin form, so the request line may be sent on as it is.
+    /// The target is in origin form and without a fragment, so the request line may be sent on as it is.
     pub(crate) origin_form: bool,
     /// The bits of what its fields are known as, when they were read.
     seen: u32,
@@ -210,18 +210,23 @@ impl Head {
 
     /// Checks the target's form (RFC 9112 3.2) and finds path, query and authority in it.
     pub(crate) fn take_target(&mut self, buf: &[u8]) -> Result<(), Refused> {
-        let target = self.target.of_buffer(buf);
+        let mut target = self.target.of_buffer(buf);
         if self.method.of_buffer(buf) == b"CONNECT" {
             return Err(Refused { status: 405, reason: "connect_refused" });
         }
         // without a branch for each byte, so that it is looked at by vector instructions
-        if !target.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c) & (*c != b'#')) {
-            return Err(bad("target_character"));
+        let visible = |bytes: &[u8]| bytes.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c));
+        let plain = target.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c) & (*c != b'#'));
+        if !plain {
+            // a fragment is the client's own matter: as in Istio, it goes no further
+            let end = target.iter().position(|c| *c == b'#').filter(|_| visible(target));
+            target = &target[..end.ok_or(bad("target_character"))?];
+            self.target = Span::new(self.target.start()..self.target.start() + target.len());
         }
         let mut path_at = self.target.start();
         match target {
-            [b'/', ..] => self.origin_form = true,
-            b"*" if self.method.of_buffer(buf) == b"OPTIONS" => self.origin_form = true,
+            [b'/', ..] => self.origin_form = plain,
+            b"*" if self.method.of_buffer(buf) == b"OPTIONS" => self.origin_form = plain,
             _ => {
                 let scheme = [&b"http://"[..], b"https://"]
                     .into_iter()
@@ -248,7 +253,7 @@ impl Head {
     pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
         let field = Field { name, value, known: known(name.of_buffer(buf)) };
         self.fields.push(field);
-        self.heed(buf, field)
+        if field.known == Known::Other { Ok(()) } else { self.heed(buf, field) }
     }
 
     /// What a field says about the message.

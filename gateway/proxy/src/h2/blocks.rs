@@ -166,6 +166,12 @@ impl Blocks {
         let mut part = &part[..part.len() - padding];
         while let Some(byte) = part.first() {
             let taken = match self.at {
+                // fields of the tables, each in a byte: in a request's head they change nothing
+                At::Field if !self.trailers && is_indexed(byte) => {
+                    let indexed = part.iter().take_while(|b| is_indexed(b)).count();
+                    part = &part[indexed..];
+                    continue;
+                }
                 At::Name | At::Value => part.len().min(self.string),
                 At::Letter => 0,
                 _ => 1,
@@ -276,6 +282,11 @@ impl Blocks {
             _ => self.table.checked_shr(index - STATIC - 1).is_some_and(|table| table & 1 != 0),
         }
     }
+}
+
+/// Whether this is a whole field, one that is in a table (RFC 7541 6.1).
+fn is_indexed(byte: &u8) -> bool {
+    matches!(byte, 0x80..=0xfe)
 }
 
 #[cfg(test)]

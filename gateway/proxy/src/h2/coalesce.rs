@@ -1,7 +1,8 @@
 //! A stream for `h2` whose flushes are held back: the codec flushes after every DATA frame that it
 //! does not copy, which is one write (and one TLS record) for each response. Here a flush by the
 //! codec only marks; the connection's own loop flushes once, after all streams that were ready
-//! have written.
+//! have written. And what has nothing to read is asked once between two such flushes: the codec tries
+//! to read again for each stream that it hands out.
 
 use super::frames::{Forbidden, Frames};
 use super::sent::Sent;
@@ -28,7 +29,7 @@ struct Held<S> {
     frames: Frames,
     /// What the peer did for which nothing more of it is read.
     forbidden: Option<Forbidden>,
-    /// The codec waits for more of it.
+    /// The codec has read all that had come, and its task is woken when there is more.
     waits: bool,
     /// What we tell a client.
     sent: Option<Sent>,
@@ -84,9 +85,12 @@ fn watched<S>(stream: S, frames: Frames, sent: Option<Sent>) -> (Coalesce<S>, Fl
 }
 
 impl<S: AsyncWrite + Unpin> Flusher<S> {
-    /// Writes out what the codec left. Pending is fine: the stream wakes the connection's task.
+    /// Writes out what the codec left; to be called at the end of each poll of the connection's task.
+    /// Pending is fine: the stream wakes the task.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_flush(cx)
+        let mut held = self.0.borrow_mut();
+        held.waits = false;
+        held.poll_flush(cx)
     }
 
     /// Whether the peer floods us with frames that ask for nothing.
@@ -99,7 +103,7 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
         self.0.borrow().forbidden
     }
 
-    /// Whether all that has come was looked at.
+    /// Whether all that has come was looked at, since the last flush.
     pub(super) fn waits(&self) -> bool {
         self.0.borrow().waits
     }
@@ -156,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Flusher<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Coalesce<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut held = self.0.borrow_mut();
-        if held.forbidden.is_some() {
+        if held.forbidden.is_some() || held.waits {
             return Poll::Pending;
         }
         let before = into.filled().len();
@@ -214,6 +218,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Waker;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
@@ -229,6 +234,23 @@ mod tests {
         poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
         assert_eq!(far.read(&mut buf).await.unwrap(), 7);
         assert_eq!(&buf[..7], b"one two");
+    }
+
+    #[tokio::test]
+    async fn what_has_nothing_to_read_is_asked_once_between_flushes() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut io, flusher) = coalesce_client(near);
+        let mut buf = [0; 16];
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut poll_read = || {
+            let mut into = ReadBuf::new(&mut buf);
+            Pin::new(&mut io).poll_read(&mut cx, &mut into).map_ok(|()| into.filled().len())
+        };
+        assert!(poll_read().is_pending());
+        far.write_all(&[0, 0, 0, 4]).await.unwrap();
+        assert!(poll_read().is_pending());
+        poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
+        assert!(matches!(poll_read(), Poll::Ready(Ok(4))));
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub(super) struct LowerLimits {
     pub(super) target: usize,
 }
 
-/// Writes the head to `w.buf` and takes it into `w.request`. Cookie crumbs are joined
+/// Writes the head to `w.buf`, which is empty, and takes it into `w.request`. Cookie crumbs are joined
 /// (RFC 9113 8.2.3); a body without Content-Length becomes chunked; an extended CONNECT for
 /// WebSocket (RFC 8441) becomes the upgrade that it stands for, with a key.
 ///
@@ -32,8 +32,6 @@ pub(super) fn lower(
     limits: LowerLimits,
     w: &mut Work,
 ) -> Result<Option<Tunnel>, Refused> {
-    w.clear();
-    (w.pos, w.end) = (0, 0);
     if parts.headers.len() > limits.fields {
         return Err(Refused { status: 431, reason: "too_many_fields" });
     }
@@ -104,10 +102,9 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
     if method.len() > METHOD {
         return Err(Refused { status: 400, reason: "method" });
     }
-    w.push_back(method);
-    w.push_back(b" ");
-    w.push_back(target);
-    w.push_back(b" HTTP/1.1\r\n");
+    for part in [method, b" ", target, b" HTTP/1.1\r\n"] {
+        w.push_back(part);
+    }
     let Work { request, buf, end, .. } = w;
     request.http11 = true;
     request.method = Span::new(0..method.len());
@@ -121,7 +118,7 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
 fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
     let mut crumbs = 0;
     for (name, value) in &parts.headers {
-        if value.as_bytes().trim_ascii().len() != value.len() {
+        if matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
             return Err(Refused { status: 400, reason: "space_around_value" });
         }
         if *name == COOKIE {

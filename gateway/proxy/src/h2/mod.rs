@@ -3,6 +3,7 @@
 
 mod abuse;
 mod blocks;
+mod budget;
 mod client;
 mod coalesce;
 mod exchange;

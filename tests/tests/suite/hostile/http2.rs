@@ -1,6 +1,6 @@
 //! Hostile HTTP/2 clients: what the gateway answers them, what it lets through, and what that costs it.
 
-use super::script::{Heard, Item, frames, preface, whole_requests};
+use super::script::{Heard, Item, frames, long_head, preface, whole_requests};
 use super::{LANES, Lane, WAIT, start_lanes, upstream};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -264,10 +264,30 @@ async fn hostile_clients_of_http2_are_refused_within_bounds() -> Result<()> {
     let alone = lanes.pop().context("no lanes")?;
     let verdicts = play_all(cases, lanes, &gateway).await?;
     let too_much = measure(&read()?, &alone, &gateway).await?;
+    heads_have_a_budget(&alone, &gateway).await?;
     ensure!(gateway.ended().is_none(), "the gateway ended: {}", gateway.said());
     report(&verdicts, began.elapsed())?;
     refusals_are_counted(&gateway).await?;
     ensure!(too_much.is_empty(), "{too_much}");
+    Ok(())
+}
+
+/// A client that opens many streams with long heads and ends none is told that they are too much, and the gateway
+/// does not hold them all.
+async fn heads_have_a_budget(lane: &Lane, gateway: &Gateway) -> Result<()> {
+    const STREAMS: u32 = 90;
+    const LONG: usize = 30 << 10;
+    let mut bytes = preface(None, true)?;
+    for n in 0..STREAMS {
+        bytes.extend(long_head(2 * n + 1, LONG));
+    }
+    let logged = gateway.log.count();
+    let (heard, _) = talk(lane, bytes, false, gateway.id()).await?;
+    let refused = heard.statuses.iter().filter(|s| **s == 431).count();
+    let held = STREAMS as usize - refused;
+    ensure!(refused > 0 && held * LONG <= 1 << 20, "{refused} of {STREAMS} were refused: {heard:?}");
+    let line = gateway.log.find(logged, LOGGED, |l| l.contains("connection_header_memory")).await;
+    ensure!(line.is_some(), "what was refused is not logged");
     Ok(())
 }
 

@@ -109,6 +109,23 @@ pub(super) fn frames(items: &[Item], offset: u32) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// HEADERS and CONTINUATION of a request that does not end, with a field of that many bytes.
+pub(super) fn long_head(stream: u32, length: usize) -> Vec<u8> {
+    const FRAME: usize = 16 << 10;
+    // :method POST, :scheme http, :path /, :authority, and a name whose value's length has two bytes behind 127
+    let mut block = b"\x83\x86\x84\x01\x09a.example\x00\x05x-pad\x7f".to_vec();
+    let rest = length - 127;
+    block.extend([(rest & 0x7f) as u8 | 0x80, (rest >> 7 & 0x7f) as u8 | 0x80, (rest >> 14) as u8]);
+    block.resize(block.len() + length, b'y');
+    let mut bytes = Vec::new();
+    let last = block.chunks(FRAME).len() - 1;
+    for (n, part) in block.chunks(FRAME).enumerate() {
+        let (kind, flags) = (if n == 0 { 1 } else { 9 }, if n == last { 4 } else { 0 });
+        bytes.extend(frame(kind, flags, stream, part.len() as u32, part));
+    }
+    bytes
+}
+
 /// How many requests are sent whole, by their HEADERS alone.
 pub(super) fn whole_requests(items: &[Item]) -> usize {
     let whole = |item: &&Item| matches!(item, Item::Frame { kind, flags, .. } if kind.number().is_ok_and(|k| k == 1) && flags & 1 != 0);
