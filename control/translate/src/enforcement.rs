@@ -1,10 +1,13 @@
 //! Which fields are enforced: a list per kind of those that are, so that every other one that a user wrote is
 //! reported.
 
+use crate::locality;
 use crate::report::Report;
 use crate::world::World;
 use tidegate_api::field::key;
+use tidegate_api::istio::DestinationRule;
 use tidegate_api::{Data, Object, Spec, Value};
+use tidegate_model::Locality;
 
 /// A kind's fields. A path covers everything below it; `[]` stands for the items of a list.
 struct Fields {
@@ -389,9 +392,24 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             _ => continue,
         };
         walk_from(object, "spec", fields, report);
+        if let Spec::DestinationRule(rule) = &object.spec {
+            localities(object, rule, world, report);
+        }
     }
     if let Some(object) = world.mesh.object() {
         walk_from(object, "data.mesh", &MESH_CONFIG, report);
+    }
+}
+
+/// Localities say little to a gateway that does not know where it is.
+fn localities(object: &Object, rule: &DestinationRule, world: &World<'_>, report: &mut Report) {
+    if locality::of_labels(&world.env.labels) != Locality::default() {
+        return;
+    }
+    for (field, _) in locality::settings(rule) {
+        let text = "where this gateway runs is not known, so it is in no region, zone or subzone";
+        let advice = "give it --label istio-locality=REGION.ZONE.SUBZONE";
+        report.note(object, &field, "unknown-locality", text, advice);
     }
 }
 

@@ -1,7 +1,9 @@
 //! Priorities and weights of endpoints by where they run, as Istio gives them to a proxy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use tidegate_api::istio::{LocalityDistribute, LocalityFailover, LocalityLoadBalancerSetting};
+use tidegate_api::istio::{
+    DestinationRule, LocalityDistribute, LocalityFailover, LocalityLoadBalancerSetting, Subset,
+};
 use tidegate_model::{Endpoint, Locality};
 
 /// The label by which a workload says where it runs: `region.zone.subzone`.
@@ -13,6 +15,27 @@ const PARTS: [&str; 3] =
 const PERCENT: u64 = 10_000;
 /// How many priorities there are by locality: same subzone, zone, region, failover's region, others.
 const BY_LOCALITY: u32 = 5;
+
+/// The settings of a rule, each with its field.
+pub(crate) fn settings(rule: &DestinationRule) -> Vec<(String, &LocalityLoadBalancerSetting)> {
+    let of_rule = rule.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
+    let of_subsets = (0..).zip(&rule.subsets).filter_map(|(i, subset): (usize, &Subset)| {
+        Some((format!("spec.subsets[{i}].trafficPolicy"), subset.traffic_policy.as_ref()?))
+    });
+    let policies = of_rule.chain(of_subsets);
+    let blocks = policies.flat_map(|(field, policy)| {
+        let by_port = policy.port_level_settings.iter().enumerate();
+        let by_port: Vec<_> = by_port
+            .map(|(i, port)| (format!("{field}.portLevelSettings[{i}]"), &port.load_balancer))
+            .collect();
+        std::iter::once((field, &policy.load_balancer)).chain(by_port)
+    });
+    let written = blocks.filter_map(|(field, balancer)| {
+        let setting = balancer.as_ref()?.locality_lb_setting.as_ref()?;
+        Some((format!("{field}.loadBalancer.localityLbSetting"), setting))
+    });
+    written.collect()
+}
 
 /// Where a workload with these labels runs.
 pub(crate) fn of_labels(labels: &BTreeMap<String, String>) -> Locality {

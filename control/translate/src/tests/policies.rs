@@ -184,3 +184,63 @@ fn limits_of_connections() {
     let (_, cluster, ..) = routed("host: a", mesh);
     assert_eq!(cluster.unwrap().limits, keepalive(9, 75, 9));
 }
+
+#[test]
+fn policies_are_merged_block_by_block_and_ports_replace_them() {
+    let rule = |policy: &str, subset: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{{policy}}}, subsets: [{{name: v1, trafficPolicy: {{{subset}}}}}]}}"
+        )
+    };
+    let whole = "outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1}}";
+    let for_port =
+        |port: u16, blocks: &str| format!("portLevelSettings: [{{port: {{number: {port}}}, {blocks}}}]");
+    let two = for_port(80, "connectionPool: {tcp: {maxConnections: 2}}");
+    use LoadBalancer::{LeastRequest, Random, RoundRobin};
+    for (policy, subset, balancer, detects, connections) in [
+        (whole.to_owned(), String::new(), LeastRequest, true, Some(1)),
+        (whole.to_owned(), "loadBalancer: {simple: RANDOM}".to_owned(), Random, true, Some(1)),
+        // a block is never merged within
+        (whole.to_owned(), "connectionPool: {http: {maxRetries: 1}}".to_owned(), LeastRequest, true, None),
+        (format!("{whole}, {two}"), String::new(), LeastRequest, false, Some(2)),
+        (
+            format!("{whole}, {two}"),
+            "outlierDetection: {interval: 2s}".to_owned(),
+            LeastRequest,
+            true,
+            Some(2),
+        ),
+        (
+            whole.to_owned(),
+            format!(
+                "loadBalancer: {{simple: RANDOM}}, {}",
+                for_port(80, "loadBalancer: {simple: ROUND_ROBIN}")
+            ),
+            RoundRobin,
+            false,
+            None,
+        ),
+        (
+            whole.to_owned(),
+            format!(
+                "loadBalancer: {{simple: RANDOM}}, {}",
+                for_port(81, "loadBalancer: {simple: ROUND_ROBIN}")
+            ),
+            Random,
+            true,
+            Some(1),
+        ),
+    ] {
+        let (_, cluster, ..) = routed("host: a, subset: v1", &rule(&policy, &subset));
+        let cluster = cluster.unwrap();
+        let seen =
+            (cluster.load_balancer, cluster.outlier_detection.is_some(), cluster.limits.max_connections);
+        assert_eq!(seen, (balancer, detects, connections), "{policy} <- {subset}");
+    }
+}
+
+#[test]
+fn a_gateway_that_knows_not_where_it_is_is_told() {
+    let (_, said) = with("loadBalancer: {localityLbSetting: {distribute: [{from: '*', to: {r1: 100}}]}}");
+    assert_eq!(said, ["note spec.trafficPolicy.loadBalancer.localityLbSetting unknown-locality"]);
+}

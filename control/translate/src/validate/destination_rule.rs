@@ -1,5 +1,5 @@
 use super::rules::{Check, is_token};
-use crate::load_balancer;
+use crate::{load_balancer, locality};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tidegate_api::istio::{
@@ -27,6 +27,24 @@ pub(super) fn validate(check: &mut Check<'_>, rule: &DestinationRule) {
         }
     }
     check.export_to(&rule.export_to);
+    failover(check, rule);
+}
+
+/// Nobody takes the place of another where it is not noticed that one fails.
+fn failover(check: &mut Check<'_>, rule: &DestinationRule) {
+    let policies =
+        rule.traffic_policy.iter().chain(rule.subsets.iter().filter_map(|s| s.traffic_policy.as_ref()));
+    let detects = policies.into_iter().any(|policy| {
+        policy.outlier_detection.is_some()
+            || policy.port_level_settings.iter().any(|port| port.outlier_detection.is_some())
+    });
+    for (field, setting) in locality::settings(rule) {
+        let written = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
+        if written && !detects {
+            let text = "failover has no effect without outlierDetection, which notices that endpoints fail";
+            check.warning(&field, "no-effect", text, "add outlierDetection");
+        }
+    }
 }
 
 fn policy(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {

@@ -308,6 +308,11 @@ fn destination_rules() {
                 "trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 9000000}}}",
             ),
             (Warned, "trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: false}}}"),
+            (Warned, "trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}}"),
+            (
+                Accepted,
+                "trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}, outlierDetection: {}}",
+            ),
             (Refused, "trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: 'a b'}}}"),
             (
                 Refused,
