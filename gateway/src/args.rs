@@ -318,7 +318,7 @@ fn access_log(format: LogFormat) -> AccessLog {
         LogFormat::Text => ("/dev/stdout", AccessLogFormat::DefaultText),
         LogFormat::Json => ("/dev/stdout", AccessLogFormat::DefaultJson),
     };
-    AccessLog { file: file.into(), format }
+    AccessLog { file: file.into(), format, filter: None }
 }
 
 fn port_number(text: &str) -> anyhow::Result<u16> {

@@ -154,6 +154,7 @@ fn spec<'a>(kind: Kind, value: &'a Value, at: &mut Decoder<'a>) -> Option<Spec> 
         Kind::ServiceEntry => spec_field(value, at).map(Spec::ServiceEntry),
         Kind::WorkloadEntry => spec_field(value, at).map(Spec::WorkloadEntry),
         Kind::RequestAuthentication => spec_field(value, at).map(Spec::RequestAuthentication),
+        Kind::Telemetry => spec_field(value, at).map(Spec::Telemetry),
         Kind::Service => spec_field(value, at).map(Spec::Service),
         Kind::Deployment => spec_field(value, at).map(Spec::Deployment),
         Kind::StatefulSet => spec_field(value, at).map(Spec::StatefulSet),

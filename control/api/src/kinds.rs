@@ -11,6 +11,7 @@ pub(crate) enum Kind {
     ServiceEntry,
     WorkloadEntry,
     RequestAuthentication,
+    Telemetry,
     Service,
     EndpointSlice,
     Endpoints,
@@ -53,7 +54,7 @@ const KINDS: &[Row] = &[
     ("security.istio.io", "AuthorizationPolicy", &["v1", "v1beta1"], Kind::Other),
     ("security.istio.io", "PeerAuthentication", &["v1", "v1beta1"], Kind::Other),
     ("security.istio.io", "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
-    ("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Kind::Other),
+    ("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Kind::Telemetry),
     ("extensions.istio.io", "WasmPlugin", &["v1alpha1"], Kind::Other),
     ("extensions.istio.io", "TrafficExtension", &["v1alpha1"], Kind::Other),
     ("install.istio.io", "IstioOperator", &["v1alpha1"], Kind::Other),
@@ -92,11 +93,18 @@ impl Kind {
     /// Whether its fields are checked one by one, as Istio's are.
     pub(crate) fn is_istio(self) -> bool {
         use Kind::{
-            DestinationRule, Gateway, RequestAuthentication, ServiceEntry, VirtualService, WorkloadEntry,
+            DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry, VirtualService,
+            WorkloadEntry,
         };
         matches!(
             self,
-            Gateway | VirtualService | DestinationRule | ServiceEntry | WorkloadEntry | RequestAuthentication
+            Gateway
+                | VirtualService
+                | DestinationRule
+                | ServiceEntry
+                | WorkloadEntry
+                | RequestAuthentication
+                | Telemetry
         )
     }
 }

@@ -1,6 +1,6 @@
 use crate::field;
 use crate::istio::{
-    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, VirtualService, WorkloadEntry,
+    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry, VirtualService, WorkloadEntry,
 };
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::value::{Position, Value};
@@ -61,6 +61,8 @@ pub enum Spec {
     WorkloadEntry(Box<WorkloadEntry>),
     /// `security.istio.io` RequestAuthentication.
     RequestAuthentication(Box<RequestAuthentication>),
+    /// `telemetry.istio.io` Telemetry.
+    Telemetry(Box<Telemetry>),
     /// A Service.
     Service(Box<Service>),
     /// `discovery.k8s.io` EndpointSlice.

@@ -1,5 +1,5 @@
 use crate::istio::{
-    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, VirtualService, WorkloadEntry,
+    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry, VirtualService, WorkloadEntry,
 };
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::object::{Object, Spec};
@@ -100,6 +100,8 @@ by_kind! {
     workload_entries: WorkloadEntry(WorkloadEntry),
     /// RequestAuthentications in Istio's order.
     request_authentications: RequestAuthentication(RequestAuthentication),
+    /// Telemetries in Istio's order.
+    telemetries: Telemetry(Telemetry),
     /// Services in Istio's order.
     services: Service(Service),
     /// EndpointSlices in Istio's order.

@@ -32,11 +32,107 @@ pub enum Operator {
     Trailer(HeaderName, Option<HeaderName>),
     /// `START_TIME(format)`: when the request began; without a format ISO 8601 with milliseconds.
     StartTime(Option<Arc<str>>),
+    /// `REQ_WITHOUT_QUERY(name?alternative)`: a request header up to its first `?`.
+    RequestWithoutQuery(HeaderName, Option<HeaderName>),
+    /// `GRPC_STATUS(form)`: the status of gRPC.
+    GrpcStatus(GrpcStatusForm),
     /// `ENVIRONMENT(NAME)`: a variable of the process, read once.
     Environment(Arc<str>),
-    /// An operator without argument, or one whose argument is kept as it is.
+    /// An operator without argument.
     Field(Field),
+    /// One that Envoy knows and that stands for nothing here, as it was written.
+    Absent(Arc<str>),
 }
+
+/// How the status of gRPC is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GrpcStatusForm {
+    /// `NotFound`.
+    Camel,
+    /// `NOT_FOUND`.
+    Snake,
+    /// `5`.
+    Number,
+}
+
+/// Envoy's operators that stand for nothing here: what they are about does not exist, or is not kept.
+const ABSENT: &[&str] = &[
+    "ACCESS_LOG_TYPE",
+    "CEL",
+    "CLUSTER_METADATA",
+    "COMMON_DURATION",
+    "DOWNSTREAM_DETECTED_CLOSE_TYPE",
+    "DOWNSTREAM_DIRECT_LOCAL_ADDRESS",
+    "DOWNSTREAM_HEADER_BYTES_RECEIVED",
+    "DOWNSTREAM_HEADER_BYTES_SENT",
+    "DOWNSTREAM_LOCAL_CLOSE_REASON",
+    "DOWNSTREAM_LOCAL_DNS_SAN",
+    "DOWNSTREAM_LOCAL_EMAIL_SAN",
+    "DOWNSTREAM_LOCAL_IP_SAN",
+    "DOWNSTREAM_LOCAL_SUBJECT",
+    "DOWNSTREAM_LOCAL_URI_SAN",
+    "DOWNSTREAM_PEER_CERT",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
+    "DOWNSTREAM_PEER_CHAIN_SERIALS",
+    "DOWNSTREAM_PEER_FINGERPRINT_1",
+    "DOWNSTREAM_PEER_OTHERNAME_SAN",
+    "DOWNSTREAM_TLS_SESSION_ID",
+    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+    "DOWNSTREAM_WIRE_BYTES_RECEIVED",
+    "DOWNSTREAM_WIRE_BYTES_SENT",
+    "DYNAMIC_METADATA",
+    "EMIT_TIME",
+    "FILTER_CHAIN_NAME",
+    "FILTER_STATE",
+    "LOCAL_REPLY_BODY",
+    "METADATA",
+    "PATH",
+    "QUERY_PARAM",
+    "QUERY_PARAMS",
+    "REQUEST_HEADERS_BYTES",
+    "REQUEST_TX_DURATION",
+    "RESPONSE_HEADERS_BYTES",
+    "RESPONSE_TRAILERS_BYTES",
+    "RESPONSE_TX_DURATION",
+    "ROUNDTRIP_DURATION",
+    "START_TIME_LOCAL",
+    "TLS_JA3_FINGERPRINT",
+    "TLS_JA4_FINGERPRINT",
+    "UNIQUE_ID",
+    "UPSTREAM_CLUSTER_METADATA",
+    "UPSTREAM_CONNECTION_ID",
+    "UPSTREAM_CONNECTION_POOL_READY_DURATION",
+    "UPSTREAM_DETECTED_CLOSE_TYPE",
+    "UPSTREAM_FILTER_STATE",
+    "UPSTREAM_HEADER_BYTES_RECEIVED",
+    "UPSTREAM_HEADER_BYTES_SENT",
+    "UPSTREAM_HOSTS_ATTEMPTED",
+    "UPSTREAM_HOST_IDS_ATTEMPTED",
+    "UPSTREAM_HOST_NAME",
+    "UPSTREAM_HOST_NAMES_ATTEMPTED",
+    "UPSTREAM_HOST_NAME_WITHOUT_PORT",
+    "UPSTREAM_LOCAL_DNS_SAN",
+    "UPSTREAM_LOCAL_IP_SAN",
+    "UPSTREAM_LOCAL_SUBJECT",
+    "UPSTREAM_LOCAL_URI_SAN",
+    "UPSTREAM_METADATA",
+    "UPSTREAM_PEER_CERT",
+    "UPSTREAM_PEER_CERT_V_END",
+    "UPSTREAM_PEER_CERT_V_START",
+    "UPSTREAM_PEER_DNS_SAN",
+    "UPSTREAM_PEER_IP_SAN",
+    "UPSTREAM_PEER_ISSUER",
+    "UPSTREAM_PEER_SUBJECT",
+    "UPSTREAM_PEER_URI_SAN",
+    "UPSTREAM_PROTOCOL",
+    "UPSTREAM_TLS_CIPHER",
+    "UPSTREAM_TLS_SESSION_ID",
+    "UPSTREAM_TLS_VERSION",
+    "UPSTREAM_WIRE_BYTES_RECEIVED",
+    "UPSTREAM_WIRE_BYTES_SENT",
+    "VIRTUAL_HOST_METADATA",
+];
 
 macro_rules! fields {
     ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
@@ -58,6 +154,8 @@ fields! {
     ResponseCode = "RESPONSE_CODE",
     /// Istio's letters, joined by commas.
     ResponseFlags = "RESPONSE_FLAGS",
+    /// The same in words.
+    ResponseFlagsLong = "RESPONSE_FLAGS_LONG",
     /// Why this status.
     ResponseCodeDetails = "RESPONSE_CODE_DETAILS",
     /// Why the connection was ended by the gateway.
@@ -88,6 +186,10 @@ fields! {
     UpstreamClusterRaw = "UPSTREAM_CLUSTER_RAW",
     /// Our address towards the endpoint.
     UpstreamLocalAddress = "UPSTREAM_LOCAL_ADDRESS",
+    /// The same without port.
+    UpstreamLocalAddressWithoutPort = "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+    /// The port alone.
+    UpstreamLocalPort = "UPSTREAM_LOCAL_PORT",
     /// Our address towards the client.
     DownstreamLocalAddress = "DOWNSTREAM_LOCAL_ADDRESS",
     /// The same without port.
@@ -112,6 +214,32 @@ fields! {
     RequestedServerName = "REQUESTED_SERVER_NAME",
     /// The downstream TLS version.
     DownstreamTlsVersion = "DOWNSTREAM_TLS_VERSION",
+    /// The downstream cipher suite, as OpenSSL calls it.
+    DownstreamTlsCipher = "DOWNSTREAM_TLS_CIPHER",
+    /// The subject of the client's certificate (RFC 2253).
+    DownstreamPeerSubject = "DOWNSTREAM_PEER_SUBJECT",
+    /// Its issuer (RFC 2253).
+    DownstreamPeerIssuer = "DOWNSTREAM_PEER_ISSUER",
+    /// Its alternative names that are URIs, joined by commas.
+    DownstreamPeerUriSan = "DOWNSTREAM_PEER_URI_SAN",
+    /// Those that are DNS names.
+    DownstreamPeerDnsSan = "DOWNSTREAM_PEER_DNS_SAN",
+    /// Those that are IP addresses.
+    DownstreamPeerIpSan = "DOWNSTREAM_PEER_IP_SAN",
+    /// Those that are e-mail addresses.
+    DownstreamPeerEmailSan = "DOWNSTREAM_PEER_EMAIL_SAN",
+    /// Its serial number in hexadecimal digits.
+    DownstreamPeerSerial = "DOWNSTREAM_PEER_SERIAL",
+    /// Its SHA-256 in hexadecimal digits.
+    DownstreamPeerFingerprint = "DOWNSTREAM_PEER_FINGERPRINT_256",
+    /// From when it is valid.
+    DownstreamPeerValidFrom = "DOWNSTREAM_PEER_CERT_V_START",
+    /// Until when it is valid.
+    DownstreamPeerValidUntil = "DOWNSTREAM_PEER_CERT_V_END",
+    /// The number of the client's connection in this process.
+    ConnectionId = "CONNECTION_ID",
+    /// The id of the request.
+    StreamId = "STREAM_ID",
     /// Istio's route name.
     RouteName = "ROUTE_NAME",
     /// The virtual host's name.
@@ -120,6 +248,8 @@ fields! {
     Hostname = "HOSTNAME",
     /// The id of the trace that the request belongs to.
     TraceId = "TRACE_ID",
+    /// The id of the request's span.
+    SpanId = "SPAN_ID",
     /// How often the request was sent upstream.
     UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT",
 }
@@ -178,6 +308,12 @@ impl FormatString {
         Ok(FormatString { source: source.into(), parts })
     }
 
+    /// The format that stands for this text, whatever is in it.
+    pub fn of_text(text: &str) -> Self {
+        let parts = if text.is_empty() { Vec::new() } else { vec![FormatPart::Literal(text.into())] };
+        FormatString { source: text.replace('%', "%%").into(), parts }
+    }
+
     /// The pieces in order.
     pub fn parts(&self) -> &[FormatPart] {
         &self.parts
@@ -186,6 +322,14 @@ impl FormatString {
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.source
+    }
+
+    /// The operators that stand for nothing, as they were written.
+    pub fn absent(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            FormatPart::Operator(Operator::Absent(text), _) => Some(&**text),
+            _ => None,
+        })
     }
 
     /// The text, when there is no operator in it: then it need not be rendered per request.
@@ -243,12 +387,20 @@ fn operator(s: &str) -> Result<FormatPart, InvalidFormat> {
     let op = match name {
         "REQ" => header().map(|(a, b)| Operator::Request(a, b))?,
         "RESP" => header().map(|(a, b)| Operator::Response(a, b))?,
+        "REQ_WITHOUT_QUERY" => header().map(|(a, b)| Operator::RequestWithoutQuery(a, b))?,
         "TRAILER" => header().map(|(a, b)| Operator::Trailer(a, b))?,
+        "GRPC_STATUS" => Operator::GrpcStatus(match argument {
+            None | Some("" | "CAMEL_STRING") => GrpcStatusForm::Camel,
+            Some("SNAKE_STRING") => GrpcStatusForm::Snake,
+            Some("NUMBER") => GrpcStatusForm::Number,
+            Some(_) => return Err(wrong()),
+        }),
         "START_TIME" => Operator::StartTime(argument.filter(|a| !a.is_empty()).map(Into::into)),
         "ENVIRONMENT" => Operator::Environment(argument.filter(|a| !a.is_empty()).ok_or_else(wrong)?.into()),
         _ => match Field::ALL.iter().find(|(n, _)| *n == name) {
             Some((_, field)) if argument.is_none() => Operator::Field(*field),
             Some(_) => return Err(wrong()),
+            None if ABSENT.binary_search(&name).is_ok() => Operator::Absent(s.into()),
             None => return Err(InvalidFormat::Unknown(name.to_string())),
         },
     };
@@ -278,13 +430,25 @@ mod tests {
         );
         assert_eq!(f.literal(), None);
         assert_eq!(FormatString::parse("100%%").unwrap().literal(), Some("100%"));
+        for text in ["", "100%", "%REQ(x)%"] {
+            let format = FormatString::of_text(text);
+            assert_eq!(
+                (format.literal(), FormatString::parse(format.as_str())),
+                (Some(text), Ok(format.clone()))
+            );
+        }
     }
 
     #[test]
     fn refuses_stray_percent_signs_and_unknown_operators() {
         assert_eq!(FormatString::parse("50% off"), Err(InvalidFormat::StrayPercent(2)));
         assert_eq!(FormatString::parse("%NOPE%"), Err(InvalidFormat::Unknown("NOPE".into())));
-        for bad in ["%REQ%", "%REQ()%", "%REQ(a?)%", "%PROTOCOL(x)%", "%REQ(a):x%", "%REQ(a)b%"] {
+        let known = FormatString::parse("%FILTER_STATE(a:b)% %UPSTREAM_TLS_VERSION%:").unwrap();
+        assert_eq!(known.absent().collect::<Vec<_>>(), ["FILTER_STATE(a:b)", "UPSTREAM_TLS_VERSION"]);
+        assert!(ABSENT.is_sorted() && Field::ALL.iter().all(|(name, _)| !ABSENT.contains(name)));
+        for bad in
+            ["%REQ%", "%GRPC_STATUS(x)%", "%REQ()%", "%REQ(a?)%", "%PROTOCOL(x)%", "%REQ(a):x%", "%REQ(a)b%"]
+        {
             assert!(matches!(FormatString::parse(bad), Err(InvalidFormat::Argument(_))), "{bad}");
         }
     }

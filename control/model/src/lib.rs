@@ -15,6 +15,7 @@ mod format;
 mod header;
 mod health;
 mod listener;
+mod log_filter;
 mod mesh;
 mod object;
 mod pattern;
@@ -35,10 +36,11 @@ pub use cluster::{Address, Cluster, ClusterName, Endpoint, EndpointSet, Locality
 pub use cors::Cors;
 pub use diagnostic::{Diagnostic, Severity};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
-pub use format::{Field, FormatPart, FormatString, InvalidFormat, Operator};
+pub use format::{Field, FormatPart, FormatString, GrpcStatusForm, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
 pub use health::{OutlierDetection, Warmup};
 pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
+pub use log_filter::{Comparison, LogCondition, LogFilter, TextTest};
 pub use mesh::{AccessLog, AccessLogFormat, ForwardClientCert, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
@@ -51,4 +53,4 @@ pub use route::{
 pub use secret::{Authorities, Secret, SecretKey};
 pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
 pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};
-pub use tracing::{OtlpTransport, Tracing};
+pub use tracing::{OtlpTransport, SpanTag, Tracing};

@@ -1,4 +1,4 @@
-use crate::{FormatString, Tracing};
+use crate::{FormatString, LogFilter, Tracing};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -60,6 +60,8 @@ pub struct AccessLog {
     pub file: Arc<str>,
     /// Text lines or JSON objects.
     pub format: AccessLogFormat,
+    /// Which of them; `None` is all.
+    pub filter: Option<LogFilter>,
 }
 
 /// An access log's format.

@@ -1,6 +1,5 @@
 //! What pages of other origins may do, as header operations (Istio 2.14).
 
-use crate::headers::literal;
 use crate::matches::string_match;
 use std::sync::Arc;
 use tidegate_api::istio::{CorsPolicy, UnmatchedPreflights};
@@ -37,5 +36,5 @@ fn origin() -> Option<HeaderOp> {
 
 /// Sets a header, unless there is nothing to say.
 fn set(name: &str, value: &str) -> Option<HeaderOp> {
-    (!value.is_empty()).then(|| HeaderOp::Set(HeaderName::new(name), literal(value)))
+    (!value.is_empty()).then(|| HeaderOp::Set(HeaderName::new(name), FormatString::of_text(value)))
 }

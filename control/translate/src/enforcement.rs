@@ -243,6 +243,33 @@ const REQUEST_AUTHENTICATION: Fields = Fields {
     reasons: &[],
 };
 
+const TELEMETRY: Fields = Fields {
+    enforced: &[
+        "selector",
+        // One with targets does not select this gateway, which is said of it as a whole.
+        "targetRef",
+        "targetRefs",
+        "tracing[].match",
+        "tracing[].providers",
+        "tracing[].randomSamplingPercentage",
+        "tracing[].disableSpanReporting",
+        "tracing[].disableContextPropagation",
+        "tracing[].customTags",
+        "tracing[].enableIstioTags",
+        "accessLogging[].match",
+        "accessLogging[].providers",
+        "accessLogging[].disabled",
+        "accessLogging[].filter",
+    ],
+    reasons: &[
+        (
+            "tracing[].useRequestIdForTraceSampling",
+            "has no effect: the gateway makes the ids of requests itself, and they do not decide what is sampled",
+        ),
+        ("metrics", "is not enforced yet: Istio's standard metrics are counted with their standard labels"),
+    ],
+};
+
 const MESH_CONFIG: Fields = Fields {
     enforced: &[
         "accessLogFile",
@@ -265,14 +292,21 @@ const MESH_CONFIG: Fields = Fields {
         "defaultConfig.proxyHeaders.server",
         "defaultConfig.tracing.sampling",
         "defaultConfig.tracing.maxPathTagLength",
+        "defaultConfig.tracing.customTags",
+        "defaultConfig.tracing.enableIstioTags",
         "defaultProviders.tracing",
+        "defaultProviders.accessLogging",
         "extensionProviders[].name",
         "extensionProviders[].opentelemetry.service",
         "extensionProviders[].opentelemetry.port",
         "extensionProviders[].opentelemetry.maxTagLength",
         "extensionProviders[].opentelemetry.http.path",
         "extensionProviders[].opentelemetry.http.timeout",
+        "extensionProviders[].opentelemetry.http.headers",
         "extensionProviders[].opentelemetry.grpc.timeout",
+        "extensionProviders[].opentelemetry.grpc.initialMetadata",
+        "extensionProviders[].envoyFileAccessLog.path",
+        "extensionProviders[].envoyFileAccessLog.logFormat",
     ],
     reasons: &[
         (
@@ -281,7 +315,7 @@ const MESH_CONFIG: Fields = Fields {
         ),
         (
             "enableTracing",
-            "has no effect: requests are traced where defaultProviders.tracing names a provider",
+            "has no effect: requests are traced where defaultProviders.tracing or a Telemetry names a provider",
         ),
         (
             "defaultConfig.proxyHeaders.forwardedClientCert",
@@ -291,6 +325,15 @@ const MESH_CONFIG: Fields = Fields {
             "defaultConfig.proxyHeaders.setCurrentClientCertDetails",
             "has no effect at a gateway, in Istio neither: it always says Subject, Cert, DNS and URI",
         ),
+        (
+            "defaultConfig.tracing.tlsSettings",
+            "is not enforced, in Istio neither for providers of extensionProviders: collectors are spoken to in plaintext",
+        ),
+        (
+            "extensionProviders[].envoyFileAccessLog.omitEmptyValues",
+            "is not enforced yet: values that are absent are written as - and null",
+        ),
+        ("extensionProviders[].prometheus", "has no effect: metrics are served for Prometheus in any case"),
         ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("defaultConfig.discoveryAddress", "has no effect: there is no control plane to ask here"),
@@ -327,6 +370,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             Spec::ServiceEntry(_) => &SERVICE_ENTRY,
             Spec::WorkloadEntry(_) => &WORKLOAD_ENTRY,
             Spec::RequestAuthentication(_) => &REQUEST_AUTHENTICATION,
+            Spec::Telemetry(_) => &TELEMETRY,
             _ => continue,
         };
         walk_from(object, "spec", fields, report);

@@ -8,11 +8,13 @@ use crate::hosts::intersect;
 use crate::matches::{Place, gateway_name};
 use crate::report::Report;
 use crate::servers::{Kind, Server, Shared, full_name, merge, selected};
+use crate::telemetry::Telemetries;
 use crate::tls::report_shared_certificates;
 use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
 use crate::{
-    Env, Translation, authentication, enforcement, l4, references, tls, tracing, unreachable, unserved,
+    Env, Translation, access_log, authentication, enforcement, l4, references, tls, tracing, unreachable,
+    unserved,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -54,7 +56,9 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     }
     let Tables { mut clusters, mut report, .. } = tables;
     let mut settings = world.mesh.settings(&mut report);
-    settings.tracing = tracing::tracing(&world, &mut clusters, &mut report);
+    let telemetries = Telemetries::new(&world, &mut report);
+    settings.access_log = access_log::access_log(&world.mesh, &telemetries, &mut report);
+    settings.tracing = tracing::tracing(&world, &telemetries, &mut clusters, &mut report);
     out.model.mesh = Arc::new(settings);
     out.absent = clusters.finish(&mut out.model);
     out.model.authentication = Arc::new(authentication::authentication(&world, &mut report));

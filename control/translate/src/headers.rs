@@ -35,7 +35,7 @@ pub(crate) fn merge(
     let (route_response, own_response) = both(|h| h.response.as_ref())?;
     let rewritten = route.rewrite.as_ref().and_then(|r| r.authority.as_deref()).filter(|a| !a.is_empty());
     let authority = match rewritten {
-        Some(text) => Some(literal(text)),
+        Some(text) => Some(FormatString::of_text(text)),
         None => route_request.authority.clone().or_else(|| own_request.authority.clone()),
     };
     Ok(Merged {
@@ -91,11 +91,6 @@ fn level(operations: Option<&HeaderOperations>) -> Result<Level, InvalidFormat> 
 /// Whether a header of requests is another name for the authority.
 pub(crate) fn is_authority(name: &str) -> bool {
     name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority")
-}
-
-/// Text as it stands.
-pub(crate) fn literal(text: &str) -> FormatString {
-    FormatString::parse(&text.replace('%', "%%")).unwrap_or_default()
 }
 
 #[cfg(test)]

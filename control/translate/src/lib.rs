@@ -4,6 +4,7 @@
 //! and [`translate_mesh`] the routes that a sidecar would have. Section numbers in comments are those of Istio's own
 //! concepts: gateways, virtual services, destination rules.
 
+mod access_log;
 mod action;
 mod admission;
 mod authentication;
@@ -22,6 +23,7 @@ mod hosts;
 mod l4;
 mod load_balancer;
 mod locality;
+mod log_filter;
 mod matches;
 mod mesh;
 mod mesh_config;
@@ -33,6 +35,7 @@ mod retries;
 mod secret;
 mod servers;
 mod service_registry;
+mod telemetry;
 mod tls;
 mod tracing;
 mod unreachable;

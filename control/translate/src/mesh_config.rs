@@ -3,13 +3,11 @@ use crate::report::Report;
 use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
-    AccessLogEncoding, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
+    ExtensionProvider, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
     NormalizationType, Topology,
 };
 use tidegate_api::{Object, Objects};
-use tidegate_model::{
-    AccessLog, AccessLogFormat, FormatString, ForwardClientCert, MeshSettings, ObjectRef, PathNormalization,
-};
+use tidegate_model::{ForwardClientCert, MeshSettings, ObjectRef, PathNormalization};
 
 /// How long a connection to an upstream may take when nothing is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +34,23 @@ impl<'a> Mesh<'a> {
                 report.warning(object, "data.mesh", "no-effect", text, advice);
             }
         }
+    }
+
+    /// The ConfigMap that counts, with what it says.
+    pub(crate) fn written(&self) -> Option<(&'a Object, &'a MeshConfig)> {
+        self.written
+    }
+
+    /// The providers of telemetry and authorization.
+    pub(crate) fn providers(&self) -> &'a [ExtensionProvider] {
+        self.config().map_or(&[], |c| &c.extension_providers)
+    }
+
+    /// Which of them has that name, in any case.
+    pub(crate) fn provider(&self, name: &str) -> Option<usize> {
+        let has_name =
+            |p: &ExtensionProvider| p.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name));
+        self.providers().iter().position(has_name)
     }
 
     pub(crate) fn config(&self) -> Option<&'a MeshConfig> {
@@ -103,7 +118,8 @@ impl<'a> Mesh<'a> {
             report.note(object, field, "trusted-peers", text, "");
         }
         MeshSettings {
-            access_log: access_log(object, config, report),
+            // what Telemetry objects say of these too is translated with them
+            access_log: None,
             path_normalization: match normalization {
                 None | Some(NormalizationType::Default | NormalizationType::Base) => PathNormalization::Base,
                 Some(NormalizationType::None) => PathNormalization::None,
@@ -114,7 +130,6 @@ impl<'a> Mesh<'a> {
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
             client_certificates: topology.map_or_else(ForwardClientCert::default, client_certificates),
             proxy_protocol,
-            // it needs a cluster, so it is translated with them
             tracing: None,
         }
     }
@@ -130,39 +145,4 @@ fn client_certificates(topology: &Topology) -> ForwardClientCert {
         Some(Written::SanitizeSet) => ForwardClientCert::SanitizeSet,
         Some(Written::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
     }
-}
-
-fn access_log(object: &Object, config: &MeshConfig, report: &mut Report) -> Option<AccessLog> {
-    let file = config.access_log_file.as_deref()?;
-    let json = config.access_log_encoding == Some(AccessLogEncoding::Json);
-    let default = if json { AccessLogFormat::DefaultJson } else { AccessLogFormat::DefaultText };
-    let written = config.access_log_format.as_deref().filter(|f| !f.is_empty());
-    let format = match written {
-        None => default,
-        Some(written) => match parse(written, json) {
-            Ok(format) => format,
-            Err(why) => {
-                let advice = "correct the format; until then the default one is used";
-                report.error(object, "data.mesh.accessLogFormat", "invalid-format", why, advice);
-                default
-            }
-        },
-    };
-    Some(AccessLog { file: file.into(), format })
-}
-
-fn parse(written: &str, json: bool) -> Result<AccessLogFormat, String> {
-    if !json {
-        return FormatString::parse(written).map(AccessLogFormat::Text).map_err(|e| e.to_string());
-    }
-    let keys: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(written).map_err(|_| "is not a JSON object".to_owned())?;
-    let formats = keys.into_iter().map(|(key, value)| match value {
-        serde_json::Value::String(text) => {
-            let format = FormatString::parse(&text).map_err(|e| format!("{key}: {e}"))?;
-            Ok((key.into(), format))
-        }
-        _ => Err(format!("{key}: must be a string")),
-    });
-    formats.collect::<Result<_, _>>().map(AccessLogFormat::Json)
 }

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use tidegate_api::Object;
-use tidegate_model::{Diagnostic, Severity};
+use tidegate_model::{Diagnostic, FormatString, Severity};
 
 /// Collects diagnostics.
 #[derive(Debug, Default)]
@@ -43,6 +43,14 @@ impl Report {
         advice: impl Into<String>,
     ) {
         self.diagnostics.push(object.diagnostic(Severity::Note, field, text, advice, code));
+    }
+
+    /// Says which operators of a format stand for nothing.
+    pub(crate) fn absent_operators(&mut self, object: &Object, field: &str, format: &FormatString) {
+        for operator in format.absent() {
+            let text = format!("%{operator}% stands for nothing here");
+            self.note(object, field, "not-enforced", text, "");
+        }
     }
 
     /// Everything, each once, by place.

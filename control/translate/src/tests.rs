@@ -1,5 +1,6 @@
 //! Small YAML in, checks of the model and the diagnostics out.
 
+mod access_log;
 mod admission;
 mod authentication;
 mod clusters;
@@ -65,6 +66,7 @@ fn read(lines: &str) -> Vec<tidegate_api::Object> {
             "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
                 ("security.istio.io/v1", "spec")
             }
+            "Telemetry" => ("telemetry.istio.io/v1", "spec"),
             "EnvoyFilter" => ("networking.istio.io/v1alpha3", "spec"),
             _ => ("networking.istio.io/v1", "spec"),
         };

@@ -16,6 +16,7 @@ use rustls::AlertDescription;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate_engine::{ConnectionDecision, ConnectionView, Refusal};
 use tidegate_model::{ListenerKey, TableName};
 use tokio::net::TcpStream;
@@ -25,6 +26,8 @@ pub(crate) use tls::TlsFacts;
 
 /// What is known about a downstream connection once it is accepted (and its TLS is done).
 pub(crate) struct Connection {
+    /// Its number in this process.
+    pub(crate) id: u64,
     /// The listener that took it.
     pub(crate) listener: ListenerKey,
     /// Our address.
@@ -47,6 +50,12 @@ impl Connection {
         let terminated = self.tls.as_ref().and_then(|t| t.sni.as_deref());
         terminated.or(self.passed_sni.as_deref()).unwrap_or_default()
     }
+}
+
+/// The next connection's number.
+fn next_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// A connection ready for what it carries.
@@ -108,7 +117,8 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
     let Accepted { stream, peer, listener, shutdown, last, slot } = accepted;
     let local = canonical(stream.local_addr().ok()?);
     let began = Began::now();
-    let mut connection = Connection { listener, local, peer, tls: None, passed_sni: None, last, began };
+    let mut connection =
+        Connection { id: next_id(), listener, local, peer, tls: None, passed_sni: None, last, began };
     let opened = open(stream.into(), &mut connection, &worker, &shutdown).await;
     let e = match opened {
         Ok(Opened { stream, carries, tls, passed_sni }) => {

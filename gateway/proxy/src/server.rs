@@ -393,7 +393,8 @@ impl Control {
     }
 
     fn access_log(&self, model: &Model) -> AccessLog {
-        let text = || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText };
+        let text =
+            || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText, filter: None };
         self.access_log.clone().or_else(|| model.mesh.access_log.clone()).unwrap_or_else(text)
     }
 }

@@ -177,7 +177,7 @@ fields! {
         /// Metrics for Prometheus.
         "prometheus" => prometheus: Option<Value>,
         /// An access log in a file.
-        "envoyFileAccessLog" => envoy_file_access_log: Option<Value>,
+        "envoyFileAccessLog" => envoy_file_access_log: Option<FileAccessLogProvider>,
         /// An access log of requests by gRPC.
         "envoyHttpAls" => envoy_http_als: Option<Value>,
         /// An access log of connections by gRPC.
@@ -217,7 +217,7 @@ fields! {
         /// How long the collector may take.
         "timeout" => timeout: Option<Duration>,
         /// Further headers.
-        "headers" => headers: Vec<Value>,
+        "headers" => headers: Vec<ProviderHeader>,
     }
 
     /// OTLP by gRPC.
@@ -225,7 +225,61 @@ fields! {
         /// How long the collector may take.
         "timeout" => timeout: Option<Duration>,
         /// Further headers.
-        "initialMetadata" => initial_metadata: Vec<Value>,
+        "initialMetadata" => initial_metadata: Vec<ProviderHeader>,
+    }
+
+    /// A header for a collector.
+    pub struct ProviderHeader one_of ["value", "envName"] {
+        /// Its name.
+        "name" => name: String,
+        /// Its value.
+        "value" => value: Option<String>,
+        /// The variable of the process that has its value.
+        "envName" => env_name: Option<String>,
+    }
+
+    /// An access log in a file.
+    pub struct FileAccessLogProvider {
+        /// The file; `/dev/stdout` when absent.
+        "path" => path: Option<String>,
+        /// Its format; Istio's default text when absent.
+        "logFormat" => log_format: Option<LogFormat>,
+        /// Whether values that are absent are left out.
+        "omitEmptyValues" => omit_empty_values: Option<bool>,
+    }
+
+    /// The format of an access log.
+    pub struct LogFormat one_of ["text", "labels"] {
+        /// Lines of text.
+        "text" => text: Option<String>,
+        /// JSON objects with these keys; Istio's default ones when there are none.
+        "labels" => labels: Option<BTreeMap<String, Value>>,
+    }
+
+    /// A tag of spans: one of its kinds.
+    pub struct CustomTag one_of ["literal", "environment", "header", "formatter"] {
+        /// Always the same.
+        "literal" => literal: Option<LiteralTag>,
+        /// A variable of the process.
+        "environment" => environment: Option<NamedTag>,
+        /// A header of the request.
+        "header" => header: Option<NamedTag>,
+        /// What a format string says.
+        "formatter" => formatter: Option<LiteralTag>,
+    }
+
+    /// A tag by its text.
+    pub struct LiteralTag {
+        /// The text.
+        "value" => value: String,
+    }
+
+    /// A tag by the name of what has its text.
+    pub struct NamedTag {
+        /// The name.
+        "name" => name: String,
+        /// What it is when there is no such thing.
+        "defaultValue" => default_value: Option<String>,
     }
 
     /// Traces of a proxy.
@@ -235,7 +289,7 @@ fields! {
         /// Bytes of a path that a span keeps.
         "maxPathTagLength" => max_path_tag_length: Option<u32>,
         /// Further tags.
-        "customTags" => custom_tags: BTreeMap<String, Value>,
+        "customTags" => custom_tags: BTreeMap<String, CustomTag>,
         /// Whether spans have Istio's own tags.
         "enableIstioTags" => enable_istio_tags: Option<bool>,
         /// TLS to the collector.

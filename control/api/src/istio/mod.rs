@@ -1,11 +1,12 @@
 //! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3, which have one schema), what is served of
-//! its security API, and its mesh config: every field, by the names of Istio's CRDs.
+//! its security and telemetry APIs, and its mesh config: every field, by the names of Istio's CRDs.
 
 mod destination_rule;
 mod gateway;
 mod mesh_config;
 mod request_authentication;
 mod service_entry;
+mod telemetry;
 mod virtual_service;
 mod workload_entry;
 
@@ -14,5 +15,6 @@ pub use gateway::*;
 pub use mesh_config::*;
 pub use request_authentication::*;
 pub use service_entry::*;
+pub use telemetry::*;
 pub use virtual_service::*;
 pub use workload_entry::*;

@@ -146,6 +146,25 @@ fn what_becomes_of_certificates_of_clients() {
 }
 
 #[test]
+fn settings_of_the_gateways_own_pods() {
+    let annotation = "annotations: {proxy.istio.io/config: 'gatewayTopology: {numTrustedProxies: 1}'}";
+    let deployment = |place, label| {
+        format!(
+            "Deployment {place}/g: {{template: {{metadata: {{labels: {{istio: {label}}}, {annotation}}}, spec: {{}}}}}}"
+        )
+    };
+    let field = "warning spec.template.metadata.annotations[\"proxy.istio.io/config\"] not-enforced";
+    for (line, expected) in [
+        (deployment("istio-system", "ingressgateway"), vec![field]),
+        (deployment("istio-system", "egressgateway"), vec![]),
+        (deployment("default", "ingressgateway"), vec![]),
+        (deployment("istio-system", "ingressgateway").replace("proxy.istio.io", "other"), vec![]),
+    ] {
+        assert_eq!(said(&usual(&line)), expected, "{line}");
+    }
+}
+
+#[test]
 fn mesh_configs_that_do_not_count() {
     let other = "ConfigMap default/istio: {mesh: \"connectTimeout: 2s\\n\"}";
     assert_eq!(said(&usual(other)), ["warning data.mesh no-effect"]);

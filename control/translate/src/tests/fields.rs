@@ -110,7 +110,7 @@ fn ignored(list: &str) -> Vec<String> {
 
 #[test]
 fn no_field_is_silently_ignored() {
-    for list in ["gateway", "virtual-service", "request-authentication"] {
+    for list in ["gateway", "virtual-service", "request-authentication", "telemetry"] {
         assert_eq!(ignored(list), [""; 0], "{list}");
     }
 }

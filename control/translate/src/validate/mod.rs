@@ -7,12 +7,13 @@ mod l4_route;
 mod request_authentication;
 mod rules;
 mod service_entry;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod traffic;
 mod virtual_service;
 
-pub(crate) use rules::is_framing;
+pub(crate) use rules::{is_framing, is_token};
 
 use crate::report::Report;
 use rules::Check;
@@ -28,6 +29,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::DestinationRule(rule) => destination_rule::validate(&mut check, rule),
         Spec::ServiceEntry(entry) => service_entry::validate(&mut check, entry),
         Spec::WorkloadEntry(entry) => service_entry::workload(&mut check, "spec", entry, true),
+        Spec::Telemetry(telemetry) => telemetry::validate(&mut check, telemetry),
         Spec::RequestAuthentication(policy) => request_authentication::validate(&mut check, policy),
         _ => {}
     }

@@ -164,8 +164,11 @@ impl Check<'_> {
         if value.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f) {
             let text = "a header value cannot have control characters";
             self.error(field, "invalid-header", text, "remove line breaks");
-        } else if let Err(e) = FormatString::parse(value) {
-            self.error(field, "invalid-header", e.to_string(), "write %% for a percent sign");
+        } else {
+            match FormatString::parse(value) {
+                Ok(format) => self.report.absent_operators(self.object, field, &format),
+                Err(e) => self.error(field, "invalid-header", e.to_string(), "write %% for a percent sign"),
+            }
         }
     }
 
@@ -227,7 +230,7 @@ pub(super) fn bracket(key: &str) -> String {
 }
 
 /// RFC 9110 token.
-pub(super) fn is_token(name: &str) -> bool {
+pub(crate) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 

@@ -12,7 +12,11 @@ use Decision::{Accepted, Refused, Warned};
 
 /// Reads and validates an object; what was said comes with the decision.
 fn decide(kind: &str, spec: &str) -> (Decision, String) {
-    let group = if kind == "RequestAuthentication" { "security" } else { "networking" };
+    let group = match kind {
+        "RequestAuthentication" => "security",
+        "Telemetry" => "telemetry",
+        _ => "networking",
+    };
     let text = format!(
         "apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: default}}\nspec: {spec}\n"
     );
@@ -445,6 +449,43 @@ fn request_authentications() {
             (Refused, "timeout: 100us"),
             (Refused, "spaceDelimitedClaims: ['']"),
             (Refused, "presence: MANDATORY"),
+        ],
+    );
+}
+
+#[test]
+fn telemetries() {
+    check(
+        "Telemetry",
+        |case| format!("{{{case}}}"),
+        &[
+            (Accepted, ""),
+            (
+                Accepted,
+                "accessLogging: [{providers: [{name: envoy}], filter: {expression: response.code >= 400}}]",
+            ),
+            (Refused, "accessLogging: [{providers: [{name: ''}]}]"),
+            (Refused, "accessLogging: [{providers: [{}]}]"),
+            (Refused, "metrics: [{providers: [{name: ''}]}]"),
+            (Refused, "metrics: [{overrides: [{match: {metric: NO_SUCH}}]}]"),
+            (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
+            (Refused, "sampling: 1"),
+        ],
+    );
+    check(
+        "Telemetry",
+        |case| format!("{{tracing: [{{{case}}}]}}"),
+        &[
+            (Accepted, "randomSamplingPercentage: 0, disableSpanReporting: false"),
+            (Accepted, "randomSamplingPercentage: 99.99, customTags: {a: {literal: {value: b}}}"),
+            (Refused, "randomSamplingPercentage: 100.01"),
+            (Refused, "randomSamplingPercentage: -1"),
+            (Refused, "providers: [{name: ''}]"),
+            (Refused, "customTags: {a: {}}"),
+            (Refused, "customTags: {a: {literal: {value: ''}}}"),
+            (Refused, "customTags: {a: {header: {name: ''}}}"),
+            (Refused, "customTags: {a: {header: {name: b}, literal: {value: c}}}"),
+            (Refused, "match: {mode: INBOUND}"),
         ],
     );
 }

@@ -113,12 +113,16 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         loop {
             self.life.attempts += 1;
             let rest = self.down.deadline().rest();
+            if let Some(span) = &mut self.w.span {
+                span.begin_try(&mut self.w.tries, self.life.began.elapsed());
+            }
             self.outgoing.write(self.w, self.life, self.site, rest)?;
             if !self.outgoing.mirrors().is_empty() && self.life.attempts == 1 {
                 mirror::begin(self.down, self.w, self.site, &self.outgoing);
             }
             let tried = self.one().await;
             self.observe(&tried);
+            self.end_try(tried.is_ok());
             let outcome = match &tried {
                 Ok(tried) => tried.outcome(self.w),
                 Err(failed) if failed.stale && !self.fresh => {
@@ -151,6 +155,13 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         if let (Some(seen), Some(pick)) = (seen, &self.life.pick) {
             self.outgoing.cluster.observe(pick, seen);
         }
+    }
+
+    /// Notes what became of a try, where its span is recorded.
+    fn end_try(&mut self, answered: bool) {
+        let Some(last) = self.w.tries.last_mut() else { return };
+        let status = Some(self.w.response.status).filter(|_| answered);
+        last.end(self.life.began.elapsed(), self.life.pick.as_ref().map(|p| p.address), status);
     }
 
     /// Whether there is to be another try; the record says why not, where one is wanted.

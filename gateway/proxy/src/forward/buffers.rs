@@ -5,7 +5,7 @@ use super::identity::Identity;
 use super::mirror::Copying;
 use crate::auth::Verified;
 use crate::h1::head::Head;
-use crate::trace::SpanContext;
+use crate::trace::{SpanContext, Try};
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -67,6 +67,8 @@ pub(crate) struct Work {
     pub(crate) identity: Identity,
     /// Its span, where requests are traced.
     pub(crate) span: Option<SpanContext>,
+    /// The spans of its tries, where they are recorded.
+    pub(crate) tries: Vec<Try>,
     /// Its tokens, when they were verified.
     pub(crate) verified: Option<Box<Verified>>,
     /// The copy for mirrors, until the request is all there.
@@ -109,6 +111,7 @@ impl Work {
         self.trailers.clear();
         self.verified = None;
         self.span = None;
+        self.tries.clear();
         self.copying = None;
     }
 

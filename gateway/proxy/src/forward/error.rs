@@ -105,6 +105,7 @@ impl Kind {
             | Kind::BadStream
             | Kind::NotHttp
             | Kind::NoHost
+            | Kind::Misdirected
             | Kind::HeadTimeout
             | Kind::Denied(_)
             | Kind::NoRoute

@@ -68,9 +68,8 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::Claim if !w.identity.trusted => false,
         Known::ClientCert if !w.identity.client_cert.passes() => false,
         Known::Expect => head.http11,
-        Known::TraceParent if w.span.is_some() => false,
-        // what belongs to a trace that is not continued
-        Known::TraceState if w.span.is_some_and(|s| s.parent.is_none()) => false,
+        Known::TraceParent | Known::B3 if w.span.is_some_and(|s| s.replaces()) => false,
+        Known::TraceState if w.span.is_some_and(|s| s.ends_tracestate()) => false,
         Known::GrpcTimeout => changes.grpc_timeout.is_none() && edits.keeps(b"grpc-timeout"),
         _ => edits.keeps(f.name.of_buffer(buf)),
     });
@@ -124,7 +123,7 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
         write_certificates(out, edits, view);
     }
     if let Some(span) = &w.span {
-        own(out, edits, "traceparent", &span.traceparent());
+        span.headers(|name, value| own(out, edits, name, value));
     }
     own(out, edits, "x-envoy-attempt-count", itoa::Buffer::new().format(changes.attempt).as_bytes());
     if let Some(expected) = changes.expected {

@@ -10,7 +10,7 @@ use super::view::View;
 use crate::h1::authority;
 use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
-use crate::trace::SpanContext;
+use crate::trace::{Said, SpanContext};
 use tidegate_engine::{Decision, ForwardDecision, NoRoute, RequestView};
 use tidegate_model::Tracing;
 
@@ -35,7 +35,7 @@ pub(crate) fn plan<'t>(
     identity.establish(request, buf, peer, tls.is_some(), snapshot.mesh.trusted_proxies);
     identity.certify(snapshot.mesh.client_certificates, tls.and_then(|tls| tls.client.as_ref()));
     if let Some(tracing) = &snapshot.mesh.tracing {
-        begin_span(w, site, snapshot, tracing);
+        begin_span(life, w, site, snapshot, tracing);
     }
     let Work { buf, pos, request, path, authority, .. } = w;
     let buf = &buf[*pos..];
@@ -87,13 +87,21 @@ pub(crate) fn plan<'t>(
     }
 }
 
-/// Continues the caller's trace, or begins one. A header that is repeated is none (W3C Trace Context 3.2).
+/// Continues the caller's trace, or begins one.
 #[cold]
-fn begin_span(w: &mut Work, site: Site<'_>, snapshot: &Snapshot, tracing: &Tracing) {
+fn begin_span<'t>(
+    life: &mut Life<'t>,
+    w: &mut Work,
+    site: Site<'_>,
+    snapshot: &Snapshot,
+    tracing: &'t Tracing,
+) {
+    life.tracing = Some(tracing);
     let port = snapshot.routes(site.connection).map_or(0, |table| table.server_port());
-    let mut said = w.request.known(&w.buf[w.pos..], Known::TraceParent);
-    let traceparent = said.next().filter(|_| said.next().is_none());
-    let span = SpanContext::begin(traceparent, tracing, port);
+    let buf = &w.buf[w.pos..];
+    let fields = w.request.fields.iter().filter(|f| matches!(f.known, Known::TraceParent | Known::B3));
+    let said = Said::of(fields.map(|f| (f.name.of_buffer(buf), f.value.of_buffer(buf))));
+    let span = SpanContext::begin(&said, tracing, port);
     if span.sampled {
         w.identity.mark_traced();
     }

@@ -6,8 +6,9 @@ use super::grpc::is_grpc;
 use super::retry::Refusal;
 use super::view::View;
 use crate::connection::Connection;
-use crate::h1::field::Known;
+use crate::h1::field::{Known, known};
 use crate::telemetry::{Flag, Flags, Headers, Record, RetryCount};
+use crate::trace::Traced;
 use crate::upstream::{self, Pick, RetryPermit};
 use crate::worker::Worker;
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, UpstreamProtocol};
+use tidegate_model::{Action, Fault, HeaderName, HeaderOp, Route, Tracing, UpstreamProtocol};
 
 /// Which connection of which worker a request is on.
 #[derive(Clone, Copy)]
@@ -58,6 +59,8 @@ pub(crate) struct Life<'t> {
     pub(crate) route: Option<&'t Route>,
     /// What CORS does to the response's header, after the rule.
     pub(crate) cors: &'t [HeaderOp],
+    /// How it is traced, if it is.
+    pub(crate) tracing: Option<&'t Tracing>,
     pub(crate) cluster_name: &'t str,
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
@@ -96,6 +99,7 @@ impl<'t> Life<'t> {
             sent: 0,
             route: None,
             cors: &[],
+            tracing: None,
             cluster_name: "",
             cluster: None,
             pick: None,
@@ -165,7 +169,7 @@ impl<'t> Life<'t> {
     ) -> Record<'a> {
         let buf = w.head();
         let head = &w.request;
-        let known = head.len > 0;
+        let is_known = head.len > 0;
         let target = head.target.of_buffer(buf);
         Record {
             start: self.start,
@@ -173,7 +177,7 @@ impl<'t> Life<'t> {
             upstream_service_time: self.service_time,
             protocol: match site.protocol {
                 Protocol::Http2 => "HTTP/2",
-                Protocol::Http1 if known && !head.http11 => "HTTP/1.0",
+                Protocol::Http1 if is_known && !head.http11 => "HTTP/1.0",
                 Protocol::Http1 => "HTTP/1.1",
             },
             method: head.method.of_buffer(buf),
@@ -183,7 +187,8 @@ impl<'t> Life<'t> {
             request_duration: self.request_duration,
             attempts: self.attempts,
             transport_failure: &self.transport_failure,
-            tls_version: site.connection.tls.as_ref().map_or("", |t| t.version),
+            tls: site.connection.tls.as_ref(),
+            connection_id: site.connection.id,
             status: self.status,
             flags: self.flags,
             details: &self.details,
@@ -199,11 +204,15 @@ impl<'t> Life<'t> {
             upstream_host: self.pick.as_ref().map(|p| p.address),
             upstream_local: self.upstream_local,
             downstream_local: site.connection.local,
-            downstream_remote: if known { w.identity.client } else { site.connection.peer },
+            downstream_remote: if is_known { w.identity.client } else { site.connection.peer },
             downstream_direct: site.connection.peer,
             sni: site.connection.tls.as_ref().and_then(|t| t.sni.as_deref()).unwrap_or_default(),
             grpc: is_grpc(w),
-            span: w.span.as_ref(),
+            traced: self.tracing.zip(w.span.as_ref()).map(|(tracing, context)| Traced {
+                context,
+                tries: &w.tries,
+                tracing,
+            }),
             headers,
         }
     }
@@ -276,12 +285,18 @@ impl Headers for Lookup<'_> {
             ":method" => f(view.method()),
             ":authority" | "host" => f(view.authority()),
             ":scheme" => f(view.scheme().as_str().as_bytes()),
-            "traceparent" if self.w.span.is_some() => {
-                self.w.span.iter().for_each(|span| f(&span.traceparent()));
-            }
             ":path" => f(self.w.request.target.of_buffer(self.w.head())),
             name => {
-                if let Some(v) = view.value(name.as_bytes()) {
+                let told = self.w.span.filter(|span| span.replaces());
+                if let Some(span) = told
+                    && matches!(known(name.as_bytes()), Known::TraceParent | Known::B3)
+                {
+                    span.headers(|n, value| {
+                        if n == name {
+                            f(value);
+                        }
+                    });
+                } else if let Some(v) = view.value(name.as_bytes()) {
                     f(&v);
                 }
             }
@@ -339,7 +354,9 @@ mod tests {
         let file = dir.path().join("log");
         let telemetry = Telemetry::new(&Identity { workload: "test".into(), namespace: "test".into() });
         let name = file.to_str().unwrap().into();
-        telemetry.set_access_log(&AccessLog { file: name, format: AccessLogFormat::DefaultText }).unwrap();
+        telemetry
+            .set_access_log(&AccessLog { file: name, format: AccessLogFormat::DefaultText, filter: None })
+            .unwrap();
         let worker = worker(&model((Ipv4Addr::LOCALHOST, 1).into()), Limits::default());
         let worker = Rc::new(Worker { telemetry: telemetry.worker(), ..Rc::into_inner(worker).unwrap() });
         let connection = connection();

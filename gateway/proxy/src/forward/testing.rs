@@ -150,6 +150,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
 pub(crate) fn connection() -> Rc<Connection> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     Rc::new(Connection {
+        id: 1,
         listener: KEY,
         local: at(80),
         peer: at(40000),

@@ -56,6 +56,8 @@ pub(crate) enum Known {
     TraceParent,
     /// `Tracestate`.
     TraceState,
+    /// `B3`, `X-B3-TraceId` and its like.
+    B3,
     /// `Server`.
     Server,
     /// `Date`.
@@ -98,6 +100,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
 fn look_up(name: &[u8]) -> Known {
     let found = match (name.len(), name.first().map_or(0, |c| fold(*c))) {
         (2, b't') if begins(name, b"te") => Known::Te,
+        (2, b'b') if begins(name, b"b3") => Known::B3,
         (4, b'h') if begins(name, b"host") => Known::Host,
         (4, b'd') if begins(name, b"date") => Known::Date,
         (6, b'e') if begins(name, b"expect") => Known::Expect,
@@ -109,11 +112,14 @@ fn look_up(name: &[u8]) -> Known {
         (10, b'k') if begins(name, b"keep-alive") => Known::HopByHop,
         (10, b'u') if begins(name, b"user-agent") => Known::UserAgent,
         (10, b't') if begins(name, b"tracestate") => Known::TraceState,
+        (10, b'x') if begins(name, b"x-b3-flags") => Known::B3,
+        (11, b'x') if begins(name, b"x-b3-spanid") => Known::B3,
         (11, b't') if begins(name, b"traceparent") => Known::TraceParent,
         (11, b'g') if begins(name, b"grpc-status") => Known::GrpcStatus,
         (12, b'g') if begins(name, b"grpc-timeout") => Known::GrpcTimeout,
         (12, b'c') if begins(name, b"content-type") => Known::ContentType,
         (12, b'x') if begins(name, b"x-request-id") => Known::RequestId,
+        (12, b'x') if begins(name, b"x-b3-traceid") || begins(name, b"x-b3-sampled") => Known::B3,
         (14, b'c') if begins(name, b"content-length") => Known::ContentLength,
         (14, b'h') if begins(name, b"http2-settings") => Known::HopByHop,
         (15, b'x') if begins(name, b"x-forwarded-for") => Known::ForwardedFor,
@@ -122,6 +128,7 @@ fn look_up(name: &[u8]) -> Known {
         (17, b't') if begins(name, b"transfer-encoding") => Known::TransferEncoding,
         (17, b's') if begins(name, b"sec-websocket-key") => Known::WebSocketKey,
         (17, b'x') if begins(name, b"x-forwarded-proto") => Known::ForwardedProto,
+        (17, b'x') if begins(name, b"x-b3-parentspanid") => Known::B3,
         (18, b'x') if begins(name, b"x-istio-attributes") => Known::Internal,
         (19, b'x') if begins(name, b"x-envoy-ratelimited") => Known::RateLimited,
         (20, b's') if begins(name, b"sec-websocket-accept") => Known::WebSocketAccept,
@@ -196,7 +203,8 @@ pub(crate) fn is_token_char(c: u8) -> bool {
 /// By first letter, the lengths that names known here have, a bit each; the last one is for all from 31 on.
 static LENGTHS: [u32; 256] = {
     let mut table = [0; 256];
-    let letters: [(u8, &[u32]); 12] = [
+    let letters: [(u8, &[u32]); 13] = [
+        (b'b', &[2]),
         (b'c', &[10, 12, 14]),
         (b'd', &[4]),
         (b'e', &[6]),
@@ -245,6 +253,19 @@ static FOLDED: [u8; 256] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_about_traces() {
+        for (names, expected) in [
+            (&["traceparent", "Traceparent"][..], Known::TraceParent),
+            (&["tracestate"], Known::TraceState),
+            (&["b3", "B3", "X-B3-TraceId", "x-b3-spanid", "X-B3-ParentSpanId"], Known::B3),
+            (&["x-b3-sampled", "x-b3-flags"], Known::B3),
+            (&["b", "b4", "baggage", "x-b3", "x-b3-traceid2"], Known::Other),
+        ] {
+            assert!(names.iter().all(|name| known(name.as_bytes()) == expected), "{names:?}");
+        }
+    }
 
     #[test]
     fn underscores_hide_no_name() {

@@ -230,7 +230,8 @@ fn finish(outcome: &Outcome, target: Option<&Target>, connection: &Connection, w
         request_duration: None,
         attempts: u32::from(pick.is_some()),
         transport_failure: &outcome.transport_failure,
-        tls_version: connection.tls.as_ref().map_or("", |t| t.version),
+        tls: connection.tls.as_ref(),
+        connection_id: connection.id,
         status: 0,
         flags: outcome.flags,
         details: &outcome.details,
@@ -250,7 +251,7 @@ fn finish(outcome: &Outcome, target: Option<&Target>, connection: &Connection, w
         downstream_direct: connection.peer,
         sni: connection.sni(),
         grpc: false,
-        span: None,
+        traced: None,
         headers: &NoHeaders,
     });
 }

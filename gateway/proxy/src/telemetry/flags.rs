@@ -3,72 +3,72 @@
 pub(crate) struct Flags(u32);
 
 macro_rules! flags {
-    ($($(#[$doc:meta])* $letters:literal $variant:ident),* $(,)?) => {
+    ($($(#[$doc:meta])* $letters:literal $words:literal $variant:ident),* $(,)?) => {
         /// One response flag.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub(crate) enum Flag { $($(#[$doc])* $variant),* }
 
-        /// Every flag with its letters, in the order in which Envoy prints them.
-        const ALL: &[(&str, Flag)] = &[$(($letters, Flag::$variant)),*];
+        /// Every flag with its letters and its words, in the order in which Envoy prints them.
+        const ALL: &[(&str, &str, Flag)] = &[$(($letters, $words, Flag::$variant)),*];
     };
 }
 
 flags! {
     /// UH: no healthy endpoint.
-    "UH" NoHealthyUpstream,
+    "UH" "NoHealthyUpstream" NoHealthyUpstream,
     /// UT: the request's time was up.
-    "UT" UpstreamTimeout,
+    "UT" "UpstreamRequestTimeout" UpstreamTimeout,
     /// LR: we reset the stream.
-    "LR" LocalReset,
+    "LR" "LocalReset" LocalReset,
     /// UR: the upstream reset the stream.
-    "UR" UpstreamReset,
+    "UR" "UpstreamRemoteReset" UpstreamReset,
     /// UF: connecting failed.
-    "UF" UpstreamConnectFailure,
+    "UF" "UpstreamConnectionFailure" UpstreamConnectFailure,
     /// UC: the upstream ended the connection.
-    "UC" UpstreamTermination,
+    "UC" "UpstreamConnectionTermination" UpstreamTermination,
     /// UO: a limit of the cluster was reached.
-    "UO" Overflow,
+    "UO" "UpstreamOverflow" Overflow,
     /// NR: no route.
-    "NR" NoRoute,
+    "NR" "NoRouteFound" NoRoute,
     /// DI: a fault delayed it.
-    "DI" DelayInjected,
+    "DI" "DelayInjected" DelayInjected,
     /// FI: a fault aborted it.
-    "FI" FaultInjected,
+    "FI" "FaultInjected" FaultInjected,
     /// RL: a rate limit refused it.
-    "RL" RateLimited,
+    "RL" "RateLimited" RateLimited,
     /// UAEX: the external authorization refused it.
-    "UAEX" ExternalAuthorization,
+    "UAEX" "UnauthorizedExternalService" ExternalAuthorization,
     /// RLSE: the rate limit service failed.
-    "RLSE" RateLimitServiceError,
+    "RLSE" "RateLimitServiceError" RateLimitServiceError,
     /// DC: the client went away.
-    "DC" DownstreamTermination,
+    "DC" "DownstreamConnectionTermination" DownstreamTermination,
     /// URX: retries used up.
-    "URX" RetryLimit,
+    "URX" "UpstreamRetryLimitExceeded" RetryLimit,
     /// SI: the stream stood still too long.
-    "SI" StreamIdleTimeout,
+    "SI" "StreamIdleTimeout" StreamIdleTimeout,
     /// IH: a header that must be valid is not.
-    "IH" InvalidHeader,
+    "IH" "InvalidEnvoyRequestHeaders" InvalidHeader,
     /// DPE: the client broke the protocol.
-    "DPE" DownstreamProtocolError,
+    "DPE" "DownstreamProtocolError" DownstreamProtocolError,
     /// UMSDR: the upstream stream's longest time was up.
-    "UMSDR" MaxStreamDuration,
+    "UMSDR" "UpstreamMaxStreamDurationReached" MaxStreamDuration,
     /// RFCF: answered from a cache.
-    "RFCF" ResponseFromCache,
+    "RFCF" "ResponseFromCacheFilter" ResponseFromCache,
     /// NFCF: a filter's config is missing.
-    "NFCF" NoFilterConfig,
+    "NFCF" "NoFilterConfigFound" NoFilterConfig,
     /// DT: the connection's or request's longest time was up.
-    "DT" DurationTimeout,
+    "DT" "DurationTimeout" DurationTimeout,
     /// UPE: the upstream broke the protocol.
-    "UPE" UpstreamProtocolError,
+    "UPE" "UpstreamProtocolError" UpstreamProtocolError,
     /// NC: no such cluster.
-    "NC" NoCluster,
+    "NC" "NoClusterFound" NoCluster,
     /// OM: shed by overload protection.
-    "OM" OverloadManager,
+    "OM" "OverloadManagerTerminated" OverloadManager,
     /// DF: a name did not resolve.
-    "DF" DnsFailure,
+    "DF" "DnsResolutionFailed" DnsFailure,
     /// DO: dropped by a drop rule.
-    "DO" DropOverload,
+    "DO" "DropOverload" DropOverload,
 }
 
 impl Flags {
@@ -84,13 +84,23 @@ impl Flags {
 
     /// The letters of all that are set, joined by commas; `-` for none.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
+        self.write_all(out, |(letters, ..)| letters);
+    }
+
+    /// The words of all that are set, joined by commas; `-` for none.
+    pub(crate) fn write_words(self, out: &mut Vec<u8>) {
+        self.write_all(out, |(_, words, _)| words);
+    }
+
+    #[inline]
+    fn write_all(self, out: &mut Vec<u8>, name: fn(&(&'static str, &'static str, Flag)) -> &'static str) {
         if self.0 == 0 {
             return out.push(b'-');
         }
         let mut separator: &[u8] = b"";
-        for (letters, _) in ALL.iter().filter(|(_, flag)| self.has(*flag)) {
+        for flag in ALL.iter().filter(|(.., flag)| self.has(*flag)) {
             out.extend_from_slice(separator);
-            out.extend_from_slice(letters.as_bytes());
+            out.extend_from_slice(name(flag).as_bytes());
             separator = b",";
         }
     }
@@ -133,9 +143,13 @@ mod tests {
 
     #[test]
     fn every_letter_once() {
-        let all: Vec<Flag> = ALL.iter().map(|(_, f)| *f).collect();
-        let expected: Vec<&str> = ALL.iter().map(|(l, _)| *l).collect();
+        let all: Vec<Flag> = ALL.iter().map(|(.., f)| *f).collect();
+        let expected: Vec<&str> = ALL.iter().map(|(l, ..)| *l).collect();
         assert_eq!(letters(&all), expected.join(","));
+        let mut words = Vec::new();
+        Flags::testing(u32::MAX).write_words(&mut words);
+        assert!(words.starts_with(b"NoHealthyUpstream,UpstreamRequestTimeout,"));
+        assert_eq!(words.split(|c| *c == b',').count(), all.len());
         let istio =
             "NR NC UH UF UC UR URX UO UT UMSDR LR DC DT DI FI RL UAEX RLSE IH SI DPE UPE OM DF DO NFCF RFCF";
         let mut known: Vec<&str> = istio.split(' ').collect();

@@ -1,17 +1,20 @@
 //! What the operators of format strings stand for.
 
 use super::metrics::grpc_status;
-use super::{Record, escape, time};
+use super::{Record, escape, rare, time};
 use crate::address;
 use ahash::AHashMap;
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
-use tidegate_model::{Field, FormatPart, FormatString, HeaderName, Operator};
+use tidegate_model::{Field, FormatPart, FormatString, GrpcStatusForm, HeaderName, Operator};
 
 /// No value is longer, whatever a client sends.
 pub(super) const MAX_VALUE: usize = 8 << 10;
+
+/// Nor any of a span's tag.
+const MAX_TAG: usize = 256;
 
 /// Who reads a value: a log sees the authority that was sent upstream, a header operation the one
 /// that came (Istio 2.5).
@@ -36,6 +39,51 @@ pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mu
             }
         }
     }
+}
+
+/// Renders a format string for a tag of a span. Absent values render as nothing.
+pub(crate) fn render_tag(format: &FormatString, record: &Record<'_>) -> String {
+    const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
+    let mut out = Vec::new();
+    for part in format.parts() {
+        match part {
+            FormatPart::Literal(text) => out.extend_from_slice(text.as_bytes()),
+            FormatPart::Operator(operator, limit) => {
+                let limit = limit.map_or(MAX_TAG, |n| n.min(MAX_TAG));
+                let mut value = Value::new(&mut out, STYLE, limit);
+                write(operator, held(operator), record, Reader::Log, &mut value);
+                value.end();
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Appends what an operator stands for as it is; whether there is anything.
+pub(super) fn render_value(
+    operator: &Operator,
+    held: [Held; 2],
+    record: &Record<'_>,
+    out: &mut Vec<u8>,
+) -> bool {
+    const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
+    let mut value = Value::new(out, STYLE, MAX_VALUE);
+    write(operator, held, record, Reader::Log, &mut value);
+    value.any
+}
+
+fn as_it_is(piece: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(piece);
+}
+
+/// Renders a format string that is not about a request: operators that are stand for nothing.
+pub(crate) fn render_constant(format: &FormatString) -> String {
+    let text = |part: &FormatPart| match part {
+        FormatPart::Literal(text) => text.to_string(),
+        FormatPart::Operator(Operator::Environment(name), _) => environment(name).to_owned(),
+        FormatPart::Operator(..) => String::new(),
+    };
+    format.parts().iter().map(text).collect()
 }
 
 /// How a value is written.
@@ -83,7 +131,9 @@ pub(super) fn held(operator: &Operator) -> [Held; 2] {
     };
     let both = |first, second: Option<Held>| [first, second.unwrap_or(Held::Nothing)];
     match operator {
-        Operator::Request(name, other) => both(of_request(name), other.as_ref().map(of_request)),
+        Operator::Request(name, other) | Operator::RequestWithoutQuery(name, other) => {
+            both(of_request(name), other.as_ref().map(of_request))
+        }
         Operator::Response(name, other) => both(of_response(name), other.as_ref().map(of_response)),
         _ => [Held::Nothing; 2],
     }
@@ -113,8 +163,8 @@ pub(super) fn write(
         }
         Operator::StartTime(None) => out.own(|w| time::write_iso(record.start, w)),
         Operator::StartTime(Some(format)) => out.short(|w| time::write_format(format, record.start, w)),
-        Operator::Environment(name) => out.piece(environment(name).as_bytes()),
         Operator::Field(named) => field(*named, record, out),
+        _ => rare::operator(operator, held, record, out),
     }
 }
 
@@ -133,9 +183,11 @@ pub(super) fn is_number(operator: &Operator) -> bool {
                 | Field::DownstreamRemotePort
                 | Field::DownstreamDirectRemotePort
                 | Field::UpstreamRemotePort
+                | Field::UpstreamLocalPort
+                | Field::ConnectionId
                 | Field::GrpcStatusNumber
                 | Field::UpstreamRequestAttemptCount
-        )
+        ) | Operator::GrpcStatus(GrpcStatusForm::Number)
     )
 }
 
@@ -155,7 +207,7 @@ impl<'a> Value<'a> {
     }
 
     /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
-    fn piece(&mut self, piece: &[u8]) {
+    pub(super) fn piece(&mut self, piece: &[u8]) {
         if piece.is_empty() || self.left == 0 {
             return;
         }
@@ -171,7 +223,7 @@ impl<'a> Value<'a> {
     }
 
     /// Text of our own, in which nothing is ever escaped.
-    fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.left == 0 {
             return;
         }
@@ -207,7 +259,7 @@ impl<'a> Value<'a> {
         self.piece(&buffer[..length]);
     }
 
-    fn number(&mut self, number: impl itoa::Integer) {
+    pub(super) fn number(&mut self, number: impl itoa::Integer) {
         self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
     }
 
@@ -222,7 +274,7 @@ impl<'a> Value<'a> {
         self.own(|out| address::write(address, out));
     }
 
-    fn ip(&mut self, address: SocketAddr) {
+    pub(super) fn ip(&mut self, address: SocketAddr) {
         self.own(|out| address::write_ip(address.ip(), out));
     }
 }
@@ -269,11 +321,8 @@ fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
         Field::RequestDuration => out.milliseconds(record.request_duration),
         Field::UpstreamCluster | Field::UpstreamClusterRaw => out.piece(record.cluster_name.as_bytes()),
         Field::RequestedServerName => out.piece(record.sni.as_bytes()),
-        Field::DownstreamTlsVersion => out.piece(record.tls_version.as_bytes()),
         Field::RouteName => out.piece(record.route.map_or("", |r| &r.name).as_bytes()),
         Field::GrpcStatusNumber => grpc_status(record).into_iter().for_each(|status| out.number(status)),
-        Field::TraceId => record.span.iter().for_each(|span| out.piece(&span.trace_id())),
-        Field::Hostname => out.piece(HOSTNAME.as_bytes()),
         Field::UpstreamRequestAttemptCount => out.number(record.attempts),
         // Neither a network policy that ends connections nor virtual clusters exist here.
         Field::ConnectionTerminationDetails | Field::VirtualClusterName => {}
@@ -299,12 +348,12 @@ fn address_field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
         Field::DownstreamDirectRemotePort => out.number(record.downstream_direct.port()),
         Field::DownstreamDirectRemoteAddress => out.address(record.downstream_direct),
         Field::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.downstream_direct),
-        _ => {}
+        _ => rare::field(field, record, out),
     }
 }
 
 /// A variable of the process, as it was when the first one was asked for.
-fn environment(name: &str) -> &'static str {
+pub(super) fn environment(name: &str) -> &'static str {
     static VARIABLES: LazyLock<AHashMap<String, String>> = LazyLock::new(|| {
         let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
         std::env::vars_os().map(|(k, v)| (text(k), text(v))).collect()
@@ -312,17 +361,11 @@ fn environment(name: &str) -> &'static str {
     VARIABLES.get(name).map_or("", String::as_str)
 }
 
-static HOSTNAME: LazyLock<String> = LazyLock::new(|| {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    kernel.map_or_else(|_| environment("HOSTNAME").to_string(), |name| name.trim().to_string())
-});
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Lists, cluster, forwarded, unrouted, workload};
     use super::super::{Flag, Flags};
     use super::*;
-    use crate::trace::SpanContext;
 
     fn rendered(format: &str, record: &Record<'_>) -> String {
         let mut out = Vec::new();
@@ -341,8 +384,6 @@ mod tests {
         let mut record = forwarded(&cluster, &workload, &headers);
         record.transport_failure = "connection refused";
         record.grpc = true;
-        let span = SpanContext { trace: 0xab, span: 1, parent: None, sampled: true, port: 80, max_path: 9 };
-        record.span = Some(&span);
         record.flags.set(Flag::RetryLimit);
         record.flags.set(Flag::UpstreamConnectFailure);
         let cases = [
@@ -369,13 +410,12 @@ mod tests {
             ),
             ("%DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%", "50000 50001"),
             ("%GRPC_STATUS_NUMBER%", "0"),
-            ("%TRACE_ID%", "000000000000000000000000000000ab"),
             ("%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "10.0.0.1"),
             ("%DOWNSTREAM_REMOTE_ADDRESS%", "203.0.113.7:50000"),
             ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "203.0.113.7"),
             ("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", "[2001:db8::1]:50001"),
             ("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "2001:db8::1"),
-            ("%REQUESTED_SERVER_NAME% %DOWNSTREAM_TLS_VERSION%", "bookinfo.example.com TLSv1.3"),
+            ("%REQUESTED_SERVER_NAME%", "bookinfo.example.com"),
             ("%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "1"),
             ("100%% literal", "100% literal"),
         ];
@@ -396,7 +436,8 @@ mod tests {
             let text = rendered(&field, &record);
             let present = ["PROTOCOL", "RESPONSE", "BYTES", "DURATION", "DOWNSTREAM", "HOSTNAME", "ATTEMPT"];
             let absent = text == "[]";
-            let known = present.iter().any(|p| name.contains(p)) && !name.contains("TLS");
+            let present = ["CONNECTION_ID"].contains(name) || present.iter().any(|p| name.contains(p));
+            let known = present && !name.contains("TLS") && !name.contains("PEER");
             let known =
                 known && !["RESPONSE_DURATION", "REQUEST_DURATION", "RESPONSE_CODE_DETAILS"].contains(name);
             assert_eq!(absent, !known, "{name}: {text}");

@@ -8,10 +8,12 @@ mod access_log;
 mod connections;
 mod counts;
 mod escape;
+mod filter;
 mod flags;
 mod format;
 mod histogram;
 mod metrics;
+mod rare;
 mod record;
 mod refusals;
 mod time;
@@ -21,7 +23,7 @@ mod writer;
 pub(crate) use connections::TcpSeries;
 pub(crate) use counts::{MirrorCount, RetryCount};
 pub(crate) use flags::{Flag, Flags};
-pub(crate) use format::render_header;
+pub(crate) use format::{render_constant, render_header, render_tag};
 pub(crate) use record::{Headers, NoHeaders, Record};
 pub(crate) use refusals::Refused;
 pub(crate) use workload::Workload;
@@ -32,6 +34,7 @@ use access_log::LineFormat;
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
 use connections::{Connections, WorkerConnections};
+use filter::Filter;
 use metrics::{Metrics, WorkerMetrics};
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
@@ -43,8 +46,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_model::{AccessLog, Cluster};
 use writer::{LineBuffer, LogWriter};
 
-/// The access log's format, `None` while it is off; workers look at it by one atomic load.
-type SharedFormat = Arc<ArcSwapOption<LineFormat>>;
+/// How requests are logged, `None` while they are not; workers look at it by one atomic load.
+type SharedFormat = Arc<ArcSwapOption<Lines>>;
+
+/// The lines of the access log.
+struct Lines {
+    format: LineFormat,
+    /// Which requests have one; `None` is all.
+    filter: Option<Filter>,
+}
 
 /// The telemetry of the process.
 pub(crate) struct Telemetry {
@@ -102,7 +112,10 @@ impl Telemetry {
             if current.as_ref().is_none_or(|old| old.file != log.file) {
                 self.writer.set_output(&log.file)?;
             }
-            self.format.store(Some(Arc::new(LineFormat::compile(&log.format))));
+            self.format.store(Some(Arc::new(Lines {
+                format: LineFormat::compile(&log.format),
+                filter: log.filter.as_ref().map(Filter::compile),
+            })));
         }
         *current = Some(log.clone());
         Ok(())
@@ -174,7 +187,7 @@ impl Telemetry {
 pub(crate) struct WorkerTelemetry {
     metrics: WorkerMetrics,
     connections: WorkerConnections,
-    format: RefCell<Cache<SharedFormat, Option<Arc<LineFormat>>>>,
+    format: RefCell<Cache<SharedFormat, Option<Arc<Lines>>>>,
     /// The line that is being written; kept for its capacity.
     line: RefCell<Vec<u8>>,
     lines: LineBuffer,
@@ -214,8 +227,8 @@ impl WorkerTelemetry {
     pub(crate) fn finish(&self, record: &Record<'_>) {
         self.metrics.count(record);
         self.log(record);
-        if let Some(span) = record.span {
-            self.spans.finish(span, record);
+        if let Some(traced) = record.traced {
+            self.spans.finish(traced, record);
         }
     }
 
@@ -235,10 +248,13 @@ impl WorkerTelemetry {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if let Some(format) = self.format.borrow_mut().load() {
+        if let Some(lines) = self.format.borrow_mut().load() {
+            if lines.filter.as_ref().is_some_and(|filter| !filter.takes(record)) {
+                return;
+            }
             let mut line = self.line.borrow_mut();
             line.clear();
-            format.write(record, &mut line);
+            lines.format.write(record, &mut line);
             self.lines.push(&line);
         }
     }
@@ -259,7 +275,7 @@ mod tests {
     }
 
     fn log(file: &str, format: AccessLogFormat) -> AccessLog {
-        AccessLog { file: file.into(), format }
+        AccessLog { file: file.into(), format, filter: None }
     }
 
     #[test]

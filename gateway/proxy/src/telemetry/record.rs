@@ -1,5 +1,6 @@
 use super::{Flags, Workload};
-use crate::trace::SpanContext;
+use crate::tls::TlsFacts;
+use crate::trace::Traced;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 use tidegate_model::{HeaderName, Route};
@@ -47,8 +48,10 @@ pub(crate) struct Record<'a> {
     pub(crate) attempts: u32,
     /// Why there was no upstream connection ([`crate::upstream::ConnectError`] in words); empty for none.
     pub(crate) transport_failure: &'a str,
-    /// The downstream TLS version, such as `TLSv1.3`; empty for plaintext.
-    pub(crate) tls_version: &'a str,
+    /// The downstream TLS that ends here; `None` for plaintext.
+    pub(crate) tls: Option<&'a TlsFacts>,
+    /// The number of the connection in this process.
+    pub(crate) connection_id: u64,
     /// The status sent; 0 when none was.
     pub(crate) status: u16,
     /// Flags.
@@ -87,8 +90,8 @@ pub(crate) struct Record<'a> {
     pub(crate) sni: &'a str,
     /// Whether this is gRPC (content-type).
     pub(crate) grpc: bool,
-    /// Its span, where requests are traced.
-    pub(crate) span: Option<&'a SpanContext>,
+    /// Its spans, where requests are traced.
+    pub(crate) traced: Option<Traced<'a>>,
     /// Header lookups.
     pub(crate) headers: &'a dyn Headers,
 }

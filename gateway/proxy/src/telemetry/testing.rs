@@ -1,10 +1,14 @@
 //! Requests for the tests of this room.
 
 use super::{Flags, Headers, Record, Workload};
+use crate::tls::{ClientCertificate, TlsFacts};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-use tidegate_model::{Cluster, ClusterName, HeaderName, LoadBalancer, RetryBudget, UpstreamProtocol};
+use tidegate_model::{
+    Cluster, ClusterName, HeaderName, LoadBalancer, OtlpTransport, RetryBudget, Share, Tracing,
+    UpstreamProtocol,
+};
 
 /// Headers of a request and its response; trailers are those of the response.
 #[derive(Default)]
@@ -55,6 +59,29 @@ pub(super) fn workload() -> Workload {
     Workload::new(&Arc::from("reviews-v1"), &BTreeMap::from(labels))
 }
 
+/// A connection whose client showed a certificate.
+pub(super) fn tls() -> TlsFacts {
+    let client = Some(ClientCertificate::testing());
+    let (_, shutdown) = tokio::sync::watch::channel(false);
+    let (version, cipher) = ("TLSv1.3", "TLS_AES_128_GCM_SHA256");
+    TlsFacts { sni: None, table: "a".into(), version, cipher, client, shutdown }
+}
+
+/// How requests are traced.
+pub(super) fn tracing() -> Tracing {
+    Tracing {
+        collector: ClusterName::outbound(4317, "", "collector"),
+        transport: OtlpTransport::Grpc,
+        headers: Vec::new(),
+        timeout: Duration::from_secs(1),
+        sampling: Share::all(),
+        propagates: true,
+        max_path: 256,
+        istio_tags: true,
+        tags: Vec::new(),
+    }
+}
+
 /// A request that was answered by an upstream.
 pub(super) fn forwarded<'a>(cluster: &'a Cluster, workload: &'a Workload, headers: &'a Lists) -> Record<'a> {
     Record {
@@ -69,7 +96,8 @@ pub(super) fn forwarded<'a>(cluster: &'a Cluster, workload: &'a Workload, header
         request_duration: Some(Duration::from_millis(1)),
         attempts: 1,
         transport_failure: "",
-        tls_version: "TLSv1.3",
+        tls: None,
+        connection_id: 7,
         status: 200,
         flags: Flags::default(),
         details: "via_upstream",
@@ -89,7 +117,7 @@ pub(super) fn forwarded<'a>(cluster: &'a Cluster, workload: &'a Workload, header
         downstream_direct: "[2001:db8::1]:50001".parse().unwrap(),
         sni: "bookinfo.example.com",
         grpc: false,
-        span: None,
+        traced: None,
         headers,
     }
 }
@@ -108,7 +136,8 @@ pub(super) fn unrouted(headers: &Lists) -> Record<'_> {
         request_duration: None,
         attempts: 0,
         transport_failure: "",
-        tls_version: "",
+        tls: None,
+        connection_id: 1,
         status: 0,
         flags: Flags::default(),
         details: "",
@@ -128,7 +157,7 @@ pub(super) fn unrouted(headers: &Lists) -> Record<'_> {
         downstream_direct: "10.0.0.2:50000".parse().unwrap(),
         sni: "",
         grpc: false,
-        span: None,
+        traced: None,
         headers,
     }
 }

@@ -20,6 +20,8 @@ use x509_parser::prelude::X509Certificate;
 /// A certificate that a client showed and that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientCertificate {
+    /// The chain as it was sent, the client's own first, in DER.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// What `x-forwarded-client-cert` says of it.
     pub(crate) forwarded: Arc<str>,
 }

@@ -42,6 +42,8 @@ pub(crate) struct TlsFacts {
     pub(crate) table: TableName,
     /// `TLSv1.2` or `TLSv1.3`.
     pub(crate) version: &'static str,
+    /// The cipher suite, as OpenSSL calls it.
+    pub(crate) cipher: &'static str,
     /// The client's certificate, checked; `None` where it was not asked for or not sent.
     pub(crate) client: Option<ClientCertificate>,
     /// Turns true when the connection is to end: its listener goes, or its server asks for another kind of TLS.
@@ -98,12 +100,29 @@ pub(crate) async fn terminate(
         Some("TLSv1_3") => "TLSv1.3",
         _ => "TLSv1.2",
     };
+    let cipher = session.and_then(|tls| tls.current_cipher_name()).map_or("", openssl_name);
     let chain = session.and_then(|tls| tls.peer_cert_chain_der()).filter(|chain| !chain.is_empty());
     let client = chain.map(|chain| {
         let forwarded = forwarded_client_cert::element(&terminator.identities, &chain[0]).into();
-        ClientCertificate { forwarded }
+        ClientCertificate { chain: chain.into(), forwarded }
     });
-    Ok((stream, TlsFacts { sni, table, version, client, shutdown: terminator.shutdown.clone() }))
+    Ok((stream, TlsFacts { sni, table, version, cipher, client, shutdown: terminator.shutdown.clone() }))
+}
+
+/// The name by which OpenSSL, and so Envoy, calls a cipher suite.
+fn openssl_name(suite: &'static str) -> &'static str {
+    match suite {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384" => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256" => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256" => "ECDHE-RSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384" => "ECDHE-RSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256" => "ECDHE-RSA-CHACHA20-POLY1305",
+        other => other,
+    }
 }
 
 /// Sends a fatal alert (RFC 8446 6.2) in the clear, as is right before a ServerHello.

@@ -6,10 +6,12 @@ mod client_certificate;
 pub(crate) mod client_hello;
 mod forwarded_client_cert;
 mod handshake;
+mod peer;
 mod servers;
 
 pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use handshake::{HandshakeError, TlsFacts, client_hello, refuse, terminate};
+pub(crate) use peer::NameKind;
 pub(crate) use servers::{ServerConfigs, Terminator};
 
 /// Makes aws-lc-rs the process's provider. Pingora would install ring, without post-quantum key

@@ -1,168 +1,321 @@
-//! W3C Trace Context, level 1.
+//! Which span of which trace a request is: what its client says of that, and what the upstream is told.
 
+use super::{b3, hex, w3c};
+use std::net::SocketAddr;
+use std::time::Duration;
 use tidegate_model::Tracing;
 
-/// Bytes of a `traceparent` of version 00.
-const LENGTH: usize = 55;
-/// The flag that says that the caller records its span.
-const SAMPLED: u8 = 1;
+/// Spans of tries that are kept of a request; the last one stands for all further ones.
+const MAX_TRIES: usize = 32;
+
+/// The headers by which a client says of which trace its request is.
+const NAMES: [&[u8]; 6] =
+    [b"traceparent", b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-sampled", b"x-b3-flags"];
+
+/// What a client says of its trace, in any form.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said<'a> {
+    traceparent: Option<&'a [u8]>,
+    b3: b3::Said<'a>,
+}
+
+impl<'a> Said<'a> {
+    /// Of the header fields that may say it. One that is repeated says nothing (W3C Trace Context 3.2).
+    pub(crate) fn of(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let (mut said, mut seen) = (Said::default(), [false; NAMES.len()]);
+        for (name, value) in fields {
+            let Some(at) = NAMES.iter().position(|n| name.eq_ignore_ascii_case(n)) else { continue };
+            let b3 = &mut said.b3;
+            let place = match at {
+                0 => &mut said.traceparent,
+                1 => &mut b3.single,
+                2 => &mut b3.trace_id,
+                3 => &mut b3.span_id,
+                4 => &mut b3.sampled,
+                _ => &mut b3.flags,
+            };
+            *place = Some(value).filter(|_| !seen[at]);
+            seen[at] = true;
+        }
+        said
+    }
+}
 
 /// Which span of which trace a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SpanContext {
     /// The trace.
-    pub(crate) trace: u128,
+    pub(super) trace: u128,
     /// The span of this request here.
-    pub(crate) span: u64,
+    pub(super) span: u64,
     /// The caller's span; `None` where the trace begins here.
-    pub(crate) parent: Option<u64>,
+    pub(super) parent: Option<u64>,
     /// Whether spans of this trace are recorded.
     pub(crate) sampled: bool,
     /// The Gateway's server port.
-    pub(crate) port: u16,
-    /// Bytes of a path that the span keeps.
-    pub(crate) max_path: usize,
+    pub(super) port: u16,
+    /// The span of the try that is under way, whose child the upstream's is.
+    called: u64,
+    /// Whether the upstream is told.
+    tells: bool,
+    /// Whether the caller said it by `traceparent`, so that `tracestate` belongs to this trace.
+    by_traceparent: bool,
+    b3: b3::Forms,
+}
+
+/// A try to send a request on: a span of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Try {
+    pub(super) span: u64,
+    /// When it began and ended, from the request's beginning.
+    pub(super) began: Duration,
+    /// `None` while it is under way.
+    pub(super) ended: Option<Duration>,
+    pub(super) host: Option<SocketAddr>,
+    /// What the upstream answered; 0 where it did not.
+    pub(super) status: u16,
 }
 
 impl SpanContext {
-    /// A span for a request that came with this `traceparent`. The caller's decision about sampling
-    /// counts; where there is no caller, it is decided here.
-    pub(crate) fn begin(traceparent: Option<&[u8]>, tracing: &Tracing, port: u16) -> Self {
-        let caller = traceparent.and_then(parse);
-        let (trace, parent, sampled) = match caller {
-            Some((trace, parent, flags)) => (trace, Some(parent), flags & SAMPLED != 0),
-            // an id of zeros is none
-            None => (fastrand::u128(1..), None, tracing.sampling.takes(fastrand::u64(..))),
+    /// A span for a request whose client says this. The caller's decision about sampling counts; where there is
+    /// none, it is decided here. Of several forms W3C's counts, as for a provider of the kind `opentelemetry`.
+    pub(crate) fn begin(said: &Said<'_>, tracing: &Tracing, port: u16) -> Self {
+        let caller = said.traceparent.and_then(w3c::read);
+        let b3 = b3::read(&said.b3);
+        let (ids, decided) = match caller {
+            Some(w3c::Caller { trace, span, sampled }) => (Some((trace, span)), Some(sampled)),
+            None => (b3.ids, b3.sampled),
         };
-        SpanContext { trace, span: fastrand::u64(1..), parent, sampled, port, max_path: tracing.max_path }
+        // an id of zeros is none
+        let (trace, parent) =
+            ids.map_or_else(|| (fastrand::u128(1..), None), |(trace, span)| (trace, Some(span)));
+        let short = b3.forms.short && trace >> 64 == 0;
+        SpanContext {
+            trace,
+            span: fastrand::u64(1..),
+            parent,
+            sampled: decided.unwrap_or_else(|| tracing.sampling.takes(fastrand::u64(..))),
+            port,
+            called: fastrand::u64(1..),
+            tells: tracing.propagates,
+            by_traceparent: caller.is_some(),
+            b3: b3::Forms { short, debug: b3.forms.debug && caller.is_none(), ..b3.forms },
+        }
     }
 
-    /// The `traceparent` for who is called next.
-    pub(crate) fn traceparent(&self) -> [u8; LENGTH] {
-        let mut text = [b'-'; LENGTH];
-        hex(&mut text[0..2], &[0]);
-        hex(&mut text[3..35], &self.trace.to_be_bytes());
-        hex(&mut text[36..52], &self.span.to_be_bytes());
-        hex(&mut text[53..55], &[if self.sampled { SAMPLED } else { 0 }]);
-        text
+    /// Whether the client's headers about its trace are replaced by others.
+    pub(crate) fn replaces(&self) -> bool {
+        self.tells
+    }
+
+    /// Whether `tracestate` belongs to a trace that is not continued.
+    pub(crate) fn ends_tracestate(&self) -> bool {
+        self.tells && !self.by_traceparent
+    }
+
+    /// The headers for who is called: W3C's, and B3 in the forms that the client spoke.
+    pub(crate) fn headers(&self, mut put: impl FnMut(&'static str, &[u8])) {
+        if !self.tells {
+            return;
+        }
+        let SpanContext { trace, called: span, sampled, .. } = *self;
+        put("traceparent", &w3c::write(w3c::Caller { trace, span, sampled }));
+        if self.b3.single || self.b3.several {
+            b3::write(self.b3, &b3::Called { trace, span, parent: self.span, sampled }, put);
+        }
     }
 
     /// The trace's id in text.
     pub(crate) fn trace_id(&self) -> [u8; 32] {
-        let mut text = [0; 32];
-        hex(&mut text, &self.trace.to_be_bytes());
-        text
+        hex::of_u128(self.trace)
+    }
+
+    /// The id of the request's span in text.
+    pub(crate) fn span_id(&self) -> [u8; 16] {
+        hex::of_u64(self.span)
+    }
+
+    /// A try begins, so long after the request did.
+    pub(crate) fn begin_try(&mut self, tries: &mut Vec<Try>, began: Duration) {
+        if tries.len() == MAX_TRIES || !self.sampled {
+            return;
+        }
+        if !tries.is_empty() {
+            self.called = fastrand::u64(1..);
+        }
+        tries.push(Try { span: self.called, began, ended: None, host: None, status: 0 });
     }
 }
 
-/// Trace, span and flags of a `traceparent`. A later version may say more behind them.
-fn parse(text: &[u8]) -> Option<(u128, u64, u8)> {
-    let (known, more) = text.split_at_checked(LENGTH)?;
-    let version = number(&known[0..2])?;
-    let ends = match version {
-        0 => more.is_empty(),
-        0xff => false,
-        _ => more.is_empty() || more.starts_with(b"-"),
-    };
-    if !ends || [2, 35, 52].iter().any(|at| known[*at] != b'-') {
-        return None;
+/// The spans of a request.
+#[derive(Clone, Copy)]
+pub(crate) struct Traced<'a> {
+    /// Its own.
+    pub(crate) context: &'a SpanContext,
+    /// Those of its tries.
+    pub(crate) tries: &'a [Try],
+    /// How it is traced.
+    pub(crate) tracing: &'a Tracing,
+}
+
+impl Try {
+    /// It came to an answer of this status, or to none, so long after the request began.
+    pub(crate) fn end(&mut self, at: Duration, host: Option<SocketAddr>, status: Option<u16>) {
+        (self.ended, self.host, self.status) = (Some(at), host, status.unwrap_or(0));
     }
-    let (trace, span) = (number(&known[3..35])?, number(&known[36..52])?);
-    let flags = number(&known[53..55])?;
-    (trace != 0 && span != 0).then_some((trace, u64::try_from(span).ok()?, u8::try_from(flags).ok()?))
 }
 
-/// A number in lower-case hexadecimal digits, at most 32.
-fn number(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |number, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u128::from(value))
-    })
-}
-
-fn hex(text: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
+#[cfg(test)]
+impl SpanContext {
+    /// One of a trace that begins here.
+    pub(crate) fn testing(trace: u128) -> Self {
+        let tells = true;
+        let b3 = b3::Forms::default();
+        let (span, called) = (1, 2);
+        SpanContext {
+            trace,
+            span,
+            parent: None,
+            sampled: true,
+            port: 80,
+            called,
+            tells,
+            by_traceparent: false,
+            b3,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
     use tidegate_model::{ClusterName, OtlpTransport, Share};
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
 
     fn tracing(sampling: Share) -> Tracing {
         Tracing {
             collector: ClusterName::outbound(4317, "", "collector"),
             transport: OtlpTransport::Grpc,
+            headers: Vec::new(),
             timeout: Duration::from_secs(1),
             sampling,
+            propagates: true,
             max_path: 256,
+            istio_tags: true,
+            tags: Vec::new(),
         }
     }
 
-    fn begin(traceparent: &[u8], sampling: Share) -> SpanContext {
-        SpanContext::begin(Some(traceparent), &tracing(sampling), 80)
+    /// What a request with these headers has upstream, with how much is sampled here.
+    fn told(headers: &[(&str, &str)], tracing: &Tracing) -> (SpanContext, Vec<(&'static str, String)>) {
+        let fields = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let context = SpanContext::begin(&Said::of(fields), tracing, 80);
+        let mut told = Vec::new();
+        context.headers(|name, value| told.push((name, String::from_utf8(value.to_vec()).unwrap())));
+        (context, told)
     }
 
     #[test]
-    fn a_callers_trace_and_decision_are_kept() {
-        let trace = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
-        for (text, sampled) in [
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", false),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03", true),
-            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true),
-            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes", true),
+    fn a_callers_trace_goes_on_in_its_forms() {
+        let single = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1";
+        let several =
+            [("X-B3-TraceId", &single[..32]), ("X-B3-SpanId", &single[33..49]), ("x-b3-sampled", "1")];
+        let all = [("traceparent", PARENT), ("b3", "1-2-3"), several[0], several[1]];
+        for (headers, names) in [
+            (&[("Traceparent", PARENT)][..], &["traceparent"][..]),
+            (&[("b3", single)], &["traceparent", "b3"]),
+            (&several, &["traceparent", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"]),
+            (&all, &["traceparent", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"]),
         ] {
-            let share = if sampled { Share::default() } else { Share::all() };
-            let context = begin(text.as_bytes(), share);
-            assert_eq!((context.trace, context.parent), (trace, Some(0x00f0_67aa_0ba9_02b7)), "{text}");
-            assert_eq!(context.sampled, sampled, "{text}");
-            let sent = String::from_utf8(context.traceparent().to_vec()).unwrap();
-            let flag = if sampled { "01" } else { "00" };
-            assert_eq!(sent, format!("00-{trace:032x}-{:016x}-{flag}", context.span));
-            assert_ne!(Some(context.span), context.parent);
-            assert_eq!(context.trace_id(), *b"4bf92f3577b34da6a3ce929d0e0e4736");
+            let (context, told) = told(headers, &tracing(Share::default()));
+            assert_eq!((context.trace, context.parent), (TRACE, Some(0x00f0_67aa_0ba9_02b7)), "{headers:?}");
+            assert!(
+                context.sampled && Some(context.called) != context.parent && context.called != context.span
+            );
+            assert_eq!(told.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names, "{headers:?}");
+            let (trace, called, span) = (
+                format!("{TRACE:032x}"),
+                format!("{:016x}", context.called),
+                format!("{:016x}", context.span),
+            );
+            for (name, value) in told {
+                let expected = match name {
+                    "traceparent" => format!("00-{trace}-{called}-01"),
+                    "b3" => format!("{trace}-{called}-1-{span}"),
+                    "x-b3-traceid" => trace.clone(),
+                    "x-b3-spanid" => called.clone(),
+                    "x-b3-parentspanid" => span.clone(),
+                    _ => "1".to_owned(),
+                };
+                assert_eq!(value, expected, "{name} of {headers:?}");
+            }
+            assert_eq!(context.ends_tracestate(), headers[0].1 != PARENT);
         }
     }
 
     #[test]
-    fn what_is_no_traceparent_begins_a_trace() {
-        for text in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1x",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01.x",
-            "00_4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7_01",
+    fn what_is_malformed_or_repeated_begins_a_trace_and_goes_nowhere() {
+        let long = "0".repeat(4000);
+        for headers in [
+            &[][..],
+            &[("traceparent", "00-4bf9")],
+            &[("traceparent", PARENT), ("traceparent", PARENT)],
+            &[("b3", "<script>"), ("x-b3-traceid", &long), ("x-b3-spanid", "1"), ("x-b3-sampled", "\u{1}")],
+            &[
+                ("x-b3-traceid", "4bf92f3577b34da6"),
+                ("x-b3-spanid", "4bf92f3577b34da6"),
+                ("x-b3-spanid", "4bf92f3577b34da6"),
+            ],
         ] {
             for (share, sampled) in [(Share::all(), true), (Share::default(), false)] {
-                let context = begin(text.as_bytes(), share);
-                assert_eq!((context.parent, context.sampled), (None, sampled), "{text}");
+                let (context, told) = told(headers, &tracing(share));
+                assert_eq!((context.parent, context.sampled), (None, sampled), "{headers:?}");
                 assert!(context.trace != 0 && context.span != 0);
+                assert_eq!(told.len(), 1, "{told:?}");
             }
         }
     }
 
-    proptest! {
-        #[test]
-        fn what_is_sent_is_understood(trace in 1u128.., span in 1u64.., sampled: bool, more: Vec<u8>) {
-            let context = SpanContext { trace, span, parent: None, sampled, port: 0, max_path: 0 };
-            prop_assert_eq!(parse(&context.traceparent()), Some((trace, span, u8::from(sampled))));
-            let _ = parse(&more);
-            let _ = parse(&[&b"cc"[..], &context.traceparent()[2..], &more].concat());
+    #[test]
+    fn decisions_of_callers_count() {
+        for (headers, sampled, told_b3) in [
+            (&[("b3", "0")][..], false, "-0-"),
+            (&[("b3", "d")], true, "-d-"),
+            (&[("b3", "4bf92f3577b34da6-00f067aa0ba902b7-0")], false, "4bf92f3577b34da6-"),
+        ] {
+            let (context, told) =
+                told(headers, &tracing(if sampled { Share::default() } else { Share::all() }));
+            assert_eq!(context.sampled, sampled, "{headers:?}");
+            assert!(told[1].1.contains(told_b3), "{told:?}");
         }
+        for (share, sampled) in [(Share::all(), true), (Share::default(), false)] {
+            let (context, _) = told(&[("b3", "4bf92f3577b34da6-00f067aa0ba902b7")], &tracing(share));
+            assert_eq!((context.parent.is_some(), context.sampled), (true, sampled), "left to who is called");
+        }
+    }
+
+    #[test]
+    fn without_propagation_nothing_is_said() {
+        let tracing = Tracing { propagates: false, ..tracing(Share::all()) };
+        let (context, told) = told(&[("traceparent", PARENT)], &tracing);
+        assert_eq!((context.trace, told.len()), (TRACE, 0));
+        assert!(!context.replaces() && !context.ends_tracestate());
+    }
+
+    #[test]
+    fn each_try_is_a_span_of_its_own() {
+        let mut context = SpanContext::testing(1);
+        let mut tries = Vec::new();
+        for _ in 0..MAX_TRIES + 5 {
+            context.begin_try(&mut tries, Duration::ZERO);
+            assert_eq!(tries.last().unwrap().span, context.called);
+        }
+        assert_eq!(tries.len(), MAX_TRIES);
+        let mut spans: Vec<_> = tries.iter().map(|t| t.span).collect();
+        spans.sort_unstable();
+        spans.dedup();
+        assert_eq!(spans.len(), MAX_TRIES);
     }
 }

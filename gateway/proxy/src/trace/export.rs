@@ -1,10 +1,10 @@
 //! The way of spans to the collector: a queue with a bound, and one task that sends what is in it.
 
-use super::context::SpanContext;
+use super::context::Traced;
 use super::otlp::{KeyValue, METHOD, Request, Resource, ResourceSpans, Response, Scope, ScopeSpans, Span};
 use super::span;
 use crate::server::Identity;
-use crate::telemetry::Record;
+use crate::telemetry::{Record, render_constant};
 use crate::upstream::Cluster;
 use arc_swap::ArcSwapOption;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,7 +18,7 @@ use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tidegate_model::{OtlpTransport, Tracing};
+use tidegate_model::{FormatString, HeaderName, OtlpTransport, Tracing};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -57,14 +57,21 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    /// Hands over the span of a request that has ended, where its trace is recorded. Never waits.
-    pub(crate) fn finish(&self, context: &SpanContext, record: &Record<'_>) {
-        if !context.sampled {
+    /// Hands over the spans of a request that has ended, where its trace is recorded. Never waits.
+    pub(crate) fn finish(&self, traced: Traced<'_>, record: &Record<'_>) {
+        if !traced.context.sampled {
             return;
         }
-        // a queue that is full is looked at first: a span is some work to make
-        let taken = self.queue.try_reserve().map(|room| room.send(span::of(context, record, &self.identity)));
-        if taken.is_err() {
+        self.send(|| span::of_request(traced, record, &self.identity));
+        for (n, one) in traced.tries.iter().enumerate() {
+            let is_last = n + 1 == traced.tries.len();
+            self.send(|| span::of_try(one, n, is_last, traced, record, &self.identity));
+        }
+    }
+
+    /// A queue that is full is looked at first: a span is some work to make.
+    fn send(&self, make: impl FnOnce() -> Span) {
+        if self.queue.try_reserve().map(|room| room.send(make())).is_err() {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -214,9 +221,10 @@ async fn post(target: &Target, message: Vec<u8>) -> Result<Response, ExportError
     let stream = TcpStream::connect(pick.address).await?;
     let config = target.cluster.config();
     let authority = format!("{}:{}", config.host, config.port);
+    let headers = &target.tracing.headers;
     match &target.tracing.transport {
-        OtlpTransport::Grpc => grpc(stream, &authority, &message).await,
-        OtlpTransport::Http(path) => http(stream, &authority, path, message).await,
+        OtlpTransport::Grpc => grpc(stream, &authority, headers, &message).await,
+        OtlpTransport::Http(path) => http(stream, &authority, path, headers, message).await,
     }
 }
 
@@ -224,13 +232,16 @@ async fn http(
     stream: TcpStream,
     authority: &str,
     path: &str,
+    headers: &[(HeaderName, FormatString)],
     message: Vec<u8>,
 ) -> Result<Response, ExportError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // ends with the response, or when that is dropped
     tokio::spawn(async move { drop(connection.await) });
     let request =
-        post_of(path, "application/x-protobuf").header(HOST, authority).body(Full::<Bytes>::from(message))?;
+        post_of(path, "application/x-protobuf", headers)
+            .header(HOST, authority)
+            .body(Full::<Bytes>::from(message))?;
     let response = sender.send_request(request).await?;
     if !response.status().is_success() {
         return Err(ExportError::Status(response.status()));
@@ -240,7 +251,12 @@ async fn http(
 }
 
 /// One call, as gRPC puts it on HTTP/2.
-async fn grpc(stream: TcpStream, authority: &str, message: &[u8]) -> Result<Response, ExportError> {
+async fn grpc(
+    stream: TcpStream,
+    authority: &str,
+    headers: &[(HeaderName, FormatString)],
+    message: &[u8],
+) -> Result<Response, ExportError> {
     const PREFIX: usize = 5;
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     tokio::spawn(async move { drop(connection.await) });
@@ -248,7 +264,7 @@ async fn grpc(stream: TcpStream, authority: &str, message: &[u8]) -> Result<Resp
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len()).map_err(|_| ExportError::Body)?);
     frame.put_slice(message);
-    let request = post_of(&format!("http://{authority}{METHOD}"), "application/grpc")
+    let request = post_of(&format!("http://{authority}{METHOD}"), "application/grpc", headers)
         .version(Version::HTTP_2)
         .header(TE, "trailers")
         .body(Full::<Bytes>::from(frame.freeze()))?;
@@ -267,10 +283,17 @@ async fn grpc(stream: TcpStream, authority: &str, message: &[u8]) -> Result<Resp
     Response::decode(body.get(PREFIX..).unwrap_or_default()).map_err(|_| ExportError::Body)
 }
 
-fn post_of(target: &str, content_type: &'static str) -> http::request::Builder {
-    http::Request::post(target)
+fn post_of(
+    target: &str,
+    content_type: &'static str,
+    headers: &[(HeaderName, FormatString)],
+) -> http::request::Builder {
+    let request = http::Request::post(target)
         .header(CONTENT_TYPE, content_type)
-        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+    headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(name.as_str(), render_constant(value)))
 }
 
 /// An answer's content and trailers.

@@ -76,6 +76,7 @@ pub(crate) struct Span {
 pub(super) enum Kind {
     Unspecified = 0,
     Server = 2,
+    Client = 3,
 }
 
 /// How a span ended.

@@ -30,7 +30,7 @@ pub(crate) fn options() -> Options {
         },
         admin: any,
         status: any,
-        access_log: Some(AccessLog { file: "".into(), format: AccessLogFormat::DefaultText }),
+        access_log: Some(AccessLog { file: "".into(), format: AccessLogFormat::DefaultText, filter: None }),
         explain_errors: true,
         proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
         identity: Identity { workload: "test".into(), namespace: "test".into() },

@@ -67,7 +67,7 @@ async fn tls_upstream(names: &[&str]) -> (SocketAddr, Vec<u8>) {
 /// A data plane that logs JSON into a file.
 fn logging(folder: &Path, limits: Limits) -> Proxy {
     let file = folder.join("log").to_str().unwrap().into();
-    let log = AccessLog { file, format: AccessLogFormat::DefaultJson };
+    let log = AccessLog { file, format: AccessLogFormat::DefaultJson, filter: None };
     Proxy::start(Options { access_log: Some(log), limits, ..options() }).unwrap()
 }
 

@@ -76,7 +76,56 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// What the collector was sent: method or path, content type and the header `x-team`; and the message.
 type Seen = Arc<Mutex<Vec<(String, Bytes)>>>;
+
+/// The messages of either kind.
+fn messages(seen: &Seen) -> Vec<Bytes> {
+    let all = seen.lock().unwrap().clone();
+    let message = |(how, bytes): (String, Bytes)| {
+        if !how.starts_with(GRPC) {
+            return bytes;
+        }
+        assert_eq!(bytes[..5], (bytes.len() as u64 - 5).to_be_bytes()[3..]);
+        bytes.slice(5..)
+    };
+    all.into_iter().map(message).collect()
+}
+
+/// A span as the collector has it.
+struct Collected {
+    bytes: Vec<u8>,
+    trace: String,
+    id: String,
+    parent: String,
+    name: String,
+    /// 2 is a server, 3 a client.
+    kind: u8,
+    start: u64,
+    end: u64,
+}
+
+impl Collected {
+    fn tag(&self, key: &str) -> Option<String> {
+        attribute(&self.bytes, 9, key)
+    }
+}
+
+/// The spans so far, by when they began and then by kind.
+fn spans(seen: &Seen) -> Vec<Collected> {
+    let all = messages(seen).into_iter().flat_map(|message| find(&message, &[1, 2, 2]));
+    let span = |bytes: Vec<u8>| {
+        let [trace, id, parent] =
+            [1, 2, 4].map(|n| find(&bytes, &[n]).first().map(|id| hex(id)).unwrap_or_default());
+        let [start, end] =
+            [7, 8].map(|n| u64::from_le_bytes(find(&bytes, &[n])[0].clone().try_into().unwrap()));
+        let (name, kind) = (text(&bytes, &[5]), find(&bytes, &[6])[0][0]);
+        Collected { trace, id, parent, name, kind, start, end, bytes }
+    };
+    let mut spans: Vec<_> = all.map(span).collect();
+    spans.sort_by_key(|span| (span.kind, span.start));
+    spans
+}
 
 /// An upstream that answers with the head that it got, and a collector of both kinds.
 async fn serve(seen: Seen) -> SocketAddr {
@@ -101,15 +150,20 @@ async fn answer(request: Request<Incoming>, seen: Seen) -> Result<Response<Body>
     let path = request.uri().path().to_owned();
     let lines = request.headers().iter().map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap()));
     let head: String = lines.collect();
-    let kind = request.headers().get("content-type").cloned();
+    let said = |name| request.headers().get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
+    let how = format!("{path} {} {}", said("content-type"), said("x-team"));
+    let again = said("x-envoy-attempt-count") == "1" && path == "/again";
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
     let (content, trailers) = match path.as_str() {
         GRPC => (Bytes::from_static(&[0; 5]), Some(Ok(trailers))),
         "/v1/traces" => (Bytes::new(), None),
-        _ => return Ok(Response::new(Full::from(head).boxed())),
+        _ => {
+            let status = if again { 503 } else { 200 };
+            return Ok(Response::builder().status(status).body(Full::from(head).boxed()).unwrap());
+        }
     };
-    seen.lock().unwrap().push((format!("{path} {}", kind.unwrap().to_str().unwrap()), body));
+    seen.lock().unwrap().push((how, body));
     Ok(Response::new(Full::from(content).with_trailers(async { trailers }).boxed()))
 }
 
@@ -117,9 +171,16 @@ fn tracing(transport: OtlpTransport) -> Tracing {
     Tracing {
         collector: ClusterName::outbound(80, "", "collector"),
         transport,
+        headers: vec![(
+            HeaderName::new("X-Team"),
+            FormatString::parse("%ENVIRONMENT(CARGO_PKG_NAME)%!").unwrap(),
+        )],
         timeout: Duration::from_secs(20),
         sampling: Share::all(),
+        propagates: true,
         max_path: 7,
+        istio_tags: true,
+        tags: Vec::new(),
     }
 }
 
@@ -127,7 +188,17 @@ fn tracing(transport: OtlpTransport) -> Tracing {
 fn gateway(to: SocketAddr, tracing: Option<Tracing>, collectors: &[SocketAddr]) -> (Proxy, SocketAddr) {
     let mut model = Model::default();
     let table = plain(&mut model, key(1));
-    let route = forward(&mut model, "service", &[to]);
+    let mut route = forward(&mut model, "service", &[to]);
+    let Action::Forward(action) = &mut *Arc::get_mut(&mut route.action).unwrap() else { unreachable!() };
+    action.retries = Some(RetryPolicy {
+        attempts: 2,
+        per_try_timeout: None,
+        on: [RetryCondition::ServerError].into_iter().collect(),
+        statuses: vec![],
+        backoff: Duration::ZERO,
+        max_backoff: Duration::ZERO,
+        avoid_previous_hosts: false,
+    });
     host(&mut model, &table, "*", vec![route]);
     cluster(&mut model, "collector", collectors);
     model.mesh = Arc::new(MeshSettings { tracing, ..MeshSettings::default() });
@@ -148,8 +219,11 @@ async fn told(gateway: SocketAddr, path: &str, headers: &str) -> impl Fn(&str) -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_gets_the_spans_of_sampled_requests() {
     for (transport, method) in [
-        (OtlpTransport::Http("/v1/traces".into()), "/v1/traces application/x-protobuf".to_owned()),
-        (OtlpTransport::Grpc, format!("{GRPC} application/grpc")),
+        (
+            OtlpTransport::Http("/v1/traces".into()),
+            "/v1/traces application/x-protobuf tidegate-proxy!".to_owned(),
+        ),
+        (OtlpTransport::Grpc, format!("{GRPC} application/grpc tidegate-proxy!")),
     ] {
         let seen = Seen::default();
         let to = serve(seen.clone()).await;
@@ -165,26 +239,21 @@ async fn a_collector_gets_the_spans_of_sampled_requests() {
         assert_eq!(id.as_bytes()[14], b'9', "{id}");
         eventually("spans arrive", async || !seen.lock().unwrap().is_empty()).await;
         let name = "tidegate_trace_spans_total{result=\"sent\"}";
-        eventually("they are counted", async || metric(&proxy, name).await == 1).await;
-        let (how, message) = seen.lock().unwrap()[0].clone();
-        assert_eq!(how, method);
-        let message = if how.starts_with(GRPC) {
-            assert_eq!(message[..5], (message.len() as u64 - 5).to_be_bytes()[3..]);
-            message.slice(5..)
-        } else {
-            message
-        };
-        assert_eq!(attribute(&find(&message, &[1, 1])[0], 1, "service.name").unwrap(), "test.test");
-        let spans = find(&message, &[1, 2, 2]);
-        let [span] = spans.as_slice() else { panic!("one span and not {}", spans.len()) };
-        let ids = [1, 2, 4].map(|n| hex(&find(span, &[n])[0]));
-        let parts: Vec<_> = sampled("traceparent").unwrap().split('-').map(str::to_owned).collect();
-        assert_eq!([&*ids[0], &ids[1], &ids[2]], [TRACE, &parts[2], PARENT]);
-        assert_eq!((&*parts[1], &*parts[3]), (TRACE, "01"));
-        assert_eq!((text(span, &[5]), find(span, &[6])), ("service:80/*".to_owned(), vec![vec![2]]));
-        let [start, end] =
-            [7, 8].map(|n| u64::from_le_bytes(find(span, &[n])[0].clone().try_into().unwrap()));
-        assert!(start > 1_600_000_000_000_000_000 && end >= start, "{start} {end}");
+        eventually("they are counted", async || metric(&proxy, name).await == 2).await;
+        assert_eq!(seen.lock().unwrap()[0].0, method);
+        assert_eq!(
+            attribute(&find(&messages(&seen)[0], &[1, 1])[0], 1, "service.name").unwrap(),
+            "test.test"
+        );
+        let all = spans(&seen);
+        let [server, client] = all.as_slice() else { panic!("two spans and not {}", all.len()) };
+        assert_eq!([&server.trace, &server.parent], [TRACE, PARENT]);
+        assert_eq!([&client.trace, &client.parent], [TRACE, &server.id]);
+        assert_eq!(sampled("traceparent").unwrap(), format!("00-{TRACE}-{}-01", client.id));
+        assert_eq!((&*server.name, server.kind), ("service:80/*", 2));
+        assert_eq!((&*client.name, client.kind), ("router outbound|80||service egress", 3));
+        assert!(server.start > 1_600_000_000_000_000_000 && server.start <= client.start);
+        assert!(client.start <= client.end && client.end <= server.end);
         for (key, value) in [
             ("component", "proxy"),
             ("http.method", "GET"),
@@ -196,11 +265,51 @@ async fn a_collector_gets_the_spans_of_sampled_requests() {
             ("peer.address", "127.0.0.1"),
             ("istio.canonical_service", "test"),
         ] {
-            assert_eq!(attribute(span, 9, key).as_deref(), Some(value), "{key}");
+            assert_eq!(server.tag(key).as_deref(), Some(value), "{key}");
         }
-        assert_eq!(attribute(span, 9, "error"), None);
+        for (key, value) in [("upstream_address", &*to.to_string()), ("http.status_code", "200")] {
+            assert_eq!(client.tag(key).as_deref(), Some(value), "{key}");
+        }
+        assert_eq!((server.tag("error"), client.tag("error")), (None, None));
         proxy.drain();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_try_is_a_span_whose_child_the_upstreams_is() {
+    let seen = Seen::default();
+    let to = serve(seen.clone()).await;
+    let tag = |name: &str, value: &str, default: &str| SpanTag {
+        name: name.into(),
+        value: FormatString::parse(value).unwrap(),
+        default: default.into(),
+    };
+    let tags = vec![
+        tag("status", "%RESPONSE_CODE%/%REQ(x-user)%", ""),
+        tag("absent", "%REQ(x-absent)%", ""),
+        tag("default", "%REQ(x-absent)%", "nobody"),
+    ];
+    let tracing = Tracing { tags, istio_tags: false, ..tracing(OtlpTransport::Http("/v1/traces".into())) };
+    let (proxy, at) = gateway(to, Some(tracing), &[to]);
+    let sent = format!("b3: {TRACE}-{PARENT}-1\r\nx-user: ann\r\n");
+    let told = told(at, "/again", &sent).await;
+    eventually("all spans arrive", async || spans(&seen).len() == 3).await;
+    let all = spans(&seen);
+    let [server, first, second] = all.as_slice() else { panic!("three") };
+    assert_eq!([&server.trace, &server.parent], [TRACE, PARENT]);
+    assert_eq!([&first.parent, &second.parent], [&server.id; 2]);
+    assert_eq!(told("b3").unwrap(), format!("{TRACE}-{}-1-{}", second.id, server.id));
+    assert_eq!(told("traceparent").unwrap(), format!("00-{TRACE}-{}-01", second.id));
+    assert!(first.id != second.id && first.end <= second.start && second.end <= server.end);
+    let seen_of = |span: &Collected| ["http.status_code", "error", "retry.count"].map(|key| span.tag(key));
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(seen_of(first), [some("503"), some("true"), None]);
+    assert_eq!(seen_of(second), [some("200"), None, some("1")]);
+    for span in &all {
+        let tags = ["status", "absent", "default", "istio.namespace"].map(|key| span.tag(key));
+        assert_eq!(tags, [some("200/ann"), None, some("nobody"), None]);
+    }
+    proxy.drain();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,9 +324,14 @@ async fn traces_begin_here_where_nobody_called() {
     }
     let twice = format!("traceparent: 00-{TRACE}-{PARENT}-01\r\n").repeat(2);
     assert!(!told(at, "/", &twice).await("traceparent").unwrap().contains(TRACE));
+    let hostile = "b3: <b>\r\nx-b3-traceid: 0\r\nX-B3-Sampled: maybe\r\nX_B3_SpanId: 1\r\n";
+    let told = told(at, "/", hostile).await;
+    for name in ["b3", "x-b3-traceid", "x-b3-sampled", "x_b3_spanid"] {
+        assert_eq!(told(name), None, "{name}");
+    }
     // the collector has no endpoint, which no request notices
     let name = "tidegate_trace_spans_total{result=\"failed\"}";
-    eventually("they are counted", async || metric(&proxy, name).await == 4).await;
+    eventually("they are counted", async || metric(&proxy, name).await == 10).await;
     proxy.drain();
 }
 

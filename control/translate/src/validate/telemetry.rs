@@ -1,0 +1,49 @@
+use super::rules::Check;
+use tidegate_api::istio::{CustomTag, ProviderRef, Telemetry, TracingSettings};
+
+pub(super) fn validate(check: &mut Check<'_>, telemetry: &Telemetry) {
+    let set =
+        [telemetry.selector.is_some(), telemetry.target_ref.is_some(), !telemetry.target_refs.is_empty()];
+    if set.into_iter().filter(|set| *set).count() > 1 {
+        let text = "only one of targetRefs and selector can be set";
+        check.error("spec", "one-of", text, "keep the one that is meant");
+    }
+    for (i, settings) in telemetry.tracing.iter().enumerate() {
+        tracing(check, &format!("spec.tracing[{i}]"), settings);
+    }
+    for (i, settings) in telemetry.access_logging.iter().enumerate() {
+        providers(check, &format!("spec.accessLogging[{i}]"), &settings.providers);
+    }
+    for (i, settings) in telemetry.metrics.iter().enumerate() {
+        providers(check, &format!("spec.metrics[{i}]"), &settings.providers);
+    }
+}
+
+fn tracing(check: &mut Check<'_>, field: &str, settings: &TracingSettings) {
+    providers(check, field, &settings.providers);
+    if settings.random_sampling_percentage.is_some_and(|p| !(0.0..=100.0).contains(&p)) {
+        let field = format!("{field}.randomSamplingPercentage");
+        check.error(&field, "out-of-range", "must be a percentage", "write a number from 0 to 100");
+    }
+    for (name, tag) in &settings.custom_tags {
+        let field = format!("{field}.customTags{}", super::rules::bracket(name));
+        let empty = match tag {
+            CustomTag { literal: Some(t), .. } | CustomTag { formatter: Some(t), .. } => t.value.is_empty(),
+            CustomTag { environment: Some(t), .. } | CustomTag { header: Some(t), .. } => t.name.is_empty(),
+            _ => true,
+        };
+        if name.is_empty() || empty {
+            let text = "a tag must have a name and say something";
+            check.error(&field, "invalid-tag", text, "write literal, environment, header or formatter");
+        }
+    }
+}
+
+fn providers(check: &mut Check<'_>, field: &str, providers: &[ProviderRef]) {
+    for (i, provider) in providers.iter().enumerate() {
+        if provider.name.is_empty() {
+            let field = format!("{field}.providers[{i}].name");
+            check.error(&field, "missing-field", "must not be empty", "name a provider of the mesh config");
+        }
+    }
+}

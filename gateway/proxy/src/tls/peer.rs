@@ -1,0 +1,192 @@
+//! What a client's certificate says, as logs write it.
+
+use super::ClientCertificate;
+use aws_lc_rs::digest::{SHA256, digest};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Name;
+
+/// An alternative name's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameKind {
+    Uri,
+    Dns,
+    Ip,
+    Email,
+}
+
+impl ClientCertificate {
+    /// The subject (RFC 2253).
+    pub(crate) fn subject(&self) -> String {
+        self.parsed().map_or_else(String::new, |c| name(c.subject()))
+    }
+
+    /// The issuer (RFC 2253).
+    pub(crate) fn issuer(&self) -> String {
+        self.parsed().map_or_else(String::new, |c| name(c.issuer()))
+    }
+
+    /// The serial number in hexadecimal digits.
+    pub(crate) fn serial(&self) -> String {
+        self.parsed().map_or_else(String::new, |c| c.raw_serial().iter().fold(String::new(), hex))
+    }
+
+    /// The SHA-256 of the certificate in hexadecimal digits.
+    pub(crate) fn fingerprint(&self) -> String {
+        let first = self.chain.first();
+        first.map_or_else(String::new, |c| digest(&SHA256, c).as_ref().iter().fold(String::new(), hex))
+    }
+
+    /// The alternative names of a kind, joined by commas.
+    pub(crate) fn names(&self, kind: NameKind) -> String {
+        let Some(certificate) = self.parsed() else { return String::new() };
+        let found = certificate.subject_alternative_name().ok().flatten();
+        let names = found.iter().flat_map(|extension| &extension.value.general_names);
+        names.filter_map(|name| of_kind(name, kind)).collect::<Vec<_>>().join(",")
+    }
+
+    /// From when and until when it is valid.
+    pub(crate) fn validity(&self) -> Option<(SystemTime, SystemTime)> {
+        let moment = |t: ASN1Time| Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(t.timestamp()).ok()?));
+        let validity = self.parsed()?.validity().clone();
+        Some((moment(validity.not_before)?, moment(validity.not_after)?))
+    }
+
+    fn parsed(&self) -> Option<X509Certificate<'_>> {
+        X509Certificate::from_der(self.chain.first()?).ok().map(|(_, certificate)| certificate)
+    }
+}
+
+fn hex(mut text: String, byte: &u8) -> String {
+    // writing to a String never fails
+    let _ = write!(text, "{byte:02x}");
+    text
+}
+
+fn of_kind(name: &GeneralName<'_>, kind: NameKind) -> Option<String> {
+    match (name, kind) {
+        (GeneralName::URI(text), NameKind::Uri)
+        | (GeneralName::DNSName(text), NameKind::Dns)
+        | (GeneralName::RFC822Name(text), NameKind::Email) => Some((*text).to_owned()),
+        (GeneralName::IPAddress(bytes), NameKind::Ip) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string())
+        }
+        _ => None,
+    }
+}
+
+/// A name as RFC 2253 writes it: the most specific part first.
+fn name(name: &X509Name<'_>) -> String {
+    let parts = name.iter_rdn().map(|part| {
+        let values = part.iter().map(|attribute| {
+            let id = attribute.attr_type().to_id_string();
+            let value = attribute.as_str().map_or_else(|_| of_bytes(attribute.as_slice()), escaped);
+            format!("{}={value}", short_name(&id).unwrap_or(&id))
+        });
+        values.collect::<Vec<_>>().join("+")
+    });
+    let mut parts: Vec<String> = parts.collect();
+    parts.reverse();
+    parts.join(",")
+}
+
+fn of_bytes(bytes: &[u8]) -> String {
+    bytes.iter().fold("#".to_owned(), hex)
+}
+
+/// By their object identifiers.
+fn short_name(id: &str) -> Option<&'static str> {
+    let name = match id {
+        "2.5.4.3" => "CN",
+        "2.5.4.4" => "SN",
+        "2.5.4.5" => "serialNumber",
+        "2.5.4.6" => "C",
+        "2.5.4.7" => "L",
+        "2.5.4.8" => "ST",
+        "2.5.4.9" => "street",
+        "2.5.4.10" => "O",
+        "2.5.4.11" => "OU",
+        "2.5.4.12" => "title",
+        "2.5.4.42" => "GN",
+        "0.9.2342.19200300.100.1.1" => "UID",
+        "0.9.2342.19200300.100.1.25" => "DC",
+        "1.2.840.113549.1.9.1" => "emailAddress",
+        _ => return None,
+    };
+    Some(name)
+}
+
+/// With what means something in a name escaped (RFC 2253 2.4).
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let last = text.chars().count().saturating_sub(1);
+    for (i, c) in text.chars().enumerate() {
+        let at_end = (i == 0 && matches!(c, ' ' | '#')) || (i == last && c == ' ');
+        if at_end || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+impl ClientCertificate {
+    /// One with a name of each kind.
+    pub(crate) fn testing() -> Self {
+        use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
+        let mut params = CertificateParams::new(["client.example".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Müller, Söhne");
+        params.distinguished_name.push(DnType::CommonName, "client");
+        let uri = "spiffe://cluster.local/ns/a/sa/b".try_into().unwrap();
+        params.subject_alt_names.push(SanType::URI(uri));
+        params.subject_alt_names.push(SanType::IpAddress([10, 0, 0, 1].into()));
+        params.subject_alt_names.push(SanType::Rfc822Name("a@b.example".try_into().unwrap()));
+        params.serial_number = Some(vec![0x0a, 0xff].into());
+        params.not_before = date_time_ymd(2024, 2, 29);
+        params.not_after = date_time_ymd(2034, 1, 1);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        ClientCertificate { chain: [certificate.der().clone()].into(), forwarded: "".into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_certificate_says() {
+        let certificate = ClientCertificate::testing();
+        assert_eq!(certificate.subject(), "CN=client,O=Müller\\, Söhne");
+        assert_eq!(certificate.issuer(), certificate.subject(), "it signs itself");
+        assert_eq!(certificate.serial(), "0aff");
+        assert_eq!(certificate.fingerprint().len(), 64);
+        for (kind, expected) in [
+            (NameKind::Uri, "spiffe://cluster.local/ns/a/sa/b"),
+            (NameKind::Dns, "client.example"),
+            (NameKind::Ip, "10.0.0.1"),
+            (NameKind::Email, "a@b.example"),
+        ] {
+            assert_eq!(certificate.names(kind), expected);
+        }
+        let (from, until) = certificate.validity().unwrap();
+        assert_eq!(until.duration_since(from).unwrap().as_secs(), 3594 * 24 * 3600);
+        let broken = ClientCertificate { chain: [vec![1, 2, 3].into()].into(), forwarded: "".into() };
+        assert_eq!((broken.subject(), broken.validity()), (String::new(), None));
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        for (text, expected) in
+            [("a", "a"), ("#a+b", "\\#a\\+b"), (" a ", "\\ a\\ "), ("a\"<;", "a\\\"\\<\\;")]
+        {
+            assert_eq!(escaped(text), expected);
+        }
+    }
+}
