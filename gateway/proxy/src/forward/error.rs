@@ -109,7 +109,6 @@ impl Kind {
             | Kind::HeadTimeout
             | Kind::Denied(_)
             | Kind::NoRoute
-            | Kind::Misdirected
             | Kind::NoCluster
             | Kind::NoEndpoint
             | Kind::NoWebSocket
