@@ -127,7 +127,7 @@ struct SetupArgs {
     /// How results and diagnostics are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// What is logged on stderr: error, warn, info, debug, trace, or directives such as tidegate_proxy=debug
+    /// What is logged on stderr: error, warn, info, debug, or directives such as tidegate_proxy=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = filter)]
     log: Filter,
 }

@@ -26,6 +26,7 @@ struct State {
     /// One for each connection that brought a byte.
     connections: Vec<Vec<u8>>,
     open: usize,
+    most_open: usize,
     /// Connections of before a reset do not count.
     round: usize,
 }
@@ -66,6 +67,11 @@ impl Recorder {
     /// The bytes of each connection so far.
     pub fn connections(&self) -> Vec<Vec<u8>> {
         lock(&self.state).connections.clone()
+    }
+
+    /// The most connections that were open at once.
+    pub fn most_open(&self) -> usize {
+        lock(&self.state).most_open
     }
 
     /// Waits until no connection is open any more, but not for long.
@@ -118,6 +124,7 @@ async fn read(
     }
     let place = *place.get_or_insert_with(|| {
         state.open += 1;
+        state.most_open = state.most_open.max(state.open);
         state.connections.push(Vec::new());
         state.connections.len() - 1
     });

@@ -4,7 +4,7 @@ use crate::decode::{Decode, Decoder, Problem, Unknown};
 use crate::inspect::inspect;
 use crate::kinds::{self, Kind};
 use crate::kubernetes::{ConfigMap, ConfigMapFields};
-use crate::mesh::{self, Lines};
+use crate::mesh::{self, Text};
 use crate::metadata;
 use crate::object::{Object, Spec};
 use crate::suggest;
@@ -26,8 +26,8 @@ pub(crate) struct Interpreted {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// The object that `value` is. `file` and `lines` are the file that it was read from.
-pub(crate) fn interpret(mut value: Value, file: &Arc<str>, lines: &Lines<'_>) -> Interpreted {
+/// The object that `value` is. `file` and `text` are the file that it was read from.
+pub(crate) fn interpret(mut value: Value, file: &Arc<str>, text: &Text<'_>) -> Interpreted {
     let (api_version, kind) = match identity(&value) {
         Ok(found) => found,
         Err(problem) => {
@@ -51,7 +51,7 @@ pub(crate) fn interpret(mut value: Value, file: &Arc<str>, lines: &Lines<'_>) ->
     let mut is_mesh =
         read_as == Kind::ConfigMap && reference.as_ref().is_some_and(|r| mesh::is_mesh_config(&r.name));
     let config_data = config_map_fields(read_as, &value, &mut problems);
-    if is_mesh && let Err(problem) = mesh::expand(&mut value, lines.get()) {
+    if is_mesh && let Err(problem) = mesh::expand(&mut value, text) {
         problems.push(problem);
         is_mesh = false;
     }

@@ -7,6 +7,9 @@ mod base64;
 mod decode;
 mod duration;
 pub mod field;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod interpret;
 pub mod istio;

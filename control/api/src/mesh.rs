@@ -2,21 +2,24 @@ use crate::decode::{Decoder, Problem, Unknown};
 use crate::istio::MeshConfig;
 use crate::value::{Data, Position, Value};
 use crate::yaml;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use tidegate_model::Severity;
 
-/// The lines of a file, counted only when they are asked for.
-pub(crate) struct Lines<'t> {
+/// The text of a file.
+pub(crate) struct Text<'t> {
     text: &'t str,
     lines: OnceCell<Vec<&'t str>>,
+    /// How many values anchors and aliases have copied in it.
+    pub(crate) copied: Cell<usize>,
 }
 
-impl<'t> Lines<'t> {
+impl<'t> Text<'t> {
     pub(crate) fn new(text: &'t str) -> Self {
-        Lines { text, lines: OnceCell::new() }
+        Text { text, lines: OnceCell::new(), copied: Cell::default() }
     }
 
-    pub(crate) fn get(&self) -> &[&'t str] {
+    /// Its lines, counted only when they are asked for.
+    fn lines(&self) -> &[&'t str] {
         self.lines.get_or_init(|| self.text.split('\n').collect())
     }
 }
@@ -26,16 +29,16 @@ pub(crate) fn is_mesh_config(name: &str) -> bool {
     name == "istio" || name.starts_with("istio-")
 }
 
-/// Puts the YAML that `data.mesh` holds as text in its place, so that its fields have positions. `lines` are those
-/// of the file.
-pub(crate) fn expand(config_map: &mut Value, lines: &[&str]) -> Result<(), Problem> {
+/// Puts the YAML that `data.mesh` holds as text in its place, so that its fields have positions. `file` is
+/// where it stands.
+pub(crate) fn expand(config_map: &mut Value, file: &Text<'_>) -> Result<(), Problem> {
     let Some(key) = config_map.get("data").and_then(|data| data.entry("mesh")).map(|entry| entry.at) else {
         return Ok(());
     };
     let Some(mesh) = config_map.get_mut("data").and_then(|data| data.get_mut("mesh")) else { return Ok(()) };
     let Data::String(text) = &mesh.data else { return Ok(()) };
     let at = mesh.at;
-    let indent = block_indent(lines, key);
+    let indent = block_indent(file.lines(), key);
     let shift = |inner: Position| match indent {
         Some(indent) => Position {
             line: key.line.saturating_add(inner.line),
@@ -43,7 +46,7 @@ pub(crate) fn expand(config_map: &mut Value, lines: &[&str]) -> Result<(), Probl
         },
         None => at,
     };
-    let (mut documents, error) = yaml::compose(text, 0);
+    let (mut documents, error) = yaml::compose(text, 0, &file.copied);
     if let Some(error) = error {
         return Err(problem(shift(error.at), error.text, error.advice));
     }

@@ -1,6 +1,6 @@
 use crate::decode::Problem;
 use crate::interpret::interpret;
-use crate::mesh::Lines;
+use crate::mesh::Text;
 use crate::object::Object;
 use crate::suggest;
 use crate::value::{Data, Entry, Value};
@@ -49,7 +49,7 @@ impl Refused {
 /// all that is wrong is reported, not only the first. A `List` stands for its items.
 pub fn read(file: &str, text: &str) -> Reading {
     let mut reader =
-        Reader { file: file.into(), lines: Lines::new(text), unreported: 0, reading: Reading::default() };
+        Reader { file: file.into(), text: Text::new(text), unreported: 0, reading: Reading::default() };
     if text.len() > MAX_FILE_SIZE {
         let advice = format!("split it into files of at most {} MiB", MAX_FILE_SIZE >> 20);
         let at = crate::Position { line: 1, column: 1 };
@@ -57,7 +57,7 @@ pub fn read(file: &str, text: &str) -> Reading {
         return reader.reading;
     }
     for (lines_before, part) in yaml::split(text) {
-        let (documents, error) = yaml::compose(part, lines_before);
+        let (documents, error) = yaml::compose(part, lines_before, &reader.text.copied);
         for document in documents.into_iter().filter(|document| !document.is_null()) {
             reader.document(document);
         }
@@ -70,7 +70,7 @@ pub fn read(file: &str, text: &str) -> Reading {
 
 struct Reader<'t> {
     file: Arc<str>,
-    lines: Lines<'t>,
+    text: Text<'t>,
     unreported: usize,
     reading: Reading,
 }
@@ -117,7 +117,7 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, value: Value) {
-        let interpreted = interpret(value, &self.file, &self.lines);
+        let interpreted = interpret(value, &self.file, &self.text);
         let refused = interpreted.object.is_none();
         for problem in interpreted.problems {
             self.report(interpreted.reference.as_ref(), problem);

@@ -1,4 +1,4 @@
-use crate::RetryBudget;
+use crate::{LoadBalancer, OutlierDetection, RetryBudget, Warmup};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +53,10 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// How an endpoint is picked.
     pub load_balancer: LoadBalancer,
+    /// When an endpoint that fails is left out; `None` is never.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How new endpoints come to their full weight; `None` is at once.
+    pub warmup: Option<Warmup>,
     /// Limit for establishing a connection (Istio: 10 s).
     pub connect_timeout: Duration,
     /// How long a connection without a request is kept.
@@ -71,19 +75,6 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the client of the request speaks.
     Client,
-}
-
-/// How an endpoint is picked. Weights of the endpoints are respected by all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum LoadBalancer {
-    /// The less loaded of two random endpoints: Istio's default.
-    #[default]
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-    /// Any.
-    Random,
 }
 
 /// The endpoints of one cluster. They change on their own, without compiling a route.
@@ -108,6 +99,11 @@ pub struct Endpoint {
     pub labels: Arc<BTreeMap<String, String>>,
     /// Where it runs.
     pub locality: Locality,
+    /// Its priority for this gateway, 0 being the highest: others get requests as those before them fail.
+    pub priority: u32,
+    /// What its locality weighs among those of the same priority, where they have shares of their own: in all,
+    /// however many endpoints it has. 0 is nothing.
+    pub locality_weight: Option<u32>,
 }
 
 /// Where an endpoint listens.
@@ -130,7 +126,7 @@ impl fmt::Display for Address {
 }
 
 /// `region/zone/subzone`; empty parts are unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Locality {
     /// The region.
     pub region: Arc<str>,

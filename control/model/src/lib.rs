@@ -5,6 +5,7 @@
 //! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
 
 mod authentication;
+mod balance;
 mod changes;
 mod cluster;
 mod cors;
@@ -12,6 +13,7 @@ mod diagnostic;
 mod fault;
 mod format;
 mod header;
+mod health;
 mod listener;
 mod log_filter;
 mod mesh;
@@ -28,18 +30,18 @@ mod tracing;
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
 };
+pub use balance::{AffinityCookie, ConsistentHash, HashKey, HashTable, LoadBalancer};
 pub use changes::{Change, Changes, Model};
-pub use cluster::{
-    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, UpstreamProtocol,
-};
+pub use cluster::{Address, Cluster, ClusterName, Endpoint, EndpointSet, Locality, UpstreamProtocol};
 pub use cors::Cors;
 pub use diagnostic::{Diagnostic, Severity};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, GrpcStatusForm, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
+pub use health::{OutlierDetection, Warmup};
 pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
 pub use log_filter::{Comparison, LogCondition, LogFilter, TextTest};
-pub use mesh::{AccessLog, AccessLogFormat, MeshSettings, PathNormalization};
+pub use mesh::{AccessLog, AccessLogFormat, ForwardClientCert, MeshSettings, PathNormalization};
 pub use object::{ObjectRef, Origin};
 pub use pattern::{Anchoring, Groups, InvalidPattern, Pattern};
 pub use retry::{RetryBudget, RetryCondition, RetryOn, RetryPolicy};

@@ -13,6 +13,8 @@ pub struct MeshSettings {
     pub server_header: Option<Arc<str>>,
     /// How many proxies in front of the gateway are trusted to write X-Forwarded-*.
     pub trusted_proxies: u32,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_certificates: ForwardClientCert,
     /// Whether connections from trusted peers begin with a PROXY header that names the client.
     pub proxy_protocol: bool,
     /// Whether and how requests are traced.
@@ -26,10 +28,29 @@ impl Default for MeshSettings {
             path_normalization: PathNormalization::Base,
             server_header: Some("tidegate".into()),
             trusted_proxies: 0,
+            client_certificates: ForwardClientCert::default(),
             proxy_protocol: false,
             tracing: None,
         }
     }
+}
+
+/// What becomes of `x-forwarded-client-cert`: Istio's `forwardClientCertDetails`, which is Envoy's. Without a
+/// client's certificate on the connection all but the last take the header off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ForwardClientCert {
+    /// It is taken off.
+    Sanitize,
+    /// It stays as the client sent it.
+    ForwardOnly,
+    /// It stays, and the client's certificate is appended.
+    AppendForward,
+    /// It says the client's certificate and nothing else.
+    #[default]
+    SanitizeSet,
+    /// It stays as anybody sent it, also without TLS.
+    AlwaysForwardOnly,
 }
 
 /// Where and how requests are logged.

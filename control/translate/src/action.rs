@@ -137,6 +137,22 @@ fn forwarded(
     }))
 }
 
+/// Says which rules name a share of requests to mirror, and no mirror.
+pub(crate) fn report_shares_without_mirror(rules: &[Rule<'_>], report: &mut Report) {
+    for rule in rules.iter().filter(|rule| rule.route.mirror.is_none()) {
+        for (name, written) in [
+            ("mirrorPercent", rule.route.mirror_percent.is_some()),
+            ("mirrorPercentage", rule.route.mirror_percentage.is_some()),
+        ] {
+            if written {
+                let text = "has no effect without mirror: nothing is copied by it";
+                let advice = "add mirror; each of mirrors has a percentage of its own";
+                report.warning(rule.object, &format!("{}.{name}", rule.field()), "no-effect", text, advice);
+            }
+        }
+    }
+}
+
 /// The mirrors of a rule that get anything.
 fn mirrors(
     rule: &Rule<'_>,

@@ -1,4 +1,5 @@
 use crate::destination_rule::{Policy, policy, subset};
+use crate::locality;
 use crate::protocol::Protocol;
 use crate::retries;
 use crate::service_registry::{Port, Service};
@@ -192,6 +193,8 @@ impl<'w, 'a> Clusters<'w, 'a> {
         if wire == Wire::MeshTls {
             endpoints.retain(|e| e.labels.get(TLS_MODE).is_some_and(|mode| mode == "istio"));
         }
+        let failover = policy.outlier_detection.is_some();
+        locality::apply(&mut endpoints, policy.locality, &self.world.env.labels, failover);
         let cluster = Cluster {
             name: name.clone(),
             host: service.host.clone(),
@@ -201,6 +204,8 @@ impl<'w, 'a> Clusters<'w, 'a> {
             service_namespace: service.namespace.clone(),
             protocol: policy.protocol.unwrap_or_else(|| at.protocol.upstream()),
             load_balancer: policy.load_balancer,
+            outlier_detection: policy.outlier_detection,
+            warmup: policy.warmup,
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
             retry_budget: policy.retry_budget,
@@ -210,7 +215,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
     }
 
     /// Mesh TLS may be left out where the user allowed it; any other never.
-    fn may_be_plain(&self, policy: &Policy) -> Result<(), Absent> {
+    fn may_be_plain(&self, policy: &Policy<'_>) -> Result<(), Absent> {
         match policy.tls {
             None => Ok(()),
             Some(ClientTlsMode::IstioMutual) if self.world.env.allow_unenforced => Ok(()),

@@ -1,15 +1,17 @@
 use crate::Env;
 use crate::export::{Reach, reach};
 use crate::hosts::{is_subset, resolve};
+use crate::load_balancer::load_balancer;
+use crate::outlier;
 use crate::retries;
 use crate::world::{Item, World, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
     self, ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
-    HttpSettings, LoadBalancerSettings, SimpleLb, Subset, TrafficPolicy,
+    HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting, Subset, TrafficPolicy,
 };
-use tidegate_model::{LoadBalancer, RetryBudget, UpstreamProtocol};
+use tidegate_model::{LoadBalancer, OutlierDetection, RetryBudget, UpstreamProtocol, Warmup};
 
 /// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
 /// said.
@@ -123,9 +125,13 @@ pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Opt
 }
 
 /// What a cluster's DestinationRule says about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Policy {
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Policy<'a> {
     pub(crate) load_balancer: LoadBalancer,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    pub(crate) warmup: Option<Warmup>,
+    /// How localities count, where that is said.
+    pub(crate) locality: Option<&'a LocalityLoadBalancerSetting>,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) retry_budget: RetryBudget,
@@ -142,6 +148,7 @@ pub(crate) struct Policy {
 struct Blocks<'a> {
     load_balancer: Option<&'a LoadBalancerSettings>,
     connection_pool: Option<&'a ConnectionPoolSettings>,
+    outlier_detection: Option<&'a istio::OutlierDetection>,
     retry_budget: Option<&'a istio::RetryBudget>,
     tls: Option<&'a ClientTlsSettings>,
 }
@@ -160,12 +167,14 @@ impl<'a> Blocks<'a> {
                 retry_budget,
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
+                outlier_detection: p.outlier_detection.as_ref(),
                 tls: p.tls.as_ref(),
             };
         }
         Blocks {
             load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
+            outlier_detection: policy.outlier_detection.as_ref().or(self.outlier_detection),
             retry_budget,
             tls: policy.tls.as_ref().or(self.tls),
         }
@@ -173,27 +182,29 @@ impl<'a> Blocks<'a> {
 }
 
 /// The policy for `port` of a service that has `rules`, and for a subset of it.
-pub(crate) fn policy(
-    rules: &[Item<'_, DestinationRule>],
-    subset: Option<&Subset>,
+pub(crate) fn policy<'a>(
+    rules: &[Item<'a, DestinationRule>],
+    subset: Option<&'a Subset>,
     port: u16,
-    world: &World<'_>,
-) -> Policy {
+    world: &World<'a>,
+) -> Policy<'a> {
     let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
     let blocks = Blocks::default()
         .overridden(rule, port)
         .overridden(subset.and_then(|s| s.traffic_policy.as_ref()), port);
-    let load_balancer = match blocks.load_balancer.and_then(|l| l.simple) {
-        Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
-        Some(SimpleLb::Random) => LoadBalancer::Random,
-        _ => LoadBalancer::LeastRequest,
-    };
+    let load_balancer = load_balancer(blocks.load_balancer);
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
     let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
     let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
     let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
+        outlier_detection: outlier::detection(blocks.outlier_detection),
+        warmup: outlier::warmup(blocks.load_balancer, &load_balancer),
+        locality: blocks
+            .load_balancer
+            .and_then(|l| l.locality_lb_setting.as_ref())
+            .or(world.mesh.locality_lb_setting()),
         load_balancer,
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),

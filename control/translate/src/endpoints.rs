@@ -1,5 +1,6 @@
 //! The endpoints of a service's port.
 
+use crate::locality;
 use crate::service_registry::{Port, Registry, Service, Source};
 use crate::world::{Item, port, selects};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +12,6 @@ use tidegate_api::kubernetes::{
     EndpointPort, NumberOrName, ObjectReference, Pod, Service as KubeService, ServicePort,
 };
 use tidegate_model::{Address, Endpoint, Locality};
-
-/// The label by which a workload says where it runs: `region.zone.subzone`.
-const LOCALITY: &str = "istio-locality";
 
 impl<'a> Registry<'a> {
     /// The ready endpoints of `service` on `at` whose labels have all of `subset`, each address once.
@@ -216,14 +214,17 @@ fn of_workload(
         Some(object) if entry.labels.is_empty() => &object.labels,
         _ => &entry.labels,
     };
-    let mut parts = entry.locality.as_deref().unwrap_or_default().splitn(3, '/').map(Arc::from);
-    let mut part = || parts.next().unwrap_or_default();
     Some(Endpoint {
         address: address_of(address, number),
         weight: entry.weight.unwrap_or(1).max(1),
         workload: object.map(|o| o.reference.name.clone()).unwrap_or_default(),
         labels: Arc::new(labels.clone()),
-        locality: Locality { region: part(), zone: part(), subzone: part() },
+        locality: entry
+            .locality
+            .as_deref()
+            .map_or_else(|| locality::of_labels(labels), |l| locality::parse(l, '/')),
+        priority: 0,
+        locality_weight: None,
     })
 }
 
@@ -235,20 +236,24 @@ fn address_of(text: &str, port: u16) -> Address {
 }
 
 fn bare(address: Address) -> Endpoint {
-    let locality = Locality::default();
-    Endpoint { address, weight: 1, workload: Arc::default(), labels: Arc::default(), locality }
+    Endpoint {
+        address,
+        weight: 1,
+        workload: Arc::default(),
+        labels: Arc::default(),
+        locality: Locality::default(),
+        priority: 0,
+        locality_weight: None,
+    }
 }
 
 fn with_pod(address: Address, pod: Option<Item<'_, Pod>>) -> Endpoint {
     let Some((object, _)) = pod else { return bare(address) };
-    let mut parts = object.labels.get(LOCALITY).map_or("", String::as_str).splitn(3, '.').map(Arc::from);
-    let mut part = || parts.next().unwrap_or_default();
     Endpoint {
-        address,
-        weight: 1,
         workload: workload_of(object),
         labels: Arc::new(object.labels.clone()),
-        locality: Locality { region: part(), zone: part(), subzone: part() },
+        locality: locality::of_labels(&object.labels),
+        ..bare(address)
     }
 }
 

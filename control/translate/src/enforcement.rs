@@ -103,10 +103,7 @@ const VIRTUAL_SERVICE: Fields = Fields {
     ],
     reasons: &[
         ("http[].match[].statPrefix", "has no effect: in Istio it names statistics of Envoy"),
-        (
-            "http[].retries.retryRemoteLocalities",
-            "has no effect as long as load balancing does not prefer localities: retries go to all of them",
-        ),
+        ("http[].retries.retryRemoteLocalities", "is not enforced yet: retries go where other requests go"),
         ("tcp[].match[].destinationSubnets", OF_SIDECARS),
         ("tcp[].match[].sourceSubnet", "has no effect, in Istio neither"),
         ("tcp[].match[].sourceLabels", OF_SIDECARS),
@@ -128,6 +125,19 @@ macro_rules! traffic_policy {
             $(
                 concat!($at, "portLevelSettings[].port"),
                 concat!($at, "portLevelSettings[].loadBalancer.simple"),
+                concat!($at, "portLevelSettings[].loadBalancer.consistentHash"),
+                concat!($at, "portLevelSettings[].loadBalancer.localityLbSetting"),
+                concat!($at, "portLevelSettings[].loadBalancer.warmup"),
+                concat!($at, "portLevelSettings[].loadBalancer.warmupDurationSecs"),
+                concat!($at, "portLevelSettings[].outlierDetection.splitExternalLocalOriginErrors"),
+                concat!($at, "portLevelSettings[].outlierDetection.consecutiveLocalOriginFailures"),
+                concat!($at, "portLevelSettings[].outlierDetection.consecutiveGatewayErrors"),
+                concat!($at, "portLevelSettings[].outlierDetection.consecutive5xxErrors"),
+                concat!($at, "portLevelSettings[].outlierDetection.interval"),
+                concat!($at, "portLevelSettings[].outlierDetection.baseEjectionTime"),
+                concat!($at, "portLevelSettings[].outlierDetection.maxEjectionPercent"),
+                concat!($at, "portLevelSettings[].outlierDetection.minHealthPercent"),
+                concat!($at, "portLevelSettings[].outlierDetection.outlierDetectionHttpErrorCodes"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.connectTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.tcp.idleTimeout"),
                 concat!($at, "portLevelSettings[].connectionPool.http.idleTimeout"),
@@ -136,6 +146,19 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].connectionPool.http.maxRetries"),
                 concat!($at, "portLevelSettings[].tls.mode"),
                 concat!($at, "loadBalancer.simple"),
+                concat!($at, "loadBalancer.consistentHash"),
+                concat!($at, "loadBalancer.localityLbSetting"),
+                concat!($at, "loadBalancer.warmup"),
+                concat!($at, "loadBalancer.warmupDurationSecs"),
+                concat!($at, "outlierDetection.splitExternalLocalOriginErrors"),
+                concat!($at, "outlierDetection.consecutiveLocalOriginFailures"),
+                concat!($at, "outlierDetection.consecutiveGatewayErrors"),
+                concat!($at, "outlierDetection.consecutive5xxErrors"),
+                concat!($at, "outlierDetection.interval"),
+                concat!($at, "outlierDetection.baseEjectionTime"),
+                concat!($at, "outlierDetection.maxEjectionPercent"),
+                concat!($at, "outlierDetection.minHealthPercent"),
+                concat!($at, "outlierDetection.outlierDetectionHttpErrorCodes"),
                 concat!($at, "connectionPool.tcp.connectTimeout"),
                 concat!($at, "connectionPool.tcp.idleTimeout"),
                 concat!($at, "connectionPool.http.idleTimeout"),
@@ -150,8 +173,22 @@ macro_rules! traffic_policy {
     };
 }
 
-const DESTINATION_RULE: Fields =
-    Fields { enforced: traffic_policy!("trafficPolicy.", "subsets[].trafficPolicy."), reasons: &[] };
+/// Of the deprecated field, at every level of a policy.
+const CONSECUTIVE_ERRORS: &str =
+    "has no effect, in Istio neither: consecutive5xxErrors and consecutiveGatewayErrors count";
+
+const DESTINATION_RULE: Fields = Fields {
+    enforced: traffic_policy!("trafficPolicy.", "subsets[].trafficPolicy."),
+    reasons: &[
+        ("trafficPolicy.outlierDetection.consecutiveErrors", CONSECUTIVE_ERRORS),
+        ("trafficPolicy.portLevelSettings[].outlierDetection.consecutiveErrors", CONSECUTIVE_ERRORS),
+        ("subsets[].trafficPolicy.outlierDetection.consecutiveErrors", CONSECUTIVE_ERRORS),
+        (
+            "subsets[].trafficPolicy.portLevelSettings[].outlierDetection.consecutiveErrors",
+            CONSECUTIVE_ERRORS,
+        ),
+    ],
+};
 
 const SERVICE_ENTRY: Fields = Fields {
     enforced: &[
@@ -164,20 +201,19 @@ const SERVICE_ENTRY: Fields = Fields {
         "endpoints[].ports",
         "endpoints[].labels",
         "endpoints[].weight",
+        "endpoints[].locality",
     ],
     reasons: &[
         ("addresses", "has no effect at a gateway: it captures traffic of sidecars by its address"),
         ("location", "has no effect at a gateway yet: mesh TLS is not spoken to upstreams"),
-        ("endpoints[].locality", "is not enforced yet: load balancing does not prefer localities"),
         ("endpoints[].network", "is not enforced yet: endpoints of all networks are dialled directly"),
         ("endpoints[].serviceAccount", "has no effect as long as mesh TLS is not spoken"),
     ],
 };
 
 const WORKLOAD_ENTRY: Fields = Fields {
-    enforced: &["address", "ports", "labels", "weight"],
+    enforced: &["address", "ports", "labels", "weight", "locality"],
     reasons: &[
-        ("locality", "is not enforced yet: load balancing does not prefer localities"),
         ("network", "is not enforced yet: endpoints of all networks are dialled directly"),
         ("serviceAccount", "has no effect as long as mesh TLS is not spoken"),
     ],
@@ -241,6 +277,7 @@ const MESH_CONFIG: Fields = Fields {
         "accessLogEncoding",
         "pathNormalization.normalization",
         "connectTimeout",
+        "localityLbSetting",
         "defaultHttpRetryPolicy.attempts",
         "defaultHttpRetryPolicy.perTryTimeout",
         "defaultHttpRetryPolicy.retryOn",
@@ -250,6 +287,7 @@ const MESH_CONFIG: Fields = Fields {
         "defaultVirtualServiceExportTo",
         "defaultDestinationRuleExportTo",
         "defaultConfig.gatewayTopology.numTrustedProxies",
+        "defaultConfig.gatewayTopology.forwardClientCertDetails",
         "defaultConfig.gatewayTopology.proxyProtocol",
         "defaultConfig.proxyHeaders.server",
         "defaultConfig.tracing.sampling",
@@ -273,11 +311,19 @@ const MESH_CONFIG: Fields = Fields {
     reasons: &[
         (
             "defaultHttpRetryPolicy.retryRemoteLocalities",
-            "has no effect as long as load balancing does not prefer localities: retries go to all of them",
+            "is not enforced yet: retries go where other requests go",
         ),
         (
             "enableTracing",
             "has no effect: requests are traced where defaultProviders.tracing or a Telemetry names a provider",
+        ),
+        (
+            "defaultConfig.proxyHeaders.forwardedClientCert",
+            "has no effect at a gateway, in Istio neither: gatewayTopology.forwardClientCertDetails counts there",
+        ),
+        (
+            "defaultConfig.proxyHeaders.setCurrentClientCertDetails",
+            "has no effect at a gateway, in Istio neither: it always says Subject, Cert, DNS and URI",
         ),
         (
             "defaultConfig.tracing.tlsSettings",

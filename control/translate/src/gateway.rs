@@ -1,5 +1,6 @@
 //! The model of a gateway: its listeners, and the virtual hosts of each route table.
 
+use crate::action::report_shares_without_mirror;
 use crate::clusters::Clusters;
 use crate::delegate::{Rule, rules};
 use crate::host_index::HostIndex;
@@ -8,6 +9,7 @@ use crate::matches::{Place, gateway_name};
 use crate::report::Report;
 use crate::servers::{Kind, Server, Shared, full_name, merge, selected};
 use crate::telemetry::Telemetries;
+use crate::tls::report_shared_certificates;
 use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
 use crate::{
@@ -33,6 +35,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
         world.virtual_services.iter().map(|item| rules(&world, *item, &mut report)).collect();
     for rules in &expanded {
         unreachable::report(rules, &mut report);
+        report_shares_without_mirror(rules, &mut report);
     }
     for item in &world.virtual_services {
         unreachable::report_tcp(*item, &mut report);
@@ -123,6 +126,7 @@ impl Tables<'_, '_> {
                 if tls.iter().all(|s| matches!(s.action, TlsAction::Refuse(_))) {
                     return;
                 }
+                report_shared_certificates(servers, &tls, &mut self.report);
                 (&servers[..], ListenerProtocol::Tls(tls))
             }
             Shared::Tcp(server) => match self.tcp_route(server) {
@@ -245,6 +249,7 @@ impl Tables<'_, '_> {
         let name: TableName = first.table.clone();
         for (domain, mut merging) in hosts {
             catch_alls_last(&mut merging.routes);
+            self.conflicts(&domain, &merging);
             let key = VirtualHostKey { table: name.clone(), domain };
             let host = VirtualHost {
                 key: key.clone(),
@@ -254,6 +259,17 @@ impl Tables<'_, '_> {
             model.virtual_hosts.insert(key, Arc::new(host));
         }
         model.route_tables.insert(name.clone(), Arc::new(RouteTable { name, server_port: first.port, tls }));
+    }
+
+    /// Says which routes of a domain that several VirtualServices share are never reached.
+    fn conflicts(&mut self, domain: &HostPattern, merging: &Merging) {
+        let services: BTreeSet<usize> = merging.merged.iter().map(|(index, ..)| *index).collect();
+        if services.len() < 2 {
+            return;
+        }
+        let rules = || services.iter().flat_map(|index| &self.expanded[*index]);
+        let object = |of: &ObjectRef| rules().map(|rule| rule.object).find(|object| object.reference == *of);
+        unreachable::report_merged(domain, &merging.routes, object, &mut self.report);
     }
 
     /// Merges the routes for the hosts of one server. With `httpsRedirect`, it redirects the hosts as they are written

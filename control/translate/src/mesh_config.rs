@@ -2,9 +2,12 @@ use crate::Env;
 use crate::report::Report;
 use crate::retries::unknown_conditions;
 use std::time::Duration;
-use tidegate_api::istio::{ExtensionProvider, HttpRetry, MeshConfig, NormalizationType};
+use tidegate_api::istio::{
+    ExtensionProvider, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
+    NormalizationType, Topology,
+};
 use tidegate_api::{Object, Objects};
-use tidegate_model::{MeshSettings, ObjectRef, PathNormalization};
+use tidegate_model::{ForwardClientCert, MeshSettings, ObjectRef, PathNormalization};
 
 /// How long a connection to an upstream may take when nothing is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,6 +78,11 @@ impl<'a> Mesh<'a> {
         self.config().and_then(|c| c.connect_timeout).unwrap_or(CONNECT_TIMEOUT)
     }
 
+    /// How localities count where no DestinationRule says it.
+    pub(crate) fn locality_lb_setting(&self) -> Option<&'a LocalityLoadBalancerSetting> {
+        self.config().and_then(|c| c.locality_lb_setting.as_ref())
+    }
+
     /// The retries of rules that say nothing about them.
     pub(crate) fn default_retries(&self) -> Option<&'a HttpRetry> {
         self.config().and_then(|c| c.default_http_retry_policy.as_ref())
@@ -120,8 +128,21 @@ impl<'a> Mesh<'a> {
             },
             server_header,
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
+            client_certificates: topology.map_or_else(ForwardClientCert::default, client_certificates),
             proxy_protocol,
             tracing: None,
         }
+    }
+}
+
+fn client_certificates(topology: &Topology) -> ForwardClientCert {
+    use ForwardClientCertDetails as Written;
+    match topology.forward_client_cert_details {
+        None | Some(Written::Undefined) => ForwardClientCert::default(),
+        Some(Written::Sanitize) => ForwardClientCert::Sanitize,
+        Some(Written::ForwardOnly) => ForwardClientCert::ForwardOnly,
+        Some(Written::AppendForward) => ForwardClientCert::AppendForward,
+        Some(Written::SanitizeSet) => ForwardClientCert::SanitizeSet,
+        Some(Written::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
     }
 }

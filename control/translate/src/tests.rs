@@ -12,6 +12,7 @@ mod l4;
 mod mesh;
 mod mirrors;
 mod order;
+mod policies;
 mod retries;
 mod routes;
 mod tls;

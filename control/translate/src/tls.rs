@@ -6,9 +6,13 @@ use crate::servers::Server;
 use crate::world::World;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_api::istio::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
-use tidegate_model::{CipherSuite, ClientVerification, KeyExchange, Model, Pin, TlsTermination, TlsVersion};
+use tidegate_model::{
+    CipherSuite, ClientVerification, KeyExchange, Model, Pin, SecretKey, TlsAction, TlsServer,
+    TlsTermination, TlsVersion,
+};
 
 /// How `server` terminates TLS; the secrets that it needs and that can be used are put into `model`.
 ///
@@ -38,6 +42,40 @@ pub(crate) fn termination(
         groups: groups(server, &field, &tls.ecdh_curves, report),
         clients: clients(&place, tls, model, report)?,
     })
+}
+
+/// Warns about servers of a port that share their certificates and not their routes: HTTP/2 clients take the connection
+/// of one for requests to the other. Once for all that share them.
+pub(crate) fn report_shared_certificates(servers: &[Server<'_>], tls: &[TlsServer], report: &mut Report) {
+    let mut sharing: BTreeMap<&[SecretKey], Vec<(&TlsServer, &TlsTermination)>> = BTreeMap::new();
+    for server in tls {
+        if let TlsAction::Http(termination) = &server.action
+            && !termination.certificates.is_empty()
+        {
+            sharing.entry(&termination.certificates).or_default().push((server, termination));
+        }
+    }
+    for (certificates, sharing) in sharing {
+        let [(first, as_first), others @ .., (last, _)] = sharing.as_slice() else { continue };
+        let Some(server) = servers.iter().find(|s| s.table == last.table) else { continue };
+        let alike = sharing.iter().all(|(_, termination)| termination == as_first);
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        let certificates: Vec<_> = certificates.iter().map(ToString::to_string).collect();
+        let outcome = if alike {
+            "such requests are served by the routes of the server that has their host; in Istio they are answered 404"
+        } else {
+            "such requests are answered 421 where the TLS settings of the two differ; in Istio 404"
+        };
+        let text = format!(
+            "shares certificate {} with {}{more}, and not its routes, so that browsers send requests for one on an \
+             HTTP/2 connection to the other: {outcome}",
+            certificates.join(", "),
+            first.table,
+        );
+        let advice = "put their hosts into one server, or give each its own certificate";
+        let field = format!("spec.servers[{}].tls", server.index);
+        report.warning(server.object, &field, "shared-certificate", text, advice);
+    }
 }
 
 fn old_versions(server: &Server<'_>, field: &str, tls: &ServerTlsSettings, report: &mut Report) {

@@ -4,11 +4,13 @@ use crate::Env;
 use crate::report::Report;
 use crate::world::{World, selects};
 use std::collections::BTreeMap;
-use tidegate_api::Object;
+use tidegate_api::field::key;
+use tidegate_api::{Object, Spec};
 
 /// Reports them. Returns whether the gateway may become ready.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
     let mut ready = true;
+    proxy_config(world, report);
     for object in world.objects.others() {
         match (object.group(), &*object.reference.kind) {
             ("security.istio.io", "PeerAuthentication") => {
@@ -32,6 +34,28 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
         }
     }
     ready
+}
+
+/// Says which of the gateway's own workloads have settings of a proxy in an annotation, where Istio would look for them.
+fn proxy_config(world: &World<'_>, report: &mut Report) {
+    const ANNOTATION: &str = "proxy.istio.io/config";
+    let namespace = &world.env.namespace;
+    for object in world.objects.iter().filter(|object| object.reference.namespace == *namespace) {
+        let (labels, has, metadata) = match &object.spec {
+            Spec::Pod(_) => (&object.labels, object.annotations.contains_key(ANNOTATION), "metadata"),
+            Spec::Deployment(workload) | Spec::StatefulSet(workload) => {
+                let metadata = &workload.template.metadata;
+                (&metadata.labels, metadata.annotations.contains_key(ANNOTATION), "spec.template.metadata")
+            }
+            _ => continue,
+        };
+        if has && selects(&world.env.labels, labels) {
+            let field = format!("{metadata}.annotations{}", key(ANNOTATION));
+            let text = "is not read: settings of this gateway are those of the mesh";
+            let advice = "move it to defaultConfig of the mesh config";
+            report.warning(object, &field, "not-enforced", text, advice);
+        }
+    }
 }
 
 /// A policy that guards this gateway must not be left out silently. Returns whether the gateway may become ready.

@@ -2,6 +2,7 @@
 //! names, or the route that its bytes take.
 
 use crate::RouteTableView;
+use crate::host_index::host_of;
 use crate::sni_index::{SniIndex, Target};
 use std::fmt;
 use std::sync::Arc;
@@ -145,6 +146,11 @@ impl<'t> ListenerView<'t> {
 
     fn target(&self, sni: Option<&str>) -> Option<Target> {
         self.names?.find(sni)
+    }
+
+    /// The TLS server to which the host of an authority belongs: that of a connection with its name.
+    pub fn tls_server_of(&self, authority: &[u8]) -> Option<&'t TableName> {
+        self.tls_server(std::str::from_utf8(host_of(authority)).ok())
     }
 
     /// The TLS server that a name leads to now.

@@ -120,7 +120,7 @@ pub(crate) fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 /// The host of an authority, without port and without the dot of an absolute name.
-fn host_of(authority: &[u8]) -> &[u8] {
+pub(crate) fn host_of(authority: &[u8]) -> &[u8] {
     let (host, _) = split_port(authority);
     match host {
         [host @ .., b'.'] if !host.is_empty() => host,

@@ -336,6 +336,8 @@ fn cluster(host: &str) -> Cluster {
         service_namespace: "default".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::LeastRequest,
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: std::time::Duration::from_secs(10),
         idle_timeout: std::time::Duration::from_secs(60),
         retry_budget: RetryBudget::default(),

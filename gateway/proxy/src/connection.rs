@@ -5,7 +5,7 @@ use crate::listener::proxy_protocol::{self, InvalidHeader, Proxied};
 use crate::listener::{Accepted, Http, Rewound, Slot, canonical, sniff};
 use crate::snapshot::LastSnapshot;
 use crate::telemetry::Flag;
-use crate::tls::{self, HandshakeError};
+use crate::tls::{self, HandshakeError, Terminator};
 use crate::worker::Worker;
 use crate::{h1, h2};
 use pingora::protocols::l4::stream::Stream as L4Stream;
@@ -13,7 +13,6 @@ use pingora::protocols::tls::TlsStream;
 use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use rustls::AlertDescription;
-use rustls::server::ServerConfig;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,6 +122,7 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
     let opened = open(stream.into(), &mut connection, &worker, &shutdown).await;
     let e = match opened {
         Ok(Opened { stream, carries, tls, passed_sni }) => {
+            let shutdown = tls.as_ref().map_or(shutdown, |tls| tls.shutdown.clone());
             (connection.tls, connection.passed_sni) = (tls, passed_sni);
             return Some(Ready { slot, shutdown, connection: Rc::new(connection), stream, carries });
         }
@@ -160,7 +160,7 @@ enum Next {
 /// By what TLS is terminated.
 struct Termination {
     table: TableName,
-    config: Option<Arc<ServerConfig>>,
+    terminator: Option<Arc<Terminator>>,
 }
 
 /// Decides by the live snapshot, or the last that had the listener.
@@ -171,8 +171,10 @@ fn decide(connection: &Connection, worker: &Worker, view: &ConnectionView<'_>) -
         Some(listener) => listener.decide(view, fastrand::u64(..)),
         None => ConnectionDecision::Refuse(Refusal::NoListener),
     };
-    let termination =
-        |table: &TableName| Termination { table: table.clone(), config: snapshot.tls.get(table).cloned() };
+    let termination = |table: &TableName| Termination {
+        table: table.clone(),
+        terminator: snapshot.tls.get(table).and_then(|server| server.terminator.clone()),
+    };
     match decision {
         ConnectionDecision::Http(_) => Next::Http,
         ConnectionDecision::Https(server) => Next::Https(termination(&server.table)),
@@ -296,8 +298,8 @@ async fn shake_hands(
             });
         }
     };
-    let Termination { table, config } = termination;
-    let (stream, facts) = tls::terminate(stream, config, table, hello.sni).await?;
+    let Termination { table, terminator } = termination;
+    let (stream, facts) = tls::terminate(stream, terminator, table, hello.sni).await?;
     Ok(Shaken::Terminated(Box::new(stream), facts, target))
 }
 

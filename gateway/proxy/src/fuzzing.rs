@@ -197,9 +197,14 @@ pub fn proxy_header(bytes: &[u8]) {
     }
 }
 
+/// Requests of HTTP/2: what is accepted reads the same as HTTP/1. For the form see the module of that name there.
+pub fn h2_request(bytes: &[u8]) {
+    crate::h2::fuzzing::request(bytes);
+}
+
 /// Seeds for each target, made from one raw request: the target's name, and its input.
 #[cfg(test)]
-fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 7] {
+fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 8] {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
@@ -208,6 +213,11 @@ fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 7] {
         at.map_or(request, |at| &request[at + part.len()..])
     };
     let target = request.split(|c| *c == b' ').nth(1).unwrap_or_default();
+    let method = request.split(|c| *c == b' ').next().unwrap_or_default();
+    let fields: Vec<u8> = after(b"\r\n").iter().copied().filter(|c| *c != b'\r').collect();
+    let fields = fields.split(|c| *c == b'\n').take_while(|line| !line.is_empty());
+    let fields = fields.filter(|line| !line.starts_with(b"Host")).map(|f| f.to_ascii_lowercase());
+    let fields = fields.collect::<Vec<_>>().join(&b'\n');
     // A record of one handshake message that ends with the request: a hello where it is one.
     let record = |body: &[u8]| [&[22, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat();
     let hello = &request[..request.len().min(1 << 10)];
@@ -219,6 +229,7 @@ fn seeds(request: &[u8]) -> [(&'static str, Vec<u8>); 7] {
         ("path", target.to_vec()),
         ("client_hello", record(&hello)),
         ("proxy_header", [b"PROXY ", request].concat()),
+        ("h2_request", [b"\x01", method, b"\nhttps\na.example\n", target, b"\n\n", &fields].concat()),
         ("token", [part(br#"{"alg":"ES256"}"#), part(request), part(target)].join(".").into_bytes()),
     ]
 }
@@ -234,6 +245,7 @@ fn run(target: &str, bytes: &[u8]) {
         "client_hello" => client_hello(bytes),
         "proxy_header" => proxy_header(bytes),
         "token" => token(bytes),
+        "h2_request" => h2_request(bytes),
         other => panic!("no fuzz target {other}"),
     }
 }

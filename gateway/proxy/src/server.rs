@@ -290,6 +290,9 @@ impl Proxy {
             let authentication = authentication.map(Arc::new);
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
+        if is_new {
+            old.tls.drain_changed(&self.state.live.load().tls);
+        }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);
             // A worker that does not take commands has ended, which drain() finds out.
@@ -346,7 +349,9 @@ impl Proxy {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
-        lock(&self.control).listeners.close_gone(&Model::default(), &live).wait(deadline);
+        let closing = lock(&self.control).listeners.close_gone(&Model::default(), &live);
+        live.tls.drain_changed(&ServerConfigs::default());
+        closing.wait(deadline);
         self.wait_until_empty(deadline);
         let cut = self.state.spread.active();
         if cut > 0 {

@@ -1,12 +1,12 @@
 use crate::auth::Authenticator;
 use crate::connection::Connection;
-use crate::tls::ServerConfigs;
+use crate::tls::{ServerConfigs, TlsFacts};
 use crate::upstream::Clusters;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tidegate_engine::{RouteTableView, Table};
-use tidegate_model::MeshSettings;
+use tidegate_model::{MeshSettings, TableName};
 
 /// Everything one request needs to know, swapped whole. A request pins one for its whole life.
 pub(crate) struct Snapshot {
@@ -29,13 +29,22 @@ impl Snapshot {
     /// server that went under its name may live on under another, for instance in another
     /// Gateway: then a connection goes where a new one with its SNI would.
     pub(crate) fn routes(&self, connection: &Connection) -> Option<RouteTableView<'_>> {
-        let Some(tls) = &connection.tls else {
-            return self.table.listener_routes(&connection.listener);
-        };
-        self.table.route_table(&tls.table).or_else(|| {
-            let server = self.table.listener(&connection.listener)?.tls_server(tls.sni.as_deref())?;
-            self.table.route_table(server)
-        })
+        match &connection.tls {
+            None => self.table.listener_routes(&connection.listener),
+            Some(tls) => self.table.route_table(self.server_name(connection, tls)?),
+        }
+    }
+
+    /// The TLS server of a connection, by the name that it has now.
+    pub(crate) fn server_name<'a>(
+        &'a self,
+        connection: &Connection,
+        tls: &'a TlsFacts,
+    ) -> Option<&'a TableName> {
+        if self.table.route_table(&tls.table).is_some() {
+            return Some(&tls.table);
+        }
+        self.table.listener(&connection.listener)?.tls_server(tls.sni.as_deref())
     }
 }
 

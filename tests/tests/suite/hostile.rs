@@ -1,5 +1,8 @@
 //! Hostile HTTP/1 requests: what the gateway answers, and what it lets through to a workload.
 
+mod http2;
+mod paths;
+mod script;
 mod upstream;
 
 use anyhow::{Context, Result, ensure};
@@ -8,9 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidegate_tests::{Net, Recorder, Start, workspace};
+use tidegate_tests::{Gateway, Net, Recorder, Start, workspace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -230,13 +234,13 @@ async fn play_all(cases: Vec<Case>, lanes: Vec<Lane>) -> Result<Vec<Verdict>> {
     tasks.join_all().await.into_iter().collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_requests_are_refused_or_made_canonical() -> Result<()> {
-    let corpus = std::fs::read_to_string(workspace().join("tests/hostile/http1.jsonl"))?;
-    let cases: Vec<Case> = corpus.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    ensure!(cases.len() >= 256, "the corpus lost cases: {}", cases.len());
-    let count = LANES + cases.iter().filter(|c| c.timing.is_some()).count();
-    let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
+/// Starts a gateway with that many listeners, and a workload behind each.
+async fn start_lanes(
+    net: &Net,
+    folder: &Path,
+    count: usize,
+    access_log: &'static str,
+) -> Result<(Vec<Lane>, Gateway)> {
     let client = IpAddr::V4(net.next()?);
     let (mut lanes, mut plan) = (Vec::new(), Vec::new());
     for port in PORT..PORT + u16::try_from(count)? {
@@ -245,8 +249,19 @@ async fn hostile_requests_are_refused_or_made_canonical() -> Result<()> {
         lanes.push(Lane { gateway, client, workload: Recorder::start(at).await? });
         plan.push((port, at));
     }
-    std::fs::write(folder.path().join("lanes.yaml"), config(&plan))?;
-    let mut gateway = Start::with(folder.path()).access_log("off").start(&net).await?;
+    std::fs::write(folder.join("lanes.yaml"), config(&plan))?;
+    let gateway = Start::with(folder).access_log(access_log).start(net).await?;
+    Ok((lanes, gateway))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_requests_are_refused_or_made_canonical() -> Result<()> {
+    let corpus = std::fs::read_to_string(workspace().join("tests/hostile/http1.jsonl"))?;
+    let cases: Vec<Case> = corpus.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(cases.len() >= 256, "the corpus lost cases: {}", cases.len());
+    let count = LANES + cases.iter().filter(|c| c.timing.is_some()).count();
+    let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
+    let (lanes, mut gateway) = start_lanes(&net, folder.path(), count, "off").await?;
     let began = Instant::now();
     let verdicts = play_all(cases, lanes).await?;
     ensure!(gateway.ended().is_none(), "the gateway ended: {}", gateway.said());

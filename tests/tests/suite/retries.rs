@@ -63,13 +63,13 @@ async fn serve(mut stream: TcpStream, manner: Manner, count: Arc<AtomicUsize>) {
 }
 
 /// A rule for a path, and what it has beside its destination.
-fn rule(path: &str, host: &str, more: &str) -> String {
+pub(crate) fn rule(path: &str, host: &str, more: &str) -> String {
     format!(
         "  - {{match: [{{uri: {{prefix: {path}}}}}], route: [{{destination: {{host: {host}.example}}}}], {more}}}\n"
     )
 }
 
-fn entry(host: &str, at: SocketAddr) -> String {
+pub(crate) fn entry(host: &str, at: SocketAddr) -> String {
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {host}}}\nspec:\n  \
          hosts: [{host}.example]\n  resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \

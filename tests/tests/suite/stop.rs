@@ -120,7 +120,7 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
 }
 
 /// A Gateway on port 8080 in plaintext and on port 8443 with TLS, with its certificate.
-fn with_tls() -> Result<String> {
+pub(crate) fn with_tls() -> Result<String> {
     let identity = Authority::new("stop")?.issue("site", &["a.example".to_owned()])?;
     let mut text = String::from(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: site}\nspec:\n\

@@ -2,12 +2,15 @@ use super::scalar::resolve;
 use crate::value::{Data, Entry, Position, Value};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 /// Deepest nesting. Istio's own types are less than 20 deep.
 const MAX_DEPTH: usize = 64;
-/// Most values that anchors may hold and aliases may copy in all, so that a few lines cannot become gigabytes.
-const MAX_ALIASED: usize = 100_000;
+/// Most values that anchors and aliases may copy in a file.
+const MAX_COPIED: usize = 100_000;
+/// Bytes of text that count as one more value.
+const TEXT_OF_VALUE: usize = 32;
 
 /// Why a text is no YAML that Kubernetes would take.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,28 +23,24 @@ pub(crate) struct Invalid {
 /// The documents of `text`, of which the first line is line `1 + lines_before`.
 ///
 /// When a document is invalid, those before it are returned with the error.
-pub(crate) fn compose(text: &str, lines_before: u32) -> (Vec<Value>, Option<Invalid>) {
-    let mut composer = Composer {
-        parser: Parser::new_from_str(text),
-        lines_before,
-        anchors: HashMap::new(),
-        aliased: 0,
-        text,
-    };
+/// `copied` counts over all parts of a file, so that many small documents are held to the bound of one.
+pub(crate) fn compose(text: &str, lines_before: u32, copied: &Cell<usize>) -> (Vec<Value>, Option<Invalid>) {
+    let mut composer =
+        Composer { parser: Parser::new_from_str(text), lines_before, anchors: HashMap::new(), copied, text };
     let mut documents = Vec::new();
     let error = composer.documents(&mut documents).err();
     (documents, error)
 }
 
-struct Composer<'t> {
+struct Composer<'t, 'c> {
     parser: Parser<'t, StrInput<'t>>,
     lines_before: u32,
     anchors: HashMap<usize, (Value, usize)>,
-    aliased: usize,
+    copied: &'c Cell<usize>,
     text: &'t str,
 }
 
-impl<'t> Composer<'t> {
+impl<'t> Composer<'t, '_> {
     fn documents(&mut self, documents: &mut Vec<Value>) -> Result<(), Invalid> {
         loop {
             match self.next()? {
@@ -50,7 +49,6 @@ impl<'t> Composer<'t> {
                     let first = self.next()?;
                     documents.push(self.value(first, 0)?.0);
                     self.anchors.clear();
-                    self.aliased = 0;
                 }
                 _ => {}
             }
@@ -89,7 +87,7 @@ impl<'t> Composer<'t> {
         }
     }
 
-    /// The value that `event` starts, and how many values it is.
+    /// The value that `event` starts, and how many values it is; a long text counts as several.
     fn value(&mut self, (event, span): (Event<'t>, Span), depth: usize) -> Result<(Value, usize), Invalid> {
         let at = self.position(&span.start);
         if depth > MAX_DEPTH {
@@ -97,7 +95,10 @@ impl<'t> Composer<'t> {
         }
         let (anchor, data, size) = match event {
             Event::Alias(anchor) => return self.alias(anchor, at),
-            Event::Scalar(text, style, anchor, tag) => (anchor, scalar(text, style, tag.as_deref(), at)?, 1),
+            Event::Scalar(text, style, anchor, tag) => {
+                let size = 1 + text.len() / TEXT_OF_VALUE;
+                (anchor, scalar(text, style, tag.as_deref(), at)?, size)
+            }
             Event::SequenceStart(anchor, tag) => {
                 check_tag(tag.as_deref(), "seq", at)?;
                 let (items, size) = self.items(depth)?;
@@ -167,8 +168,8 @@ impl<'t> Composer<'t> {
     }
 
     fn charge(&mut self, size: usize, at: Position) -> Result<(), Invalid> {
-        self.aliased += size;
-        if self.aliased <= MAX_ALIASED {
+        self.copied.set(self.copied.get() + size);
+        if self.copied.get() <= MAX_COPIED {
             return Ok(());
         }
         Err(invalid(
@@ -243,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn json(text: &str) -> String {
-        let (documents, error) = compose(text, 0);
+        let (documents, error) = compose(text, 0, &Cell::default());
         assert_eq!(error, None, "{text}");
         serde_json::to_string(&documents).unwrap()
     }
@@ -283,22 +284,34 @@ mod tests {
             (&*deep, 1, "nested too deeply"),
         ];
         for (text, line, expected) in cases {
-            let error = compose(text, 10).1.unwrap_or_else(|| panic!("{text} is taken"));
+            let error = compose(text, 10, &Cell::default()).1.unwrap_or_else(|| panic!("{text} is taken"));
             assert!(error.text.contains(expected), "{text}: {}", error.text);
             assert_eq!(error.at.line, line + 10, "{text}: {}", error.text);
             assert!(!error.advice.is_empty());
         }
     }
 
+    #[test]
+    fn long_texts_and_many_documents_are_no_way_around_the_bound() {
+        let aliases =
+            |text: usize, n: usize| format!("a: &a {}\nb: [{}]\n", "x".repeat(text), "*a, ".repeat(n));
+        let copied = Cell::default();
+        assert_eq!(compose(&aliases(1, 60_000), 0, &copied).1, None);
+        for (text, copied) in [(aliases(1 << 20, 10), &Cell::default()), (aliases(1, 60_000), &copied)] {
+            let error = compose(&text, 0, copied).1.expect("too much is copied");
+            assert!(error.text.contains("copies too much"), "{}", error.text);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_taken(text in any::<String>()) {
-            compose(&text, 0);
+            compose(&text, 0, &Cell::default());
         }
 
         #[test]
         fn any_punctuation_is_taken(text in r#"[-a:\[\]{},&*!|>'"%#? \n\t\r.<0]{0,80}"#) {
-            compose(&text, 0);
+            compose(&text, 0, &Cell::default());
         }
     }
 }

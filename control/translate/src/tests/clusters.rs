@@ -3,7 +3,10 @@ use std::time::Duration;
 use tidegate_model::{Address, Cluster, ClusterName, Endpoint, LoadBalancer, UpstreamProtocol};
 
 /// Routes to `destination` with `lines`, and gives the route's cluster and what the model has of it.
-fn routed(destination: &str, lines: &str) -> (String, Option<Cluster>, Vec<Endpoint>, Vec<String>) {
+pub(super) fn routed(
+    destination: &str,
+    lines: &str,
+) -> (String, Option<Cluster>, Vec<Endpoint>, Vec<String>) {
     let t = usual(&format!(
         "VirtualService default/v: {{hosts: [x.com], gateways: [gateway], http: [{{route: [{{destination: {{{destination}}}}}]}}]}}\n{lines}"
     ));

@@ -35,15 +35,15 @@ fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
             vec![
                 "note spec.http[0].match[0].statPrefix no-effect",
                 "note spec.http[0].retries.retryOn no-effect",
-                "note spec.http[0].retries.retryRemoteLocalities no-effect",
+                "note spec.http[0].retries.retryRemoteLocalities not-enforced",
             ],
         ),
         (
-            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1}}}}",
+            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s, consecutiveErrors: 3}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1}}}}",
             vec![
                 "note spec.trafficPolicy.connectionPool.http.http2MaxRequests not-enforced",
                 "note spec.trafficPolicy.connectionPool.tcp.maxConnections not-enforced",
-                "note spec.trafficPolicy.outlierDetection not-enforced",
+                "note spec.trafficPolicy.outlierDetection.consecutiveErrors no-effect",
             ],
         ),
         (
@@ -119,6 +119,49 @@ fn mesh_config_says_defaults_and_what_it_cannot() {
     assert_eq!(&*t.model.mesh.access_log.as_ref().unwrap().file, "/dev/stdout");
     assert_eq!(t.model.clusters.values().next().unwrap().connect_timeout, std::time::Duration::from_secs(2));
     assert_eq!(said(&t), ["note data.mesh.enableTracing no-effect"]);
+}
+
+#[test]
+fn what_becomes_of_certificates_of_clients() {
+    use tidegate_model::ForwardClientCert as Mode;
+    for (written, expected) in [
+        ("", Mode::SanitizeSet),
+        ("forwardClientCertDetails: UNDEFINED", Mode::SanitizeSet),
+        ("forwardClientCertDetails: SANITIZE", Mode::Sanitize),
+        ("forwardClientCertDetails: FORWARD_ONLY", Mode::ForwardOnly),
+        ("forwardClientCertDetails: APPEND_FORWARD", Mode::AppendForward),
+        ("forwardClientCertDetails: SANITIZE_SET", Mode::SanitizeSet),
+        ("forwardClientCertDetails: ALWAYS_FORWARD_ONLY", Mode::AlwaysForwardOnly),
+    ] {
+        let mesh = format!(
+            "ConfigMap istio-system/istio: {{mesh: \"defaultConfig: {{gatewayTopology: {{{written}}}}}\\n\"}}"
+        );
+        let t = usual(&mesh);
+        assert_eq!((t.model.mesh.client_certificates, said(&t)), (expected, vec![]), "{written}");
+    }
+    let mesh = "ConfigMap istio-system/istio: {mesh: \"defaultConfig: {proxyHeaders: {forwardedClientCert: SANITIZE}}\\n\"}";
+    let t = usual(mesh);
+    assert_eq!(said(&t), ["note data.mesh.defaultConfig.proxyHeaders.forwardedClientCert no-effect"]);
+    assert_eq!(t.model.mesh.client_certificates, Mode::SanitizeSet);
+}
+
+#[test]
+fn settings_of_the_gateways_own_pods() {
+    let annotation = "annotations: {proxy.istio.io/config: 'gatewayTopology: {numTrustedProxies: 1}'}";
+    let deployment = |place, label| {
+        format!(
+            "Deployment {place}/g: {{template: {{metadata: {{labels: {{istio: {label}}}, {annotation}}}, spec: {{}}}}}}"
+        )
+    };
+    let field = "warning spec.template.metadata.annotations[\"proxy.istio.io/config\"] not-enforced";
+    for (line, expected) in [
+        (deployment("istio-system", "ingressgateway"), vec![field]),
+        (deployment("istio-system", "egressgateway"), vec![]),
+        (deployment("default", "ingressgateway"), vec![]),
+        (deployment("istio-system", "ingressgateway").replace("proxy.istio.io", "other"), vec![]),
+    ] {
+        assert_eq!(said(&usual(&line)), expected, "{line}");
+    }
 }
 
 #[test]

@@ -43,6 +43,9 @@ fn mirrors_and_their_shares() {
                 .iter()
                 .all(|m| m.cluster.as_str().contains("ghost") || t.model.clusters.contains_key(&m.cluster))
         );
+        let alone = t.diagnostics.iter().find(|d| d.code == "no-effect").map(|d| d.field.as_str());
+        let has_none = !written.starts_with("mirror:") && written.contains("mirrorPercent");
+        assert_eq!(alone, has_none.then_some("spec.http[0].mirrorPercent"), "{written}");
         let missing = t.diagnostics.iter().find(|d| d.code == "unknown-host");
         let said = missing.map(|d| (d.field.as_str(), d.text.ends_with("; requests are not copied to it")));
         assert_eq!(

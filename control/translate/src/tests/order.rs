@@ -28,6 +28,39 @@ fn older_first_and_catch_alls_last() {
 }
 
 #[test]
+fn what_an_older_service_takes_from_a_newer_one() {
+    let lines = [
+        vs("z-older", "2019-01-01", "/", "a"),
+        vs("m-newer", "2020-01-01", "/p", "b"),
+        vs("a-newest", "2021-01-01", "/p/more", "a"),
+        vs("b-newest", "2021-01-01", "/", "b"),
+        vs("c-newest", "2021-01-01", "/q", "b"),
+    ];
+    let conflicts = |t: &Translation| -> Vec<String> {
+        let found = t.diagnostics.iter().filter(|d| d.code == "conflicting-host");
+        found.map(|d| format!("{} {}: {}", d.object.as_ref().unwrap().name, d.field, d.text)).collect()
+    };
+    let never = |by, what| {
+        format!(
+            "is never reached for x.com: VirtualService/default/{by} has that host too, comes first, and takes {what}"
+        )
+    };
+    let t = usual(&lines.join("\n"));
+    assert_eq!(
+        conflicts(&t),
+        [
+            format!("a-newest spec.http[0].match[0]: {}", never("m-newer", "paths that start like \"/p\"")),
+            format!("b-newest spec.http[0].match[0]: {}", never("z-older", "every request")),
+        ]
+    );
+    // another host, another gateway
+    for (from, to) in [("x.com", "y.com"), ("gateways: [gateway]", "gateways: [mesh]")] {
+        let lines = [lines[0].clone(), lines[3].replace(from, to)];
+        assert_eq!(conflicts(&usual(&lines.join("\n"))), [""; 0], "{to}");
+    }
+}
+
+#[test]
 fn private_before_named_before_public() {
     let gateway = GATEWAY.replace("default/", "istio-system/");
     let line = |name: &str, export: &str| {

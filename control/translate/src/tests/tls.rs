@@ -214,3 +214,53 @@ fn files_are_named_and_used_like_secrets() {
     let text = t.diagnostics.iter().map(ToString::to_string).find(|d| d.contains("caCrl")).unwrap();
     assert!(text.contains("/crl.pem cannot be read: no such file"), "{text}");
 }
+
+#[test]
+fn servers_that_share_a_certificate_and_not_their_routes() {
+    let pki = pki();
+    let secrets = [
+        secret("one", &[("tls.crt", &pki.cert), ("tls.key", &pki.key), ("ca.crt", &pki.authority)]),
+        secret("two", &[("tls.crt", &pki.cert), ("tls.key", &pki.key)]),
+    ];
+    let served = "served by the routes of the server";
+    for (servers, expected) in [
+        (&[("a.com", "SIMPLE, credentialName: one")][..], None),
+        (&[("a.com", "SIMPLE, credentialName: one"), ("b.com", "SIMPLE, credentialName: two")], None),
+        (&[("a.com", "SIMPLE, credentialName: gone"), ("b.com", "PASSTHROUGH")], None),
+        (
+            &[("a.com", "SIMPLE, credentialName: one"), ("b.com", "SIMPLE, credentialName: one")],
+            Some(("spec.servers[1].tls", "with https.443.p0.g.default, ", served)),
+        ),
+        (
+            &[
+                ("a.com", "SIMPLE, credentialName: one"),
+                ("c.com", "SIMPLE, credentialName: two"),
+                ("b.com", "SIMPLE, credentialName: one"),
+                ("*", "MUTUAL, credentialName: one"),
+            ],
+            Some(("spec.servers[3].tls", "with https.443.p0.g.default and 1 more, ", "answered 421")),
+        ),
+    ] {
+        let one = |(i, (host, tls)): (usize, &(&str, &str))| {
+            format!(
+                "{{port: {{number: 443, name: p{i}, protocol: HTTPS}}, hosts: ['{host}'], tls: {{mode: {tls}}}}}"
+            )
+        };
+        let servers: Vec<_> = servers.iter().enumerate().map(one).collect();
+        let gateway = format!(
+            "Gateway default/g: {{selector: {{istio: ingressgateway}}, servers: [{}]}}",
+            servers.join(", ")
+        );
+        let t = translate(&objects(&format!("{gateway}\n{}", secrets.join("\n"))), &env());
+        let mut found = t.diagnostics.iter().filter(|d| d.code == "shared-certificate");
+        match (found.next(), expected) {
+            (None, None) => {}
+            (Some(d), Some((field, with, outcome))) => {
+                assert_eq!(d.field, field);
+                assert!(d.text.contains(with) && d.text.contains(outcome), "{}", d.text);
+            }
+            (found, expected) => panic!("{gateway}: {found:?}, not {expected:?}"),
+        }
+        assert!(found.next().is_none(), "once for all of them");
+    }
+}

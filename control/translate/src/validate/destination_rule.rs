@@ -1,10 +1,12 @@
-use super::rules::Check;
+use super::rules::{Check, is_token};
+use crate::load_balancer;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
-    OutlierDetection, TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule, HttpCookie,
+    LoadBalancerSettings, OutlierDetection, TrafficPolicy,
 };
+use tidegate_model::{HashTable, LoadBalancer};
 
 pub(super) fn validate(check: &mut Check<'_>, rule: &DestinationRule) {
     check.host("spec.host", &rule.host);
@@ -69,16 +71,28 @@ fn blocks(check: &mut Check<'_>, field: &str, (balancer, pool, outlier, tls): Bl
 }
 
 fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) {
-    if let Some(cookie) = balancer.consistent_hash.as_ref().and_then(|h| h.http_cookie.as_ref())
-        && cookie.name.is_empty()
-    {
-        let field = format!("{field}.consistentHash.httpCookie.name");
-        check.error(&field, "missing-field", "is empty", "name the cookie");
+    if let Some(hash) = &balancer.consistent_hash {
+        consistent_hash(check, &format!("{field}.consistentHash"), hash);
     }
     check.duration(&format!("{field}.warmupDurationSecs"), balancer.warmup_duration_secs);
     if let Some(warmup) = &balancer.warmup {
         check.duration(&format!("{field}.warmup.duration"), Some(warmup.duration));
         check.percent(&format!("{field}.warmup.minimumPercent"), warmup.minimum_percent);
+        if warmup.aggression.is_some_and(|a| !(1.0..=1_000_000.0).contains(&a)) {
+            let advice = "use 1, or more for a faster beginning";
+            check.error(&format!("{field}.warmup.aggression"), "out-of-range", "is below 1", advice);
+        }
+    }
+    let policy = load_balancer::load_balancer(Some(balancer));
+    for (name, written) in [
+        ("warmup", balancer.warmup.is_some()),
+        ("warmupDurationSecs", balancer.warmup_duration_secs.is_some()),
+    ] {
+        if written && !matches!(policy, LoadBalancer::LeastRequest | LoadBalancer::RoundRobin) {
+            let text = "has no effect with a policy that does not weigh endpoints so, in Istio neither";
+            let advice = "use LEAST_REQUEST or ROUND_ROBIN, or remove it";
+            check.warning(&format!("{field}.{name}"), "no-effect", text, advice);
+        }
     }
     let Some(locality) = &balancer.locality_lb_setting else { return };
     let used = [
@@ -96,6 +110,61 @@ fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) 
             check.error(&field, "invalid-weight", text, "correct the weights");
         }
     }
+}
+
+fn consistent_hash(check: &mut Check<'_>, field: &str, hash: &ConsistentHashLb) {
+    if load_balancer::key(hash).is_none() {
+        let text = "says not what is hashed, so requests go to any endpoint";
+        let advice = "set httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName";
+        check.warning(field, "no-effect", text, advice);
+    }
+    if let Some(cookie) = &hash.http_cookie {
+        affinity_cookie(check, &format!("{field}.httpCookie"), cookie);
+    }
+    if let Some(name) = hash.http_header_name.as_deref().filter(|name| !is_token(name)) {
+        let text = format!("{name:?} is not a header name");
+        check.error(&format!("{field}.httpHeaderName"), "invalid-header", text, "name a header");
+    }
+    let largest = u64::from(HashTable::LARGEST_RING);
+    let ring = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size);
+    for (name, size) in [("minimumRingSize", hash.minimum_ring_size), ("ringHash.minimumRingSize", ring)] {
+        if size.is_some_and(|size| size > largest) {
+            let text = format!("a ring has at most {largest} points");
+            check.error(&format!("{field}.{name}"), "out-of-range", text, "use 1024 or some more");
+        }
+    }
+    let largest = u64::from(HashTable::LARGEST_MAGLEV);
+    if let Some(size) = hash.maglev.as_ref().and_then(|m| m.table_size).filter(|size| *size > 0)
+        && (size > largest || !is_prime(size))
+    {
+        let text = format!("the size of the table must be a prime number of at most {largest}");
+        check.error(&format!("{field}.maglev.tableSize"), "out-of-range", text, "use 65537");
+    }
+}
+
+fn affinity_cookie(check: &mut Check<'_>, field: &str, cookie: &HttpCookie) {
+    if !is_token(&cookie.name) {
+        let text = format!("{:?} is not the name of a cookie", cookie.name);
+        check.error(&format!("{field}.name"), "invalid-cookie", text, "name the cookie");
+    }
+    let part = |check: &mut Check<'_>, field: String, text: &str| {
+        if text.chars().any(|c| c == ';' || c.is_control() || !c.is_ascii()) {
+            check.error(&field, "invalid-cookie", "would end the attribute of the cookie", "remove it");
+        }
+    };
+    part(check, format!("{field}.path"), cookie.path.as_deref().unwrap_or_default());
+    for (i, attribute) in cookie.attributes.iter().enumerate() {
+        part(check, format!("{field}.attributes[{i}].value"), attribute.value.as_deref().unwrap_or_default());
+        part(check, format!("{field}.attributes[{i}].name"), &attribute.name);
+        if attribute.name.is_empty() {
+            let field = format!("{field}.attributes[{i}].name");
+            check.error(&field, "missing-field", "is empty", "name the attribute");
+        }
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number > 1 && (2..).take_while(|i| i * i <= number).all(|i| !number.is_multiple_of(i))
 }
 
 fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings) {
@@ -127,6 +196,12 @@ fn outliers(check: &mut Check<'_>, field: &str, outlier: &OutlierDetection) {
     check.duration(&format!("{field}.baseEjectionTime"), outlier.base_ejection_time);
     check.percent(&format!("{field}.maxEjectionPercent"), outlier.max_ejection_percent.map(f64::from));
     check.percent(&format!("{field}.minHealthPercent"), outlier.min_health_percent.map(f64::from));
+    for (i, status) in outlier.outlier_detection_http_error_codes.iter().enumerate() {
+        if !(100..=599).contains(status) {
+            let field = format!("{field}.outlierDetectionHttpErrorCodes[{i}]");
+            check.error(&field, "invalid-status", format!("{status} is not a status"), "use 100 to 599");
+        }
+    }
 }
 
 fn client_tls(check: &mut Check<'_>, field: &str, tls: &ClientTlsSettings) {

@@ -295,6 +295,25 @@ fn destination_rules() {
                 "trafficPolicy: {retryBudget: {percent: 100, minRetryConcurrency: 1, budgetInterval: 0s}}",
             ),
             (Refused, "trafficPolicy: {retryBudget: {percent: 100.5}}"),
+            (
+                Accepted,
+                "trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 101}}}}",
+            ),
+            (
+                Refused,
+                "trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 100}}}}",
+            ),
+            (
+                Refused,
+                "trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 9000000}}}",
+            ),
+            (Warned, "trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: false}}}"),
+            (Refused, "trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: 'a b'}}}"),
+            (
+                Refused,
+                "trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: s, path: '/;x'}}}}",
+            ),
+            (Refused, "trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: 's t'}}}}"),
             (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
             (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
             (Refused, "exportTo: [a/b]"),

@@ -7,11 +7,12 @@ use ahash::AHashMap;
 use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
 use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tidegate_model::KeyLocation;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 /// How often keys are fetched again, as Istio does.
@@ -20,6 +21,9 @@ const REFRESH: Duration = Duration::from_secs(20 * 60);
 const RETRY: Duration = Duration::from_secs(60);
 /// The first pause after a failure while there are none; it doubles up to [`RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// How soon keys may be fetched again for a token whose key is not among them: whoever sends tokens must not make us
+/// flood their issuer.
+const ON_DEMAND: Duration = Duration::from_secs(30);
 /// How long keys count that could not be fetched again, as in Istio.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Documents fetched at the same time.
@@ -50,7 +54,8 @@ impl KeyStore {
             return keys;
         }
         let keys = Arc::new(RemoteKeys::default());
-        let source = Source { location: location.clone(), time, fetch: self.fetch.clone() };
+        let demand = keys.demand.clone();
+        let source = Source { location: location.clone(), time, fetch: self.fetch.clone(), demand };
         let task = self.runtime.spawn(refresh(source, Arc::downgrade(&keys), self.permits.clone()));
         let _ = keys.task.set(task.abort_handle());
         self.known.insert(key, Arc::downgrade(&keys));
@@ -79,12 +84,29 @@ pub(super) struct RemoteKeys {
     tried: Mutex<bool>,
     trial: Condvar,
     task: OnceLock<AbortHandle>,
+    demand: Arc<Demand>,
+}
+
+/// That keys are wanted before their time.
+#[derive(Default)]
+struct Demand {
+    /// Whether it was said since the last fetch.
+    said: AtomicBool,
+    heard: Notify,
 }
 
 impl RemoteKeys {
     /// The last good keys; none before the first.
     pub(super) fn current(&self) -> Guard<Option<Arc<KeySet>>> {
         self.current.load()
+    }
+
+    /// Asks for other keys, since none of these signed a token that says which did. They are fetched in the background,
+    /// at most once in [`ON_DEMAND`].
+    pub(super) fn ask_for_others(&self) {
+        if !self.demand.said.swap(true, Ordering::Relaxed) {
+            self.demand.heard.notify_one();
+        }
     }
 
     fn wait(&self, deadline: Instant) {
@@ -117,6 +139,7 @@ struct Source {
     location: KeyLocation,
     time: Duration,
     fetch: Arc<dyn Fetch>,
+    demand: Arc<Demand>,
 }
 
 impl Source {
@@ -141,6 +164,19 @@ impl Source {
             serde_json::from_slice(&text).map_err(|_| FetchError::Content("is not JSON"))?;
         let url = document.get("jwks_uri").and_then(Value::as_str);
         url.map(str::to_owned).ok_or(FetchError::Content("has no jwks_uri"))
+    }
+
+    /// Waits for the next fetch, which may be wanted earlier.
+    async fn pause(&self, time: Duration) {
+        let demanded = async {
+            tokio::time::sleep(ON_DEMAND).await;
+            self.demand.heard.notified().await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = demanded => {}
+        }
+        self.demand.said.store(false, Ordering::Relaxed);
     }
 
     /// Its URL without query, which may have a credential in it.
@@ -186,7 +222,7 @@ async fn refresh(source: Source, keys: Weak<RemoteKeys>, permits: Arc<Semaphore>
         }
         held.set_tried();
         drop(held);
-        tokio::time::sleep(pause(failures, last.is_some())).await;
+        source.pause(pause(failures, last.is_some())).await;
     }
 }
 
@@ -268,6 +304,30 @@ mod tests {
         fetch.say("http://a/", Some(r#"{"keys": [ ]}"#));
         pass(REFRESH).await;
         assert_ne!(one.current().as_ref().map(|keys| keys.id), first, "other keys");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_keys_are_fetched_when_they_are_wanted_but_not_often() {
+        let (mut store, fetch) = store();
+        fetch.say("http://a/", Some(SET));
+        let keys = store.watch(&at("http://a/"), FIRST_RETRY);
+        pass(FIRST_RETRY).await;
+        assert_eq!(fetch.asked().len(), 1);
+        let mut fetches = 0;
+        // a flood of tokens with unknown keys for four times that long
+        for _ in 0..4 * ON_DEMAND.as_secs() {
+            keys.ask_for_others();
+            keys.ask_for_others();
+            pass(Duration::from_secs(1)).await;
+            fetches += fetch.asked().len();
+        }
+        assert!((3..=4).contains(&fetches), "{fetches}");
+        pass(ON_DEMAND * 3).await;
+        assert!(fetch.asked().len() <= 1, "nobody asks any more");
+        // after a while the first who asks is heard at once
+        keys.ask_for_others();
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(fetch.asked().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

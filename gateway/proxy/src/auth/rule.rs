@@ -47,7 +47,13 @@ impl Rule {
     pub(super) fn verify(&self, text: &[u8], now: u64, cache: &TokenCache) -> Result<Arc<Accepted>, Denial> {
         match &self.keys {
             Keys::Fixed(keys) => self.verify_with(Some(keys), text, now, cache),
-            Keys::Remote(remote) => self.verify_with(remote.current().as_ref(), text, now, cache),
+            Keys::Remote(remote) => {
+                let result = self.verify_with(remote.current().as_ref(), text, now, cache);
+                if matches!(result, Err(Denial::KeyMismatch | Denial::NoKeys)) {
+                    remote.ask_for_others();
+                }
+                result
+            }
         }
     }
 

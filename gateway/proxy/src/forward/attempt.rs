@@ -1,6 +1,7 @@
 //! Tries until there is a response: pick an endpoint, connect, send, await the response's head; and
 //! again, as the route's retries say, or where a kept connection turned out to be dead.
 
+use super::affinity::Affinity;
 use super::buffers::{Bulk, Work};
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
@@ -18,7 +19,7 @@ use super::websocket;
 use crate::h1::field::Known;
 use crate::h2::Exchange;
 use crate::telemetry::{Flag, RetryCount};
-use crate::upstream::{Cluster, ConnectError, EndpointId, Pick};
+use crate::upstream::{Cluster, ConnectError, EndpointId, Pick, Seen};
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
@@ -68,6 +69,8 @@ pub(crate) struct Tries<'a, 't, D> {
     /// How many retries were made, and which endpoints have been tried.
     retries: u32,
     tried: Vec<EndpointId>,
+    /// The hash by which its endpoint is picked, each time the same.
+    hash: Option<u64>,
     /// The next one needs a new connection.
     fresh: bool,
     /// Interim responses that the client got.
@@ -85,8 +88,8 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
     ) -> Self {
         let keep = outgoing.http2 || outgoing.retries().is_some();
         let upload = Upload::new(site.worker.limits.retry_body, w.request.content_length(), keep);
-        let (retries, tried, fresh, interim) = (0, Vec::new(), false, 0);
-        Tries { down, w, life, site, outgoing, upload, retries, tried, fresh, interim }
+        let (retries, tried, hash, fresh, interim) = (0, Vec::new(), None, false, 0);
+        Tries { down, w, life, site, outgoing, upload, retries, tried, hash, fresh, interim }
     }
 
     /// Gets a response's head from the cluster.
@@ -103,7 +106,10 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         }
         let cluster = self.outgoing.cluster;
         cluster.count_request(self.life.began);
-        self.life.pick = Some(cluster.pick(fastrand::u64(..)).ok_or(Kind::NoEndpoint)?);
+        let affinity = Affinity::of(cluster, self.w, self.site, self.outgoing.is_copy());
+        (self.hash, self.life.affinity_cookie) = (affinity.hash, affinity.cookie);
+        let dice = self.hash.unwrap_or_else(|| fastrand::u64(..));
+        self.life.pick = Some(cluster.pick(dice).ok_or(Kind::NoEndpoint)?);
         loop {
             self.life.attempts += 1;
             let rest = self.down.deadline().rest();
@@ -115,6 +121,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
                 mirror::begin(self.down, self.w, self.site, &self.outgoing);
             }
             let tried = self.one().await;
+            self.observe(&tried);
             self.end_try(tried.is_ok());
             let outcome = match &tried {
                 Ok(tried) => tried.outcome(self.w),
@@ -135,6 +142,18 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             }
             // boxed, so that waiting is no part of every request
             Box::pin(self.pause()).await?;
+        }
+    }
+
+    /// Tells the cluster what the try says about its endpoint.
+    fn observe(&self, tried: &Result<Tried, Failed>) {
+        let seen = match tried {
+            Ok(tried) => tried.outcome(self.w).map(Outcome::seen),
+            Err(failed) if failed.stale && !self.fresh => None,
+            Err(failed) => failed.kind.blames_endpoint().then_some(Seen::Failure),
+        };
+        if let (Some(seen), Some(pick)) = (seen, &self.life.pick) {
+            self.outgoing.cluster.observe(pick, seen);
         }
     }
 
@@ -195,7 +214,10 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         // the last one counts as busy until here, since its request is not over
         self.tried.extend(self.life.pick.as_ref().map(Pick::id));
         let avoided = if policy.avoid_previous_hosts { &self.tried[..] } else { &[] };
-        self.life.pick = Some(self.outgoing.cluster.pick_other(avoided).ok_or(Kind::NoEndpoint)?);
+        let cluster = self.outgoing.cluster;
+        // as in Istio, a key keeps its endpoint
+        let next = self.hash.map_or_else(|| cluster.pick_other(avoided), |hash| cluster.pick(hash));
+        self.life.pick = Some(next.ok_or(Kind::NoEndpoint)?);
         Ok(())
     }
 

@@ -79,12 +79,20 @@ pub(crate) struct Edits<'a> {
     rendered: &'a Rendered,
     /// The bits of all their names: that of nearly every other name is none of them.
     names: u64,
+    /// Whether lines are taken for what they say with `-` for `_`.
+    aliases: bool,
 }
 
 impl<'a> Edits<'a> {
     pub(crate) fn new(ops: Ops<'a>, rendered: &'a Rendered) -> Self {
         let names = ops.iter().fold(0, |bits, op| bits | bit(name(op).as_bytes()));
-        Edits { ops, rendered, names }
+        Edits { ops, rendered, names, aliases: false }
+    }
+
+    /// Edits of a request: upstreams of the CGI kind do not tell `_` from `-`, so a client must not get around an
+    /// operation on a name by writing it with `_`.
+    pub(crate) fn of_request(ops: Ops<'a>, rendered: &'a Rendered) -> Self {
+        Edits { aliases: true, ..Edits::new(ops, rendered) }
     }
 
     fn value(&self, i: usize) -> &'a [u8] {
@@ -99,13 +107,15 @@ impl<'a> Edits<'a> {
 
     /// Whether a line of this name that was there before the edits is still there after them.
     pub(crate) fn keeps(&self, line: &[u8]) -> bool {
-        self.names & bit(line) == 0 || !self.replaced(line, 0)
+        self.names & bit(line) == 0
+            || !self
+                .replaced(0, |name| name.eq_ignore_ascii_case(line) || self.aliases && is_alias(line, name))
     }
 
-    /// Whether an operation from the `from`th on takes away earlier lines of this name.
-    fn replaced(&self, line: &[u8], from: usize) -> bool {
+    /// Whether an operation from the `from`th on takes away earlier lines of a name.
+    fn replaced(&self, from: usize, is_name: impl Fn(&[u8]) -> bool) -> bool {
         (from..self.ops.len()).any(|i| {
-            name(self.ops.get(i)).as_bytes().eq_ignore_ascii_case(line)
+            is_name(name(self.ops.get(i)).as_bytes())
                 && match self.ops.get(i) {
                     HeaderOp::Remove(_) => true,
                     HeaderOp::Set(..) => !self.value(i).is_empty(),
@@ -119,12 +129,21 @@ impl<'a> Edits<'a> {
         for (i, op) in self.ops.iter().enumerate() {
             let value = self.value(i);
             let name = name(op).as_bytes();
-            if value.is_empty() || self.replaced(name, i + 1) || is_framing(name) {
+            if value.is_empty()
+                || self.replaced(i + 1, |later| later.eq_ignore_ascii_case(name))
+                || is_framing(name)
+            {
                 continue;
             }
             line(out, name, value);
         }
     }
+}
+
+/// Whether a line is a name with `_` for `-`.
+fn is_alias(line: &[u8], name: &[u8]) -> bool {
+    let dash = |c: &u8| if *c == b'_' { b'-' } else { c.to_ascii_lowercase() };
+    line.len() == name.len() && line.iter().map(dash).eq(name.iter().map(u8::to_ascii_lowercase))
 }
 
 /// Lines that operations never touch: they are how the message is delimited and connected.

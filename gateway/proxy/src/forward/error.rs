@@ -13,6 +13,12 @@ pub(crate) enum Kind {
     BadPath,
     /// The client's body breaks the rules.
     BadBody,
+    /// The client's trailers have fields that frame or route a message.
+    BadTrailers,
+    /// The client broke the rules in its stream, which is reset for it.
+    BadStream,
+    /// What came is not HTTP.
+    NotHttp,
     /// HTTP/1.0 without Host where no `*` virtual host is.
     NoHost,
     /// The head did not come in time.
@@ -21,6 +27,8 @@ pub(crate) enum Kind {
     Denied(Denial),
     /// No rule for it.
     NoRoute,
+    /// Its connection is not for its authority.
+    Misdirected,
     /// The rule names a cluster that does not exist.
     NoCluster,
     /// The cluster has no endpoint.
@@ -71,37 +79,72 @@ pub(crate) struct Row {
 /// What is said when an upstream ends a request before it answers.
 const RESET: &str = "upstream connect error or disconnect/reset before headers";
 
+const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
+
 fn denied(denial: Denial) -> Row {
     let (status, body, details) = denial.row();
     Row { status, flag: None, details, body }
 }
 
 impl Kind {
+    /// Whether it says something about the health of the endpoint that was tried.
+    pub(crate) fn blames_endpoint(self) -> bool {
+        match self {
+            Kind::ConnectRefused
+            | Kind::ConnectTimeout
+            | Kind::ConnectFailed
+            | Kind::UpstreamClosed
+            | Kind::UpstreamReset
+            | Kind::UpstreamMalformed
+            | Kind::Timeout
+            | Kind::TryTimeout => true,
+            Kind::BadRequest(..)
+            | Kind::BadPath
+            | Kind::BadBody
+            | Kind::BadTrailers
+            | Kind::BadStream
+            | Kind::NotHttp
+            | Kind::NoHost
+            | Kind::Misdirected
+            | Kind::HeadTimeout
+            | Kind::Denied(_)
+            | Kind::NoRoute
+            | Kind::NoCluster
+            | Kind::NoEndpoint
+            | Kind::NoWebSocket
+            | Kind::Idle
+            | Kind::Stalled
+            | Kind::ClientGone
+            | Kind::Cut
+            | Kind::Defect => false,
+        }
+    }
+
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
+        let bad = |details, body| row(400, Flag::DownstreamProtocolError, details, body);
         let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
                 row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
             }
-            Kind::BadPath => {
-                row(400, Flag::DownstreamProtocolError, "path_normalization_failed", "Bad Request")
-            }
-            Kind::BadBody => row(400, Flag::DownstreamProtocolError, "http1.codec_error", "Bad Request"),
-            Kind::NoHost => row(
-                400,
-                Flag::DownstreamProtocolError,
-                "missing_host_header",
-                "no Host header, and no virtual host for requests without one",
-            ),
+            Kind::BadPath => bad("path_normalization_failed", "Bad Request"),
+            Kind::BadBody => bad("http1.codec_error", "Bad Request"),
+            Kind::BadTrailers => bad("forbidden_trailer", "Bad Request"),
+            Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
+            Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
+            Kind::NoHost => bad("missing_host_header", NO_HOST),
             Kind::HeadTimeout => {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
             Kind::Denied(denial) => denied(denial),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
+            Kind::Misdirected => {
+                row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")
+            }
             Kind::NoCluster => row(503, Flag::NoCluster, "cluster_not_found", "no such upstream cluster"),
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
@@ -161,8 +204,12 @@ mod tests {
     fn every_kind_has_its_status_and_flag() {
         for (kind, status, flag) in [
             (Kind::BadRequest(431, "head_too_large"), 431, Some(Flag::DownstreamProtocolError)),
+            (Kind::BadTrailers, 400, Some(Flag::DownstreamProtocolError)),
+            (Kind::BadStream, 0, Some(Flag::DownstreamProtocolError)),
+            (Kind::NotHttp, 0, Some(Flag::DownstreamProtocolError)),
             (Kind::HeadTimeout, 408, None),
             (Kind::NoRoute, 404, Some(Flag::NoRoute)),
+            (Kind::Misdirected, 421, Some(Flag::NoRoute)),
             (Kind::NoCluster, 503, Some(Flag::NoCluster)),
             (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),

@@ -66,6 +66,7 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         Known::Upgrade => head.upgrade,
         Known::WebSocketKey => true,
         Known::Claim if !w.identity.trusted => false,
+        Known::ClientCert if !w.identity.client_cert.passes() => false,
         Known::Expect => head.http11,
         Known::TraceParent | Known::B3 if w.span.is_some_and(|s| s.replaces()) => false,
         Known::TraceState if w.span.is_some_and(|s| s.ends_tracestate()) => false,
@@ -102,6 +103,15 @@ pub(crate) fn write_target(view: View<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// What is said of the client's certificate, in one line.
+#[inline(never)]
+fn write_certificates(out: &mut Vec<u8>, edits: Edits<'_>, view: View<'_>) {
+    const NAME: &str = "x-forwarded-client-cert";
+    if let Some(said) = view.value(NAME.as_bytes()) {
+        own(out, edits, NAME, &said);
+    }
+}
+
 /// The lines that the gateway adds. They count as sent by the client: operations apply to them.
 fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: View<'_>) {
     let edits = changes.edits;
@@ -109,6 +119,9 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
     own(out, edits, "x-forwarded-for", forwarded);
     own(out, edits, "x-forwarded-proto", w.identity.scheme.as_str().as_bytes());
     own(out, edits, "x-request-id", &w.identity.request_id);
+    if w.identity.client_cert.adds.is_some() {
+        write_certificates(out, edits, view);
+    }
     if let Some(span) = &w.span {
         span.headers(|name, value| own(out, edits, name, value));
     }
@@ -154,6 +167,8 @@ pub(crate) struct ResponseChanges<'a> {
     pub(crate) edits: Edits<'a>,
     /// Settings: the `server` header.
     pub(crate) mesh: &'a MeshSettings,
+    /// A cookie for the client to keep.
+    pub(crate) cookie: Option<&'a str>,
     /// `x-envoy-upstream-service-time`.
     pub(crate) service_time: Duration,
     /// Whether the chunk framing stays.
@@ -196,6 +211,9 @@ pub(crate) fn write_response(head: &Head, buf: &[u8], out: &mut Vec<u8>, changes
     });
     if changes.chunks && head.response_framing(false) == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    if let Some(cookie) = changes.cookie {
+        line(out, b"set-cookie", cookie.as_bytes());
     }
     if let Some(n) = changes.length {
         line(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
@@ -242,20 +260,30 @@ pub(crate) fn end_response(out: &mut Vec<u8>, edits: Edits<'_>, mesh: &MeshSetti
     out.extend_from_slice(b"\r\n");
 }
 
-/// The field lines of a head that we wrote.
+/// The fields of a head that we wrote.
 pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let mut rest = head;
-    let _status = next_line(&mut rest);
-    fields(rest)
+    field_lines(head).map_while(field)
 }
 
-/// The field lines of a trailer section.
-pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    std::iter::from_fn(move || {
-        let line = next_line(&mut rest).filter(|l| !l.is_empty())?;
-        let colon = memchr(b':', line)?;
-        Some((&line[..colon], line[colon + 1..].trim_ascii()))
-    })
+/// The field lines of a head that we wrote.
+pub(crate) fn field_lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let _status = next_line(&mut head);
+    rows(head)
+}
+
+/// The fields of a trailer section.
+pub(crate) fn fields(trailers: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    rows(trailers).map_while(field)
+}
+
+fn rows(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || next_line(&mut rest).filter(|l| !l.is_empty()))
+}
+
+/// Name and value of a field line.
+pub(crate) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr(b':', line)?;
+    Some((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {

@@ -1,11 +1,14 @@
 //! Who sent a request, as the upstream is told: `x-forwarded-for`, `x-forwarded-proto`,
-//! `x-envoy-external-address` and `x-request-id`, by Istio's rules for a gateway.
+//! `x-forwarded-client-cert`, `x-envoy-external-address` and `x-request-id`, by Istio's rules for a gateway.
 
 use crate::address;
 use crate::h1::field::Known;
 use crate::h1::head::Head;
+use crate::tls::ClientCertificate;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use tidegate_engine::Scheme;
+use tidegate_model::ForwardClientCert;
 
 /// Bytes of a request id: a UUID in text.
 const ID: usize = 36;
@@ -20,8 +23,26 @@ pub(crate) struct Identity {
     pub(crate) trusted: bool,
     /// The effective scheme.
     pub(crate) scheme: Scheme,
+    /// What is said of the client's certificate.
+    pub(crate) client_cert: ClientCert,
     /// A fresh `x-request-id`; an edge gateway does not take over the client's.
     pub(crate) request_id: [u8; ID],
+}
+
+/// What is sent as `x-forwarded-client-cert`: first what the client said of it, then what we do.
+#[derive(Default)]
+pub(crate) struct ClientCert {
+    /// Whether what the client said stays.
+    pub(crate) keeps: bool,
+    /// What its connection's certificate adds.
+    pub(crate) adds: Option<Arc<str>>,
+}
+
+impl ClientCert {
+    /// Whether the lines of the client are sent as they are.
+    pub(crate) fn passes(&self) -> bool {
+        self.keeps && self.adds.is_none()
+    }
 }
 
 impl Default for Identity {
@@ -31,6 +52,7 @@ impl Default for Identity {
             client: SocketAddr::from(([0, 0, 0, 0], 0)),
             trusted: false,
             scheme: Scheme::Http,
+            client_cert: ClientCert::default(),
             request_id: [0; ID],
         }
     }
@@ -52,14 +74,26 @@ impl Identity {
         self.trusted = trusted > 0;
         self.separate();
         address::write_ip(peer.ip(), &mut self.forwarded_for);
-        let said = head.known(buf, Known::ForwardedProto).next().filter(|_| trusted > 0);
-        self.scheme = match said {
+        let mut said = head.known(buf, Known::ForwardedProto).filter(|_| trusted > 0);
+        self.scheme = match said.next().filter(|_| said.next().is_none()) {
             Some(s) if s.eq_ignore_ascii_case(b"https") => Scheme::Https,
             Some(s) if s.eq_ignore_ascii_case(b"http") => Scheme::Http,
             _ if tls => Scheme::Https,
             _ => Scheme::Http,
         };
         self.request_id = uuid(fastrand::u128(..));
+    }
+
+    /// What becomes of `x-forwarded-client-cert`, by the certificate that the client showed, if any.
+    pub(crate) fn certify(&mut self, mode: ForwardClientCert, shown: Option<&ClientCertificate>) {
+        let (keeps, adds) = match (mode, shown) {
+            (ForwardClientCert::AlwaysForwardOnly, _) => (true, None),
+            (ForwardClientCert::Sanitize, _) | (_, None) => (false, None),
+            (ForwardClientCert::ForwardOnly, Some(_)) => (true, None),
+            (ForwardClientCert::AppendForward, Some(shown)) => (true, Some(shown)),
+            (ForwardClientCert::SanitizeSet, Some(shown)) => (false, Some(shown)),
+        };
+        self.client_cert = ClientCert { keeps, adds: adds.map(|shown| shown.forwarded.clone()) };
     }
 
     /// Says in the request's id that it is traced, as Istio does: the version of the UUID is then 9.

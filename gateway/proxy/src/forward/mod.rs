@@ -2,6 +2,7 @@
 //! a stream of HTTP/2 is read into the form of an HTTP/1 head first, so that there is one guard,
 //! one view, one place where edits are applied and one list of phases ([`request::serve`]).
 
+pub(crate) mod affinity;
 pub(crate) mod answer;
 pub(crate) mod attempt;
 pub(crate) mod buffers;
@@ -14,6 +15,7 @@ pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;
 pub(crate) mod mirror;
+mod misdirected;
 pub(crate) mod outgoing;
 pub(crate) mod path;
 pub(crate) mod plan;

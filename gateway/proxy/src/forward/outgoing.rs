@@ -62,6 +62,11 @@ impl<'a> Outgoing<'a> {
         Outgoing { by: None, cluster, first: 0..0, http2, is_grpc: false, timeout: Some(timeout) }
     }
 
+    /// Whether it is a copy for a mirror.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.by.is_none()
+    }
+
     /// How it is tried again.
     pub(crate) fn retries(&self) -> Option<&'a RetryPolicy> {
         self.by.and_then(|(_, decision)| decision.forward.retries.as_ref())
@@ -114,7 +119,7 @@ impl<'a> Outgoing<'a> {
             let changes = RequestChanges {
                 target: Some(target.as_slice()).filter(|t| !t.is_empty()),
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
-                edits: Edits::new(ops, &w.rendered),
+                edits: Edits::of_request(ops, &w.rendered),
                 attempt: life.attempts,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),

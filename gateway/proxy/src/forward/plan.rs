@@ -3,6 +3,7 @@
 use super::answer::Answer;
 use super::buffers::Work;
 use super::error::Kind;
+use super::misdirected::{self, NoRoutes};
 use super::path;
 use super::record::{Life, Site};
 use super::view::View;
@@ -30,13 +31,9 @@ pub(crate) fn plan<'t>(
 ) -> Plan<'t> {
     let Work { buf, pos, request, identity, .. } = w;
     let buf = &buf[*pos..];
-    identity.establish(
-        request,
-        buf,
-        site.connection.peer,
-        site.connection.tls.is_some(),
-        snapshot.mesh.trusted_proxies,
-    );
+    let (peer, tls) = (site.connection.peer, site.connection.tls.as_ref());
+    identity.establish(request, buf, peer, tls.is_some(), snapshot.mesh.trusted_proxies);
+    identity.certify(snapshot.mesh.client_certificates, tls.and_then(|tls| tls.client.as_ref()));
     if let Some(tracing) = &snapshot.mesh.tracing {
         begin_span(life, w, site, snapshot, tracing);
     }
@@ -54,9 +51,9 @@ pub(crate) fn plan<'t>(
         return Plan::Answer(Answer::Error(Kind::Denied(denial), None));
     }
     let view = View::of(w);
-    let Some(table) = snapshot.routes(site.connection) else {
-        let why = "route_not_found{this listener is gone from the configuration}";
-        return Plan::Answer(Answer::Error(Kind::NoRoute, Some(why.into())));
+    let table = match misdirected::routes(snapshot, site, view.authority()) {
+        Ok(table) => table,
+        Err(why) => return Plan::Answer(no_routes(why, view.authority())),
     };
     let decision = table.decide(&view, fastrand::u64(..));
     match decision {
@@ -109,6 +106,32 @@ fn begin_span<'t>(
         w.identity.mark_traced();
     }
     w.span = Some(span);
+}
+
+/// Why a connection has no routes for a request, for the one who has to mend it.
+#[cold]
+fn no_routes(why: NoRoutes<'_>, authority: &[u8]) -> Answer<'static> {
+    let authority = String::from_utf8_lossy(authority);
+    let (kind, why) = match why {
+        NoRoutes::Gone => {
+            (Kind::NoRoute, "route_not_found{this listener is gone from the configuration}".into())
+        }
+        NoRoutes::Misdirected(server) => {
+            let why = format!(
+                "misdirected_request{{authority {authority:?} belongs to server {server}, whose certificate or TLS \
+                 settings are not those of this connection}}"
+            );
+            (Kind::Misdirected, why)
+        }
+        NoRoutes::Guarded(server) => {
+            let why = format!(
+                "route_not_found{{authority {authority:?} belongs to server {server}, which checks certificates of \
+                 clients in a way that this connection was not}}"
+            );
+            (Kind::NoRoute, why)
+        }
+    };
+    Answer::Error(kind, Some(why))
 }
 
 fn location(decision: &Decision<'_>, view: &View<'_>) -> Vec<u8> {

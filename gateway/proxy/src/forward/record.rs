@@ -65,6 +65,8 @@ pub(crate) struct Life<'t> {
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
     pub(crate) pick: Option<Pick>,
+    /// The value of a `Set-Cookie` by which the client comes back to its endpoint.
+    pub(crate) affinity_cookie: Option<Box<str>>,
     /// How often the request was tried.
     pub(crate) attempts: u32,
     /// The retry that is under way.
@@ -101,6 +103,7 @@ impl<'t> Life<'t> {
             cluster_name: "",
             cluster: None,
             pick: None,
+            affinity_cookie: None,
             attempts: 0,
             retry: None,
             refusal: None,

@@ -50,6 +50,7 @@ pub(crate) async fn relay<D: Downstream>(
         &ResponseChanges {
             edits: Edits::new(ops, rendered),
             mesh,
+            cookie: life.affinity_cookie.as_deref(),
             service_time: life.service_time.unwrap_or_default(),
             chunks,
             encode: body.form == Form::Chunks,
@@ -142,7 +143,7 @@ impl Body {
         let (used, kept) = taken.map_err(|_| Kind::UpstreamMalformed)?;
         self.overread |= used < all;
         bulk.truncate(skip + kept);
-        if self.form == Form::Same {
+        if self.form == Form::Same && self.framing == Framing::Chunked {
             self.scan.tail().into_iter().for_each(|part| bulk.push(part));
         }
         Ok(kept)

@@ -14,6 +14,7 @@ use super::relay;
 use super::upstream::Upstream;
 use crate::h1::head::Head;
 use crate::snapshot::Snapshot;
+use crate::upstream::Seen;
 use std::ops::Range;
 use std::time::Instant;
 use tidegate_engine::ForwardDecision;
@@ -95,7 +96,16 @@ async fn forward<'t, D: Downstream>(
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let sending = (&mut upload, &mut sender);
     let (mesh, cut) = (&snapshot.mesh, &site.worker.cut);
-    let reusable = relay::relay(down, w, life, ops, mesh, &mut upstream, bulk, sending, cut).await?;
+    let relayed = relay::relay(down, w, life, ops, mesh, &mut upstream, bulk, sending, cut).await;
+    if let (
+        Err(Kind::UpstreamClosed | Kind::UpstreamReset | Kind::UpstreamMalformed),
+        Some(cluster),
+        Some(pick),
+    ) = (&relayed, life.cluster, &life.pick)
+    {
+        cluster.observe(pick, Seen::Failure);
+    }
+    let reusable = relayed?;
     if let (true, Some(cluster), Some(pick), Upstream::One(connection)) =
         (reusable, life.cluster, &life.pick, upstream)
     {

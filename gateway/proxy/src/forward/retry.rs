@@ -2,6 +2,7 @@
 //! the try, with Envoy's meaning of the conditions.
 
 use crate::telemetry::RetryCount;
+use crate::upstream::Seen;
 use std::time::Duration;
 use tidegate_model::{RetryCondition, RetryOn, RetryPolicy};
 
@@ -26,6 +27,35 @@ pub(crate) enum Outcome {
         /// `x-envoy-ratelimited` is there.
         rate_limited: bool,
     },
+}
+
+impl Outcome {
+    /// What it says about the endpoint: a call of gRPC that failed counts by the status that it stands for.
+    pub(crate) fn seen(self) -> Seen {
+        match self {
+            Outcome::NoConnection | Outcome::Refused | Outcome::Reset { .. } => Seen::Failure,
+            Outcome::Response { grpc_status: Some(status), .. } => Seen::Status(http_status(status)),
+            Outcome::Response { status, .. } => Seen::Status(status),
+        }
+    }
+}
+
+/// The HTTP status for one of gRPC, as Envoy has it.
+fn http_status(grpc: u8) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
 }
 
 /// What to do about a try.

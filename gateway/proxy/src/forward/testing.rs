@@ -38,6 +38,8 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         service_namespace: "default".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::RoundRobin,
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
@@ -48,6 +50,8 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         workload: "service".into(),
         labels: Arc::default(),
         locality: Locality::default(),
+        priority: 0,
+        locality_weight: None,
     };
     let name = cluster.name.clone();
     let endpoints = EndpointSet { cluster: name.clone(), endpoints: vec![endpoint] };

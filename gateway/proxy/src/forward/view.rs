@@ -62,8 +62,23 @@ impl<'a> View<'a> {
             Known::RequestId => return Some(Cow::Borrowed(&self.identity.request_id)),
             Known::ForwardedFor => return Some(Cow::Borrowed(&self.identity.forwarded_for)),
             Known::ForwardedProto => return Some(Cow::Borrowed(self.identity.scheme.as_str().as_bytes())),
+            Known::ClientCert => return self.client_cert(name),
             _ => {}
         }
+        self.joined(name)
+    }
+
+    fn client_cert(self, name: &[u8]) -> Option<HeaderValue<'a>> {
+        let certificate = &self.identity.client_cert;
+        let said = self.joined(name).filter(|_| certificate.keeps);
+        let Some(own) = &certificate.adds else { return said };
+        Some(match said {
+            None => Cow::Borrowed(own.as_bytes()),
+            Some(said) => Cow::Owned([&said, &b","[..], own.as_bytes()].concat()),
+        })
+    }
+
+    fn joined(self, name: &[u8]) -> Option<HeaderValue<'a>> {
         let mut values = self.values(name);
         let first = values.next()?;
         let mut joined = Cow::Borrowed(first);

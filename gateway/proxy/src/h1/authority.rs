@@ -13,13 +13,9 @@ pub(crate) fn is_valid(authority: &[u8]) -> bool {
         let address = std::str::from_utf8(&rest[..end]).ok().and_then(|s| s.parse::<Ipv6Addr>().ok());
         return address.is_some() && is_port(&rest[end + 1..]);
     }
-    let end = authority.iter().position(|c| *c == b':').unwrap_or(authority.len());
+    let end = authority.iter().position(|c| !NAMED[usize::from(*c)]).unwrap_or(authority.len());
     let (host, port) = authority.split_at(end);
-    !host.is_empty()
-        && host.len() <= NAME + 1
-        && host[0] != b'.'
-        && host.iter().all(|c| NAMED[usize::from(*c)])
-        && is_port(port)
+    !host.is_empty() && host.len() <= NAME + 1 && host[0] != b'.' && is_port(port)
 }
 
 /// The bytes that names and IPv4 addresses are made of.

@@ -131,8 +131,11 @@ async fn read_head(
                         client.deadline.start(Instant::now(), limits.head_time);
                     }
                     Ok(false) => {}
-                    // an HTTP/2 client whose preface is broken would not understand an answer
-                    Err(_) if buf[*pos..*end].starts_with(b"PRI * HTTP/2.0\r\n") => return Ok(None),
+                    Err(_) if !is_http1(&buf[*pos..*end]) => {
+                        request.reset();
+                        *work = Some(w);
+                        return Err(Kind::NotHttp);
+                    }
                     Err(Refused { status, reason }) => {
                         request.reset();
                         *work = Some(w);
@@ -172,6 +175,15 @@ async fn read_head(
     }
 }
 
+/// Whether an answer of HTTP/1 would be understood where these bytes are no request of it: not by an HTTP/2
+/// client whose preface is broken, nor by one whose first line names another protocol.
+fn is_http1(read: &[u8]) -> bool {
+    let Some(end) = memchr::memmem::find(read, b"\r\n") else { return true };
+    let mut words = read[..end].splitn(3, |c| *c == b' ');
+    let (method, version) = (words.next(), words.nth(1).and_then(|rest| rest.rsplit(|c| *c == b' ').next()));
+    version.is_none_or(|v| v.starts_with(b"HTTP/") && !(method == Some(b"PRI") && v == b"HTTP/2.0"))
+}
+
 /// Answers what is not a request; the connection ends.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
@@ -196,4 +208,25 @@ async fn close(client: &mut Client) {
         }
     };
     let _ = tokio::time::timeout(LINGER_IN_ALL, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_another_protocol_is_not_http() {
+        for (read, http1) in [
+            ("GET / HTTP/1.1\r\n", true),
+            ("GET /\r\n", true),
+            ("GET /a b HTTP/1.1\r\n", true),
+            ("GET / HTTP/9.9\r\nx", true),
+            ("INVALID CONNECTION PREFACE", true),
+            ("INVALID CONNECTION PREFACE\r\n", false),
+            ("PRI * HTTP/2.0\r\n\r\nXX", false),
+            ("OPTIONS rtsp://a/ RTSP/1.0\r\n", false),
+        ] {
+            assert_eq!(is_http1(read.as_bytes()), http1, "{read:?}");
+        }
+    }
 }

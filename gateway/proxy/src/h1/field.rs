@@ -33,8 +33,10 @@ pub(crate) enum Known {
     ForwardedProto,
     /// `X-Request-Id`.
     RequestId,
-    /// `X-Forwarded-Client-Cert`, `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
+    /// `X-Envoy-*` and `X-Istio-Attributes`: proxies alone may say them.
     Internal,
+    /// `X-Forwarded-Client-Cert`.
+    ClientCert,
     /// `Forwarded`, `X-Real-IP`, `X-Forwarded-Host`, `X-Forwarded-Port`: claims about the client's
     /// request that only a trusted proxy in front may make.
     Claim,
@@ -63,6 +65,11 @@ pub(crate) enum Known {
 }
 
 impl Known {
+    /// A bit for each; none for what is not known.
+    pub(crate) fn bit(self) -> u32 {
+        if self == Known::Other { 0 } else { 1 << self as u32 }
+    }
+
     /// Whether it says where the message ends or goes: nobody but the codec writes or removes it.
     pub(crate) fn is_framing(self) -> bool {
         matches!(
@@ -125,20 +132,18 @@ fn look_up(name: &[u8]) -> Known {
         (18, b'x') if begins(name, b"x-istio-attributes") => Known::Internal,
         (19, b'x') if begins(name, b"x-envoy-ratelimited") => Known::RateLimited,
         (20, b's') if begins(name, b"sec-websocket-accept") => Known::WebSocketAccept,
-        (23, b'x') if begins(name, b"x-forwarded-client-cert") => Known::Internal,
+        (23, b'x') if begins(name, b"x-forwarded-client-cert") => Known::ClientCert,
         (29, b'x') if begins(name, b"x-envoy-upstream-service-time") => Known::ServiceTime,
         (9.., b'x') if begins(name, b"x-envoy-") => Known::Internal,
         _ => return Known::Other,
     };
     match found {
+        // no hyphen is in these
+        Known::Host | Known::Date | Known::Server | Known::Connection => found,
         _ if !name.contains(&b'_') => found,
-        Known::UserAgent
-        | Known::ContentType
-        | Known::Date
-        | Known::Server
-        | Known::Expect
-        | Known::GrpcStatus
-        | Known::GrpcTimeout => Known::Other,
+        Known::UserAgent | Known::ContentType | Known::Expect | Known::GrpcStatus | Known::GrpcTimeout => {
+            Known::Other
+        }
         _ => Known::HopByHop,
     }
 }

@@ -111,8 +111,10 @@ pub(crate) struct Head {
     pub(crate) rate_limited: bool,
     /// `TE: trailers`.
     pub(crate) te_trailers: bool,
-    /// The target is in origin form, so the request line may be sent on as it is.
+    /// The target is in origin form and without a fragment, so the request line may be sent on as it is.
     pub(crate) origin_form: bool,
+    /// The bits of what its fields are known as, when they were read.
+    seen: u32,
     /// `Host` is not what the absolute target says, which counts instead (RFC 9112 3.2.2).
     pub(crate) host_ignored: bool,
     has_host: bool,
@@ -208,18 +210,23 @@ impl Head {
 
     /// Checks the target's form (RFC 9112 3.2) and finds path, query and authority in it.
     pub(crate) fn take_target(&mut self, buf: &[u8]) -> Result<(), Refused> {
-        let target = self.target.of_buffer(buf);
+        let mut target = self.target.of_buffer(buf);
         if self.method.of_buffer(buf) == b"CONNECT" {
             return Err(Refused { status: 405, reason: "connect_refused" });
         }
         // without a branch for each byte, so that it is looked at by vector instructions
-        if !target.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c) & (*c != b'#')) {
-            return Err(bad("target_character"));
+        let visible = |bytes: &[u8]| bytes.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c));
+        let plain = target.iter().fold(true, |all, c| all & (0x21..0x7f).contains(c) & (*c != b'#'));
+        if !plain {
+            // a fragment is the client's own matter: as in Istio, it goes no further
+            let end = target.iter().position(|c| *c == b'#').filter(|_| visible(target));
+            target = &target[..end.ok_or(bad("target_character"))?];
+            self.target = Span::new(self.target.start()..self.target.start() + target.len());
         }
         let mut path_at = self.target.start();
         match target {
-            [b'/', ..] => self.origin_form = true,
-            b"*" if self.method.of_buffer(buf) == b"OPTIONS" => self.origin_form = true,
+            [b'/', ..] => self.origin_form = plain,
+            b"*" if self.method.of_buffer(buf) == b"OPTIONS" => self.origin_form = plain,
             _ => {
                 let scheme = [&b"http://"[..], b"https://"]
                     .into_iter()
@@ -246,12 +253,13 @@ impl Head {
     pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
         let field = Field { name, value, known: known(name.of_buffer(buf)) };
         self.fields.push(field);
-        self.heed(buf, field)
+        if field.known == Known::Other { Ok(()) } else { self.heed(buf, field) }
     }
 
     /// What a field says about the message.
     fn heed(&mut self, buf: &[u8], Field { value, known, .. }: Field) -> Result<(), Refused> {
         let text = value.of_buffer(buf);
+        self.seen |= known.bit();
         match known {
             Known::Host => self.take_host(buf, value)?,
             Known::ContentLength => self.take_content_length(text)?,
@@ -304,6 +312,15 @@ impl Head {
     }
 
     fn take_connection(&mut self, text: &[u8]) -> Result<(), Refused> {
+        if text == b"keep-alive" {
+            // what nearly every client says
+            (self.keep_alive, self.connection_options) = (true, self.connection_options + 1);
+            return if self.connection_options > NOMINATIONS {
+                Err(bad("connection_options"))
+            } else {
+                Ok(())
+            };
+        }
         for token in text.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             self.connection_options += 1;
             match token.len() {
@@ -420,7 +437,8 @@ impl Head {
 
     /// The values of every field known as `k`, in order.
     pub(crate) fn known<'a>(&'a self, buf: &'a [u8], k: Known) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.known == k).map(move |f| f.value.of_buffer(buf))
+        let fields = if self.seen & k.bit() == 0 { &[][..] } else { &self.fields };
+        fields.iter().filter(move |f| f.known == k).map(move |f| f.value.of_buffer(buf))
     }
 
     /// Copies the field lines that `keep` accepts, in as few runs as possible.

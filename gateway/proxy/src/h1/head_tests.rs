@@ -96,7 +96,8 @@ fn refused_request_lines_and_hosts() {
         (400, "GET /a b HTTP/1.1\r\n"),
         (400, "GET /a\0b HTTP/1.1\r\n"),
         (400, "GET /caf\u{e9} HTTP/1.1\r\n"),
-        (400, "GET /a#b HTTP/1.1\r\n"),
+        (400, "GET #/a HTTP/1.1\r\n"),
+        (400, "GET /a#b\0 HTTP/1.1\r\n"),
         (400, "GET admin HTTP/1.1\r\n"),
         (400, "GET ?x HTTP/1.1\r\n"),
         (400, "GET a.example:80 HTTP/1.1\r\n"),
@@ -148,6 +149,25 @@ fn an_absolute_target_outranks_host() {
     }
     for host in ["Host: a/b\r\n", "Host: b\r\nHost: b\r\n", ""] {
         assert!(request(format!("GET http://b/ HTTP/1.1\r\n{host}\r\n").as_bytes()).is_err(), "{host}");
+    }
+}
+
+#[test]
+fn a_fragment_goes_no_further() {
+    for (method, target, path, query) in [
+        ("GET", "/a#b", "/a", None),
+        ("GET", "/#/../admin", "/", None),
+        ("GET", "/a?b=c#d?e", "/a", Some("b=c")),
+        ("GET", "http://a#b", "", None),
+        ("GET", "http://a/?#", "/", Some("")),
+        ("OPTIONS", "*#b", "*", None),
+    ] {
+        let text = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = request(text.as_bytes()).unwrap().unwrap();
+        let text = |span: Span| std::str::from_utf8(span.of_buffer(text.as_bytes())).unwrap();
+        assert_eq!((text(head.path), head.query.map(text)), (path, query), "{target}");
+        assert!(!head.origin_form, "{target}: the request line is written anew");
+        assert_eq!(text(head.target), target.split('#').next().unwrap());
     }
 }
 

@@ -6,7 +6,7 @@ use super::head::{Field, Refused, Span, bad};
 use crate::scan::{first_below, token_end};
 
 /// Longest method.
-const METHOD: usize = 32;
+pub(crate) const METHOD: usize = 32;
 /// What every version begins with.
 const VERSION: &[u8] = b"HTTP/1.";
 

@@ -6,6 +6,6 @@ mod client;
 mod connection;
 pub(crate) mod field;
 pub(crate) mod head;
-mod lines;
+pub(crate) mod lines;
 
 pub(crate) use connection::serve;

@@ -2,6 +2,7 @@
 //! (CVE-2023-44487, and CVE-2025-8671, where it has us reset them), and frames that ask for
 //! nothing.
 
+use super::budget::Heads;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
@@ -18,13 +19,15 @@ const WINDOW: Duration = Duration::from_secs(2);
 pub(super) struct Ends {
     all: Cell<u32>,
     premature: Cell<u32>,
+    /// Memory of those that are open.
+    pub(super) heads: Heads,
 }
 
 impl Ends {
-    /// A stream has ended; `given_up` when that was the client's doing.
-    pub(super) fn count(&self, given_up: bool, lived: Duration) {
+    /// A stream has ended; after so long where that was the client's doing.
+    pub(super) fn count(&self, given_up: Option<Duration>) {
         self.all.set(self.all.get().saturating_add(1));
-        if given_up && lived < SOON {
+        if given_up.is_some_and(|lived| lived < SOON) {
             self.premature.set(self.premature.get().saturating_add(1));
         }
     }
@@ -71,8 +74,8 @@ mod tests {
             (10 * PREMATURE, 0, late, false),
         ] {
             let ends = Ends::default();
-            (0..given_up).for_each(|_| ends.count(true, lived));
-            (0..kept).for_each(|_| ends.count(false, soon));
+            (0..given_up).for_each(|_| ends.count(Some(lived)));
+            (0..kept).for_each(|_| ends.count(None));
             assert_eq!(ends.are_abuse(), abuse, "{given_up} {kept} {lived:?}");
         }
     }

@@ -1,5 +1,4 @@
-use super::fields::{broken, fields, linger, poll_send, raise_fields, write_fields};
-use super::memory::copied;
+use super::fields::{broken, fields, linger, may_not_be_trailers, poll_send, raise_fields, write_fields};
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
@@ -10,7 +9,7 @@ use crate::h1::head::Framing;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -48,13 +47,14 @@ pub(super) struct Tunnel {
 }
 
 impl<'d> Client<'d> {
+    /// `uploaded` when the request has no body.
     pub(super) fn new(
         respond: SendResponse<Bytes>,
         body: RecvStream,
+        uploaded: bool,
         deadline: &'d mut Deadline,
         tunnel: Option<Tunnel>,
     ) -> Self {
-        let uploaded = body.is_end_stream();
         Client {
             respond,
             send: None,
@@ -82,19 +82,18 @@ impl<'d> Client<'d> {
         })
     }
 
-    /// Waits for the end of a body that was announced to be empty; false when it is not.
-    pub(super) async fn ends(&mut self) -> bool {
+    /// Waits for the end of a body that was announced to be empty, which `h2` holds it to.
+    pub(super) async fn ends(&mut self) -> Result<(), Kind> {
         while !self.uploaded {
             let next = poll_fn(|cx| match self.poll_piece(cx) {
                 Poll::Pending => self.deadline.poll(cx).map(|_| Err(Kind::Idle)),
                 ready => ready,
             });
-            if !next.await.is_ok_and(|piece| piece.is_empty()) {
-                self.abort();
-                return false;
+            if !next.await?.is_empty() {
+                return Err(Kind::BadStream);
             }
         }
-        true
+        Ok(())
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
@@ -104,11 +103,12 @@ impl<'d> Client<'d> {
             }
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => self.rest = data,
-                Some(Err(_)) => return Poll::Ready(Err(Kind::ClientGone)),
+                Some(Err(e)) => return Poll::Ready(Err(ended(&e))),
                 None => {
-                    let Ok(trailers) = ready!(self.body.poll_trailers(cx)) else {
-                        return Poll::Ready(Err(Kind::ClientGone));
-                    };
+                    let trailers = ready!(self.body.poll_trailers(cx)).map_err(|e| ended(&e))?;
+                    if trailers.as_ref().is_some_and(may_not_be_trailers) {
+                        return Poll::Ready(Err(Kind::BadTrailers));
+                    }
                     return Poll::Ready(Ok(self.end_of_upload(trailers)));
                 }
             }
@@ -165,21 +165,24 @@ impl<'d> Client<'d> {
     }
 }
 
-/// A head that we wrote, for HTTP/2; all values are slices of one copy. The 101 of an extended
-/// CONNECT is a 200 (RFC 8441 5).
+/// Why a body has no end: the client reset its stream, or `h2` did for what the client sent.
+fn ended(e: &h2::Error) -> Kind {
+    if e.is_library() { Kind::BadStream } else { Kind::ClientGone }
+}
+
+/// A head that we wrote, for HTTP/2. The 101 of an extended CONNECT is a 200 (RFC 8441 5).
 fn raise(head: &[u8], tunnel: Option<Tunnel>) -> io::Result<Response<()>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let shared = copied(head);
     let mut response = Response::new(());
-    let status = shared.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
+    let status = head.get(9..12).and_then(|s| StatusCode::from_bytes(s).ok()).ok_or_else(invalid)?;
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     *response.status_mut() = if switching { StatusCode::OK } else { status };
-    let keep = |name: &[u8], tunnel: Tunnel| match known(name) {
+    let keep = |name: &HeaderName, tunnel: Tunnel| match known(name.as_str().as_bytes()) {
         Known::Connection | Known::Upgrade => !switching,
         Known::WebSocketAccept => tunnel.keyed,
         _ => true,
     };
-    raise_fields(&shared, response.headers_mut(), |name| tunnel.is_none_or(|t| keep(name, t)))?;
+    raise_fields(head, response.headers_mut(), |name| tunnel.is_none_or(|t| keep(name, t)))?;
     Ok(response)
 }
 

@@ -1,10 +1,13 @@
 //! A stream for `h2` whose flushes are held back: the codec flushes after every DATA frame that it
 //! does not copy, which is one write (and one TLS record) for each response. Here a flush by the
 //! codec only marks; the connection's own loop flushes once, after all streams that were ready
-//! have written.
+//! have written. And what has nothing to read is asked once between two such flushes: the codec tries
+//! to read again for each stream that it hands out.
 
-use super::frames::Frames;
+use super::frames::{Forbidden, Frames};
+use super::sent::Sent;
 use crate::forward::buffers::Bulk;
+use h2::Reason;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -24,6 +27,12 @@ struct Held<S> {
     bytes: Option<Bulk>,
     dirty: bool,
     frames: Frames,
+    /// What the peer did for which nothing more of it is read.
+    forbidden: Option<Forbidden>,
+    /// The codec has read all that had come, and its task is woken when there is more.
+    waits: bool,
+    /// What we tell a client.
+    sent: Option<Sent>,
 }
 
 impl<S: AsyncWrite + Unpin> Held<S> {
@@ -34,6 +43,14 @@ impl<S: AsyncWrite + Unpin> Held<S> {
             self.bytes = None;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes note of what the codec wrote last.
+    fn see_sent(&mut self, taken: usize) {
+        if let (Some(bytes), Some(sent)) = (&self.bytes, &mut self.sent) {
+            let all = bytes.bytes();
+            sent.see(&all[all.len() - taken..]);
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -53,29 +70,53 @@ pub(super) struct Coalesce<S>(Rc<RefCell<Held<S>>>);
 pub(super) struct Flusher<S>(Rc<RefCell<Held<S>>>);
 
 pub(super) fn coalesce<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Coalesce<S>, Flusher<S>) {
-    watched(stream, Frames::default())
+    watched(stream, Frames::of_client(), Some(Sent::default()))
 }
 
 /// The same for our side of a connection to a server.
 pub(super) fn coalesce_client<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Coalesce<S>, Flusher<S>) {
-    watched(stream, Frames::of_server())
+    watched(stream, Frames::of_server(), None)
 }
 
-fn watched<S>(stream: S, frames: Frames) -> (Coalesce<S>, Flusher<S>) {
-    let held = Held { stream, bytes: None, dirty: false, frames };
+fn watched<S>(stream: S, frames: Frames, sent: Option<Sent>) -> (Coalesce<S>, Flusher<S>) {
+    let held = Held { stream, bytes: None, dirty: false, frames, forbidden: None, waits: false, sent };
     let held = Rc::new(RefCell::new(held));
     (Coalesce(held.clone()), Flusher(held))
 }
 
 impl<S: AsyncWrite + Unpin> Flusher<S> {
-    /// Writes out what the codec left. Pending is fine: the stream wakes the connection's task.
+    /// Writes out what the codec left; to be called at the end of each poll of the connection's task.
+    /// Pending is fine: the stream wakes the task.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_flush(cx)
+        let mut held = self.0.borrow_mut();
+        held.waits = false;
+        held.poll_flush(cx)
     }
 
     /// Whether the peer floods us with frames that ask for nothing.
     pub(super) fn flooded(&self) -> bool {
         self.0.borrow().frames.flooded()
+    }
+
+    /// What the peer did that is forbidden: from there on `h2` gets nothing of it.
+    pub(super) fn forbidden(&self) -> Option<Forbidden> {
+        self.0.borrow().forbidden
+    }
+
+    /// Whether all that has come was looked at, since the last flush.
+    pub(super) fn waits(&self) -> bool {
+        self.0.borrow().waits
+    }
+
+    /// Takes out the first stream that the client has opened, where it is older than `stream`. `stream` itself is
+    /// taken out, too.
+    pub(super) fn opened_before(&self, stream: u32) -> Option<u32> {
+        self.0.borrow_mut().frames.opened_before(stream)
+    }
+
+    /// With what code a stream was reset, if that was lately.
+    pub(super) fn reset(&self, stream: u32) -> Option<Reason> {
+        self.0.borrow().sent.as_ref()?.reset(stream)
     }
 
     /// Whether the peer's SETTINGS have come.
@@ -119,10 +160,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Flusher<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Coalesce<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut held = self.0.borrow_mut();
+        if held.forbidden.is_some() || held.waits {
+            return Poll::Pending;
+        }
         let before = into.filled().len();
-        ready!(Pin::new(&mut held.stream).poll_read(cx, into))?;
-        let seen = held.frames.see(&into.filled()[before..]);
-        Poll::Ready(seen.map_err(|_| io::ErrorKind::InvalidData.into()))
+        let read = Pin::new(&mut held.stream).poll_read(cx, into);
+        held.waits = read.is_pending();
+        ready!(read)?;
+        held.forbidden = held.frames.see(&into.filled()[before..]).err();
+        if held.forbidden.is_some() {
+            // the connection's loop looks at that next
+            into.set_filled(before);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -144,7 +195,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
         let bytes = held.bytes.get_or_insert_with(Bulk::take);
         let room = bytes.room();
         slices.iter().for_each(|s| bytes.push(s));
-        Poll::Ready(Ok(room - bytes.room()))
+        let taken = room - bytes.room();
+        held.see_sent(taken);
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -165,6 +218,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesce<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Waker;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
@@ -180,6 +234,23 @@ mod tests {
         poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
         assert_eq!(far.read(&mut buf).await.unwrap(), 7);
         assert_eq!(&buf[..7], b"one two");
+    }
+
+    #[tokio::test]
+    async fn what_has_nothing_to_read_is_asked_once_between_flushes() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut io, flusher) = coalesce_client(near);
+        let mut buf = [0; 16];
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut poll_read = || {
+            let mut into = ReadBuf::new(&mut buf);
+            Pin::new(&mut io).poll_read(&mut cx, &mut into).map_ok(|()| into.filled().len())
+        };
+        assert!(poll_read().is_pending());
+        far.write_all(&[0, 0, 0, 4]).await.unwrap();
+        assert!(poll_read().is_pending());
+        poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
+        assert!(matches!(poll_read(), Poll::Ready(Ok(4))));
     }
 
     #[tokio::test]

@@ -269,7 +269,7 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     *request.version_mut() = http::Version::HTTP_2;
     raise_fields(&shared, request.headers_mut(), |name| {
         !matches!(
-            known(name),
+            known(name.as_str().as_bytes()),
             Known::Host
                 | Known::Connection
                 | Known::TransferEncoding

@@ -1,11 +1,11 @@
 //! What both sides of HTTP/2 share: field lines there and back, and sending content.
 
-use super::memory::{copied, header_name};
-use crate::forward::head::{self, lines};
-use crate::h1::field::forbidden_in_trailers;
+use super::memory::{Lines, copied, header_name};
+use crate::forward::head::{self, field_lines};
+use crate::h1::field::{forbidden_in_trailers, known};
 use bytes::Bytes;
 use h2::SendStream;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -22,20 +22,22 @@ pub(super) fn broken(e: h2::Error) -> io::Error {
     }
 }
 
-/// The field lines of a head that we wrote and whose names `keep` accepts. Values are slices of it.
+/// The fields of a head that we wrote and whose names `keep` accepts.
 pub(super) fn raise_fields(
-    head: &Bytes,
+    head: &[u8],
     into: &mut HeaderMap,
-    keep: impl Fn(&[u8]) -> bool,
+    keep: impl Fn(&HeaderName) -> bool,
 ) -> io::Result<()> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     into.reserve(16);
-    for (name, value) in lines(head).filter(|(name, _)| keep(name)) {
-        let name = header_name(name).map_err(|_| invalid())?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| invalid())?;
-        into.append(name, value);
-    }
-    Ok(())
+    Lines::with(|before| {
+        for line in field_lines(head) {
+            let (name, value) = before.field(line)?;
+            if keep(&name) {
+                into.append(name, value);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Trailer lines as fields.
@@ -47,6 +49,11 @@ pub(super) fn fields(trailers: &[u8]) -> HeaderMap {
         }
     }
     map
+}
+
+/// Whether trailers say where a message ends or goes, which was decided before (RFC 9110 6.5.1).
+pub(super) fn may_not_be_trailers(trailers: &HeaderMap) -> bool {
+    trailers.keys().any(|name| known(name.as_str().as_bytes()).is_framing())
 }
 
 /// Trailers that may pass, as lines.
@@ -72,11 +79,12 @@ pub(super) fn poll_send(
 ) -> Poll<io::Result<()>> {
     while !content.is_empty() {
         send.reserve_capacity(content.len());
-        if send.capacity() == 0 {
+        let capacity = send.capacity();
+        if capacity == 0 {
             ready!(send.poll_capacity(cx)).ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
             continue;
         }
-        let (now, rest) = content.split_at(send.capacity().min(content.len()));
+        let (now, rest) = content.split_at(capacity.min(content.len()));
         *ended = last && rest.is_empty();
         send.send_data(copied(now), *ended).map_err(broken)?;
         *content = rest;

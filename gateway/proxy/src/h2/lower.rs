@@ -5,6 +5,7 @@ use crate::forward::buffers::Work;
 use crate::forward::websocket;
 use crate::h1::field::Known;
 use crate::h1::head::{Refused, Span};
+use crate::h1::lines::METHOD;
 use h2::ext::Protocol;
 use http::Method;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_KEY};
@@ -19,7 +20,7 @@ pub(super) struct LowerLimits {
     pub(super) target: usize,
 }
 
-/// Writes the head to `w.buf` and takes it into `w.request`. Cookie crumbs are joined
+/// Writes the head to `w.buf`, which is empty, and takes it into `w.request`. Cookie crumbs are joined
 /// (RFC 9113 8.2.3); a body without Content-Length becomes chunked; an extended CONNECT for
 /// WebSocket (RFC 8441) becomes the upgrade that it stands for, with a key.
 ///
@@ -31,8 +32,6 @@ pub(super) fn lower(
     limits: LowerLimits,
     w: &mut Work,
 ) -> Result<Option<Tunnel>, Refused> {
-    w.clear();
-    (w.pos, w.end) = (0, 0);
     if parts.headers.len() > limits.fields {
         return Err(Refused { status: 431, reason: "too_many_fields" });
     }
@@ -100,10 +99,12 @@ fn extended_connect(parts: &Parts) -> Result<Option<Tunnel>, Refused> {
 }
 
 fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refused> {
-    w.push_back(method);
-    w.push_back(b" ");
-    w.push_back(target);
-    w.push_back(b" HTTP/1.1\r\n");
+    if method.len() > METHOD {
+        return Err(Refused { status: 400, reason: "method" });
+    }
+    for part in [method, b" ", target, b" HTTP/1.1\r\n"] {
+        w.push_back(part);
+    }
     let Work { request, buf, end, .. } = w;
     request.http11 = true;
     request.method = Span::new(0..method.len());
@@ -117,6 +118,9 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
 fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
     let mut crumbs = 0;
     for (name, value) in &parts.headers {
+        if matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
+            return Err(Refused { status: 400, reason: "space_around_value" });
+        }
         if *name == COOKIE {
             crumbs += 1;
         } else if *name != HOST {
@@ -143,13 +147,11 @@ fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
 
 /// A field that says nothing about how the message is delimited and connected.
 fn end_to_end(name: &[u8], value: &[u8], w: &mut Work) -> Result<(), Refused> {
-    let refused = Err(Refused { status: 400, reason: "field_of_another_protocol" });
-    if value.trim_ascii().len() != value.len() {
-        return refused;
-    }
     field(w, name, value)?;
     match w.request.fields.last().map(|f| f.known) {
-        Some(Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade) => refused,
+        Some(Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::Upgrade) => {
+            Err(Refused { status: 400, reason: "field_of_another_protocol" })
+        }
         _ => Ok(()),
     }
 }
@@ -221,6 +223,7 @@ mod tests {
         let get = |uri: &str| Request::get(uri);
         for (status, request) in [
             (400, get("/")),
+            (400, get("http://a.b/").method("M".repeat(METHOD + 1).as_str())),
             (400, get("http://a.b/").header("host", "c.d")),
             (400, get("/").header("host", "a").header("host", "a")),
             (400, get("http://u@a.b/")),
@@ -228,6 +231,7 @@ mod tests {
             (400, get("http://a.b/").header("connection", "close")),
             (400, get("http://a.b/").header("upgrade", "h2c")),
             (400, get("http://a.b/").header("x", "y ")),
+            (400, get("http://a.b/").header("cookie", "a=1").header("cookie", " b=2")),
             (400, get("http://a.b/").header("content-length", "+1")),
             (400, get("http://a.b/").header("content-length", "1").header("content-length", "1")),
             (400, connect("websocket").header("content-length", "1")),

@@ -1,26 +1,75 @@
 //! Memory of the worker thread for what `h2` takes by value, so that a message costs no allocation
 //! of its own.
 
+use crate::forward::head;
 use bytes::{Bytes, BytesMut};
-use http::HeaderName;
-use http::header::InvalidHeaderName;
+use http::header::{AUTHORIZATION, COOKIE, InvalidHeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
+use http::{HeaderName, HeaderValue};
 use std::cell::RefCell;
+use std::io;
 
 /// Pieces up to this long are copied one after the other into the same memory.
 const SMALL: usize = 4 << 10;
 /// How much of it there is at a time: this is also what a slow peer's small piece may hold on to.
 const SHARED: usize = 16 << 10;
-/// How many names are remembered.
-const NAMES: usize = 256;
-/// Longer ones are not.
+/// How many names and how many field lines are remembered.
+const PLACES: usize = 256;
+/// Longer names are not.
 const LONGEST_NAME: usize = 64;
+/// Longer lines are not.
+const LONGEST_LINE: usize = 128;
+/// A line that was said since is not forgotten for fewer others.
+const OTHERS: u8 = 8;
 
 /// A name with how it was spelled.
-type Said = (Box<[u8]>, HeaderName);
+type Name = (Box<[u8]>, HeaderName);
+
+/// Field lines that were said before: most lines of a head were, in the head of another message.
+pub(super) struct Lines(Vec<Place>);
+
+/// Where a line is remembered.
+#[derive(Clone, Default)]
+struct Place {
+    line: Box<[u8]>,
+    field: Option<(HeaderName, HeaderValue)>,
+    /// How many other lines belonged here since this one was last said.
+    others: u8,
+}
 
 thread_local! {
     static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    static SAID: RefCell<Vec<Option<Said>>> = RefCell::new(vec![None; NAMES]);
+    static NAMES: RefCell<Vec<Option<Name>>> = RefCell::new(vec![None; PLACES]);
+    static LINES: RefCell<Lines> = RefCell::new(Lines(vec![Place::default(); PLACES]));
+}
+
+impl Lines {
+    /// Those of this thread.
+    pub(super) fn with<T>(f: impl FnOnce(&mut Lines) -> T) -> T {
+        LINES.with_borrow_mut(f)
+    }
+
+    /// The field that a line says.
+    ///
+    /// # Errors
+    /// When it says none.
+    pub(super) fn field(&mut self, line: &[u8]) -> io::Result<(HeaderName, HeaderValue)> {
+        let place = &mut self.0[place_of(line)];
+        if let Some((name, value)) = place.field.as_ref().filter(|_| *place.line == *line) {
+            place.others = 0;
+            return Ok((name.clone(), value.clone()));
+        }
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let (name, text) = head::field(line).ok_or_else(invalid)?;
+        let name = header_name(name).map_err(|_| invalid())?;
+        let value = HeaderValue::from_maybe_shared(copied(text)).map_err(|_| invalid())?;
+        place.others = place.others.saturating_add(1);
+        if (place.field.is_none() || place.others >= OTHERS) && may_be_kept(line, &name) {
+            // memory of its own, lest it hold on to that of others
+            let value = HeaderValue::from_bytes(text).map_err(|_| invalid())?;
+            *place = Place { line: line.into(), field: Some((name.clone(), value)), others: 0 };
+        }
+        Ok((name, value))
+    }
 }
 
 /// A copy.
@@ -38,19 +87,22 @@ pub(super) fn copied(bytes: &[u8]) -> Bytes {
     })
 }
 
+/// Whether a line is remembered: credentials are not.
+fn may_be_kept(line: &[u8], name: &HeaderName) -> bool {
+    line.len() <= LONGEST_LINE && ![AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE].contains(name)
+}
+
 /// The header name that is spelled so. The same few are said again and again, so it is looked for
 /// among those said before: a new one is read byte by byte and may allocate.
 ///
 /// # Errors
 /// When it is no token.
 pub(super) fn header_name(spelled: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
-    let (Some(first), Some(last), 1..=LONGEST_NAME) = (spelled.first(), spelled.last(), spelled.len()) else {
+    if spelled.len() > LONGEST_NAME {
         return HeaderName::from_bytes(spelled);
-    };
-    let middle = spelled[spelled.len() / 2];
-    let mixed = [*first, middle, *last].iter().fold(spelled.len(), |n, c| n * 31 + usize::from(*c));
-    SAID.with(|said| {
-        let place = &mut said.borrow_mut()[mixed % NAMES];
+    }
+    NAMES.with_borrow_mut(|places| {
+        let place = &mut places[place_of(spelled)];
         match place {
             Some((before, name)) if **before == *spelled => Ok(name.clone()),
             _ => {
@@ -60,6 +112,17 @@ pub(super) fn header_name(spelled: &[u8]) -> Result<HeaderName, InvalidHeaderNam
             }
         }
     })
+}
+
+/// Where a text is remembered: by its length and both ends.
+fn place_of(text: &[u8]) -> usize {
+    // 2^64 by the golden ratio: what is close goes far apart
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let ends = match (text.first_chunk(), text.last_chunk()) {
+        (Some(first), Some(last)) => u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(32),
+        _ => text.iter().fold(0, |all, c| all << 8 | u64::from(*c)),
+    };
+    ((ends ^ text.len() as u64).wrapping_mul(SPREAD) >> (u64::BITS - PLACES.ilog2())) as usize
 }
 
 #[cfg(test)]
@@ -89,5 +152,47 @@ mod tests {
             assert!(header_name(bad.as_bytes()).is_err(), "{bad}");
         }
         assert_eq!(header_name("X".repeat(65).as_bytes()).unwrap().as_str(), "x".repeat(65));
+    }
+
+    fn said(line: &str) -> Option<String> {
+        let (name, value) = Lines::with(|lines| lines.field(line.as_bytes())).ok()?;
+        Some(format!("{name}={}", value.to_str().unwrap()))
+    }
+
+    #[test]
+    fn lines_are_the_same_the_second_time() {
+        let lines: Vec<String> = (0..3000).map(|i| format!("X-{}:  {} ", i % 7, i / 7 % 100)).collect();
+        for _ in 0..3 {
+            for (i, line) in lines.iter().enumerate() {
+                assert_eq!(said(line).unwrap(), format!("x-{}={}", i % 7, i / 7 % 100));
+            }
+        }
+        for bad in ["", "x", ":x", "a b: c", "x: \0", "x: a\rb"] {
+            for _ in 0..2 * OTHERS {
+                assert_eq!(said(bad), None, "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_remembered_while_it_is_said() {
+        let remembered =
+            |line: &str| Lines::with(|lines| *lines.0[place_of(line.as_bytes())].line == *line.as_bytes());
+        let (line, other) = ("x-abcd: 0 and the same end", "x-abcd: 1 and the same end");
+        assert_eq!(place_of(line.as_bytes()), place_of(other.as_bytes()));
+        said(line);
+        for _ in 0..3 {
+            for _ in 1..OTHERS {
+                said(other);
+                assert!(remembered(line));
+            }
+            said(line);
+        }
+        (0..OTHERS).for_each(|_| assert!(said(other).is_some()));
+        assert!(remembered(other));
+        for kept_from in ["cookie: a=b", "Authorization: Basic YTpi", "set-cookie: a=b"] {
+            said(kept_from);
+            assert!(!remembered(kept_from), "{kept_from}");
+        }
     }
 }

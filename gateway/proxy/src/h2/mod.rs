@@ -2,13 +2,19 @@
 //! `exchange`.
 
 mod abuse;
+mod blocks;
+mod budget;
 mod client;
 mod coalesce;
 mod exchange;
 mod fields;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lower;
 mod memory;
+mod refused;
+mod sent;
 mod session;
 mod tasks;
 
@@ -22,7 +28,6 @@ use crate::connection::Connection;
 use crate::forward::deadline::Deadline;
 use crate::worker::Worker;
 use bytes::Bytes;
-use h2::Reason;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
@@ -41,8 +46,8 @@ const RESET_UNSEEN: usize = 100;
 const LAST: Duration = Duration::from_secs(5);
 /// How long a client may take to read the last bytes while it shows that it does.
 const LAST_READ: Duration = Duration::from_secs(30);
-/// The same for one that was told to calm down.
-const CALMED: Duration = Duration::from_millis(500);
+/// The same for one that did what it may not.
+const REFUSED: Duration = Duration::from_millis(500);
 
 type ServerConnection = h2::server::Connection<Coalesce<Stream>, Bytes>;
 
@@ -54,7 +59,7 @@ pub(crate) async fn serve(
     mut shutdown: ShutdownWatch,
 ) {
     let (io, flusher) = coalesce(stream);
-    let Some(h2) = handshake(io, &flusher, &worker).await else { return };
+    let Some(h2) = handshake(io, &flusher, &connection, &worker).await else { return };
     let mut streams = Streams {
         h2,
         idle: Deadline::new(worker.limits.keep_alive_idle),
@@ -64,7 +69,7 @@ pub(crate) async fn serve(
         worker,
         open: Rc::default(),
         leaving: false,
-        calmed: false,
+        refused: false,
     };
     let mut stop = pin!(shutdown.wait_for(|stop| *stop));
     let mut stopping = false;
@@ -76,14 +81,15 @@ pub(crate) async fn serve(
         streams.poll(&flusher, cx)
     })
     .await;
-    let calmed = streams.calmed;
+    let refused = streams.refused;
     drop(streams);
-    flusher.end(LAST, if calmed { CALMED } else { LAST_READ }).await;
+    flusher.end(LAST, if refused { REFUSED } else { LAST_READ }).await;
 }
 
 async fn handshake(
     io: Coalesce<Stream>,
     flusher: &Flusher<Stream>,
+    connection: &Connection,
     worker: &Worker,
 ) -> Option<ServerConnection> {
     let limits = &worker.limits;
@@ -102,7 +108,7 @@ async fn handshake(
         let result = shake.as_mut().poll(cx);
         match flusher.poll_flush(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
-            _ => result.map(Result::ok),
+            _ => result.map(|h2| h2.inspect_err(|e| refused::preface(e, connection, worker)).ok()),
         }
     });
     tokio::time::timeout(limits.head_time, shaken).await.ok()?
@@ -122,7 +128,7 @@ struct Streams {
     /// GOAWAY was sent.
     leaving: bool,
     /// GOAWAY was sent because of what the client does.
-    calmed: bool,
+    refused: bool,
 }
 
 impl Streams {
@@ -132,31 +138,26 @@ impl Streams {
         while let Poll::Ready(next) = self.h2.poll_accept(cx) {
             let (request, respond) = match next {
                 Some(Ok(next)) => next,
-                Some(Err(e)) if e.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
-                    self.calmed = true;
-                    self.worker.telemetry.calmed();
+                Some(Err(e)) => {
+                    self.ended_by(&e);
                     return Poll::Ready(());
                 }
-                _ => return Poll::Ready(()),
+                None => return Poll::Ready(()),
             };
+            self.accepted(respond.stream_id().as_u32(), flusher);
             let (connection, open) = (self.connection.clone(), self.open.clone());
             let worker = self.worker.clone();
             self.worker.streams.serve(tasks::Stream { request, respond, connection, worker, open });
         }
-        let abuse = !self.calmed && (self.open.are_abuse() || flusher.flooded());
-        if abuse {
-            self.calmed = true;
-            self.worker.telemetry.calmed();
-            self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            // has it say so
-            if self.h2.poll_accept(cx).is_ready() {
-                return Poll::Ready(());
-            }
+        // what ends it, it is told
+        if self.refuses(flusher) && self.h2.poll_accept(cx).is_ready() {
+            return Poll::Ready(());
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
             return Poll::Ready(());
         }
         if self.poll_block(flusher, cx).is_ready() {
+            self.endless_block();
             return Poll::Ready(());
         }
         if Rc::strong_count(&self.open) > 1 {

@@ -92,41 +92,52 @@ async fn run(mut stream: Stream) {
     let mut deadline = Deadline::new(stream.worker.limits.request_idle);
     loop {
         let worker = stream.worker.clone();
-        one(stream, &mut deadline).await;
+        let began = Instant::now();
+        deadline.start(began, worker.limits.request_idle);
+        one(stream, &mut deadline, began).await;
         if !worker.streams.wait(&seat) {
             return;
         }
         drop(worker);
         stream = seat.next().await;
-        deadline.start(Instant::now(), stream.worker.limits.request_idle);
     }
 }
 
 /// Serves one stream.
-async fn one(stream: Stream, deadline: &mut Deadline) {
+async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
     let Stream { request, respond, connection, worker, open } = stream;
     let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http2 };
     let limits = LowerLimits { fields: worker.limits.h2_fields, target: worker.limits.target_bytes };
-    let began = Instant::now();
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
-    let lowered = lower(&parts, body.is_end_stream(), limits, &mut w);
+    let uploaded = body.is_end_stream();
+    let lowered = lower(&parts, uploaded, limits, &mut w);
     let to_head = parts.method == http::Method::HEAD;
     drop(parts);
     let tunnel = lowered.ok().flatten();
-    let mut client = Client::new(respond, body, deadline, tunnel);
+    let mut client = Client::new(respond, body, uploaded, deadline, tunnel);
+    // a body where none was announced must not be found out after the request was passed on
+    let empty = lowered.is_ok() && w.request.content_length() == Some(0);
+    let ended = if empty { client.ends().await } else { Ok(()) };
+    let head = open.heads.take(w.request.len);
     match lowered {
-        // a body where none was announced must not be found out after the request was passed on
-        Ok(_) if w.request.content_length() == Some(0) && !client.ends().await => {}
-        Ok(_) => {
-            request::serve(&mut client, &mut w, site).await;
+        Ok(_) if head.is_none() => {
+            let kind = Kind::BadRequest(431, "connection_header_memory");
+            request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
+        Ok(_) => match ended {
+            Ok(()) => {
+                request::serve(&mut client, &mut w, site).await;
+            }
+            Err(kind) => request::refuse(&mut client, &mut w, site, kind, to_head).await,
+        },
         Err(refused) => {
             w.request.reset();
             let kind = Kind::BadRequest(refused.status, refused.reason);
             request::refuse(&mut client, &mut w, site, kind, to_head).await;
         }
     }
+    drop(head);
     w.give_back();
-    open.count(client.given_up(), began.elapsed());
+    open.count(client.given_up().then(|| began.elapsed()));
 }

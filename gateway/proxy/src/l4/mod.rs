@@ -2,11 +2,12 @@
 //! is inside of TLS that is.
 
 use crate::connection::Connection;
+use crate::forward::affinity;
 use crate::forward::deadline::Deadline;
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
-use crate::upstream::{Cluster, ConnectError, Pick, UpstreamConnection};
+use crate::upstream::{Cluster, ConnectError, Pick, Seen, UpstreamConnection};
 use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_engine::TcpDecision;
-use tidegate_model::ClusterName;
+use tidegate_model::{ClusterName, HashKey};
 
 /// Stands for no limit: longer than any process runs.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -95,7 +96,7 @@ pub(crate) async fn serve(
     shutdown: ShutdownWatch,
 ) {
     let cluster = target.cluster.as_deref();
-    let outcome = match connect(&target, worker).await {
+    let outcome = match connect(&target, connection, worker).await {
         Ok((pick, upstream)) => {
             let series =
                 worker.telemetry.tcp(cluster.map(|c| &**c.config()), Some(pick.workload()), Flags::default());
@@ -120,16 +121,28 @@ pub(crate) fn refused(flag: Flag, details: String, connection: &Connection, work
     finish(&Outcome::failed(flag, details), None, connection, worker);
 }
 
-async fn connect(target: &Target, worker: &Worker) -> Result<(Pick, UpstreamConnection), Outcome> {
+async fn connect(
+    target: &Target,
+    connection: &Connection,
+    worker: &Worker,
+) -> Result<(Pick, UpstreamConnection), Outcome> {
     let Some(cluster) = &target.cluster else {
         return Err(Outcome::failed(Flag::NoCluster, "cluster_not_found"));
     };
-    let Some(pick) = cluster.pick(fastrand::u64(..)) else {
+    let dice = match cluster.hash_key() {
+        Some(HashKey::SourceIp) => affinity::of_ip(connection.peer.ip()),
+        _ => fastrand::u64(..),
+    };
+    let Some(pick) = cluster.pick(dice) else {
         return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
     };
     match worker.pool.get(cluster, &pick, true).await {
-        Ok(upstream) => Ok((pick, upstream)),
+        Ok(upstream) => {
+            cluster.observe(&pick, Seen::Connected);
+            Ok((pick, upstream))
+        }
         Err(e) => {
+            cluster.observe(&pick, Seen::Failure);
             let mut outcome = Outcome::failed(Flag::UpstreamConnectFailure, "upstream_connect_failure");
             if matches!(e, ConnectError::Timeout) {
                 outcome.details = "upstream_connect_timeout".into();

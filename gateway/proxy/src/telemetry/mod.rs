@@ -15,6 +15,7 @@ mod histogram;
 mod metrics;
 mod rare;
 mod record;
+mod refusals;
 mod time;
 mod workload;
 mod writer;
@@ -24,6 +25,7 @@ pub(crate) use counts::{MirrorCount, RetryCount};
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::{render_constant, render_header, render_tag};
 pub(crate) use record::{Headers, NoHeaders, Record};
+pub(crate) use refusals::Refused;
 pub(crate) use workload::Workload;
 
 use crate::server::Identity;
@@ -36,6 +38,7 @@ use filter::Filter;
 use metrics::{Metrics, WorkerMetrics};
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
+use refusals::Refusals;
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +65,7 @@ pub(crate) struct Telemetry {
     format: SharedFormat,
     access_log: Mutex<Option<AccessLog>>,
     calmed: Arc<AtomicU64>,
+    refusals: Arc<Refusals>,
 }
 
 impl Telemetry {
@@ -75,6 +79,7 @@ impl Telemetry {
             format: Arc::default(),
             access_log: Mutex::default(),
             calmed: Arc::default(),
+            refusals: Arc::default(),
         })
     }
 
@@ -88,6 +93,7 @@ impl Telemetry {
             lines: self.writer.buffer(),
             spans: self.spans.worker(),
             calmed: self.calmed.clone(),
+            refusals: self.refusals.clone(),
         }
     }
 
@@ -149,6 +155,7 @@ impl Telemetry {
             "HTTP/2 connections of clients closed with ENHANCE_YOUR_CALM: too many streams reset at once, or frames that ask for nothing.",
             vec![metrics::counter(Vec::new(), self.calmed.load(Ordering::Relaxed))],
         ));
+        families.push(self.refusals.family());
         let spans = self.spans.counts();
         families.push(metrics::family(
             MetricType::COUNTER,
@@ -187,6 +194,7 @@ pub(crate) struct WorkerTelemetry {
     spans: Spans,
     /// Shared by the workers, for what is rare.
     calmed: Arc<AtomicU64>,
+    refusals: Arc<Refusals>,
 }
 
 impl WorkerTelemetry {
@@ -208,6 +216,11 @@ impl WorkerTelemetry {
     /// Counts a connection of HTTP/2 that is closed for what its client does.
     pub(crate) fn calmed(&self) {
         self.calmed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what was refused with an error code of HTTP/2 before it was a request.
+    pub(crate) fn refused(&self, what: Refused, code: u32) {
+        self.refusals.count(what, code);
     }
 
     /// Counts and logs a request that has ended.

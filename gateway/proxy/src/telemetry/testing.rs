@@ -46,6 +46,8 @@ pub(super) fn cluster() -> Cluster {
         service_namespace: "default".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::default(),
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
@@ -60,7 +62,9 @@ pub(super) fn workload() -> Workload {
 /// A connection whose client showed a certificate.
 pub(super) fn tls() -> TlsFacts {
     let client = Some(ClientCertificate::testing());
-    TlsFacts { sni: None, table: "a".into(), version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", client }
+    let (_, shutdown) = tokio::sync::watch::channel(false);
+    let (version, cipher) = ("TLSv1.3", "TLS_AES_128_GCM_SHA256");
+    TlsFacts { sni: None, table: "a".into(), version, cipher, client, shutdown }
 }
 
 /// How requests are traced.

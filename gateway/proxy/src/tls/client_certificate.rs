@@ -22,6 +22,8 @@ use x509_parser::prelude::X509Certificate;
 pub(crate) struct ClientCertificate {
     /// The chain as it was sent, the client's own first, in DER.
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
+    /// What `x-forwarded-client-cert` says of it.
+    pub(crate) forwarded: Arc<str>,
 }
 
 /// Why certificates of clients cannot be checked.

@@ -1,11 +1,11 @@
-use crate::tls::ClientCertificate;
 use crate::tls::client_hello::{ClientHello, HelloReader, InvalidHello};
+use crate::tls::{ClientCertificate, Terminator, forwarded_client_cert};
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::Ssl;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::tls::TlsStream;
+use pingora::server::ShutdownWatch;
 use rustls::AlertDescription;
-use rustls::server::ServerConfig;
 use std::io;
 use std::sync::Arc;
 use tidegate_model::TableName;
@@ -46,6 +46,8 @@ pub(crate) struct TlsFacts {
     pub(crate) cipher: &'static str,
     /// The client's certificate, checked; `None` where it was not asked for or not sent.
     pub(crate) client: Option<ClientCertificate>,
+    /// Turns true when the connection is to end: its listener goes, or its server asks for another kind of TLS.
+    pub(crate) shutdown: ShutdownWatch,
 }
 
 /// Reads one whole ClientHello and puts it back in front of the stream.
@@ -84,15 +86,15 @@ pub(crate) async fn client_hello(stream: &mut L4Stream) -> Result<ClientHello, H
 /// When the handshake fails.
 pub(crate) async fn terminate(
     mut stream: L4Stream,
-    config: Option<Arc<ServerConfig>>,
+    terminator: Option<Arc<Terminator>>,
     table: TableName,
     sni: Option<Arc<str>>,
 ) -> Result<(TlsStream<L4Stream>, TlsFacts), HandshakeError> {
-    let Some(config) = config else {
+    let Some(terminator) = terminator else {
         refuse(&mut stream, AlertDescription::HandshakeFailure).await?;
         return Err(HandshakeError::NoCertificate(table));
     };
-    let stream = Acceptor::from_server_config(config).tls_handshake(stream).await?;
+    let stream = Acceptor::from_server_config(terminator.config.clone()).tls_handshake(stream).await?;
     let session = stream.get_ssl();
     let version = match session.and_then(|tls| tls.version()) {
         Some("TLSv1_3") => "TLSv1.3",
@@ -100,8 +102,11 @@ pub(crate) async fn terminate(
     };
     let cipher = session.and_then(|tls| tls.current_cipher_name()).map_or("", openssl_name);
     let chain = session.and_then(|tls| tls.peer_cert_chain_der()).filter(|chain| !chain.is_empty());
-    let client = chain.map(|chain| ClientCertificate { chain: chain.into() });
-    Ok((stream, TlsFacts { sni, table, version, cipher, client }))
+    let client = chain.map(|chain| {
+        let forwarded = forwarded_client_cert::element(&terminator.identities, &chain[0]).into();
+        ClientCertificate { chain: chain.into(), forwarded }
+    });
+    Ok((stream, TlsFacts { sni, table, version, cipher, client, shutdown: terminator.shutdown.clone() }))
 }
 
 /// The name by which OpenSSL, and so Envoy, calls a cipher suite.

@@ -4,6 +4,7 @@
 mod certificate;
 mod client_certificate;
 pub(crate) mod client_hello;
+mod forwarded_client_cert;
 mod handshake;
 mod peer;
 mod servers;
@@ -11,7 +12,7 @@ mod servers;
 pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use handshake::{HandshakeError, TlsFacts, client_hello, refuse, terminate};
 pub(crate) use peer::NameKind;
-pub(crate) use servers::ServerConfigs;
+pub(crate) use servers::{ServerConfigs, Terminator};
 
 /// Makes aws-lc-rs the process's provider. Pingora would install ring, without post-quantum key
 /// exchange, so this must come before its first call. Later calls change nothing.

@@ -152,7 +152,7 @@ impl ClientCertificate {
         params.not_before = date_time_ymd(2024, 2, 29);
         params.not_after = date_time_ymd(2034, 1, 1);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        ClientCertificate { chain: [certificate.der().clone()].into() }
+        ClientCertificate { chain: [certificate.der().clone()].into(), forwarded: "".into() }
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
         }
         let (from, until) = certificate.validity().unwrap();
         assert_eq!(until.duration_since(from).unwrap().as_secs(), 3594 * 24 * 3600);
-        let broken = ClientCertificate { chain: [vec![1, 2, 3].into()].into() };
+        let broken = ClientCertificate { chain: [vec![1, 2, 3].into()].into(), forwarded: "".into() };
         assert_eq!((broken.subject(), broken.validity()), (String::new(), None));
     }
 

@@ -1,6 +1,8 @@
 use crate::tls::certificate::{self, Certificates, InvalidCertificate};
 use crate::tls::client_certificate::{self, InvalidAuthorities};
-use ahash::HashMap;
+use crate::tls::forwarded_client_cert;
+use ahash::{HashMap, HashSet};
+use pingora::server::ShutdownWatch;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -8,9 +10,10 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite as SuiteName, SupportedCipherSuite};
 use std::sync::Arc;
 use tidegate_model::{
-    Authorities, CipherSuite, Diagnostic, KeyExchange, ListenerProtocol, Model, Origin, Secret, SecretKey,
-    Severity, TableName, TlsAction, TlsServer, TlsTermination, TlsVersion,
+    Authorities, CipherSuite, Diagnostic, KeyExchange, ListenerKey, ListenerProtocol, Model, Origin, Secret,
+    SecretKey, Severity, TableName, TlsAction, TlsServer, TlsTermination, TlsVersion,
 };
+use tokio::sync::watch;
 
 /// The TLS configs of one snapshot, by server.
 #[derive(Default)]
@@ -37,10 +40,23 @@ impl<M, T: Clone, E: Clone> Clone for Loaded<M, T, E> {
 }
 
 /// One TLS server that is terminated here.
-struct Server {
+pub(crate) struct Server {
     /// `None` while its certificates or its authorities cannot be used.
-    config: Option<Arc<ServerConfig>>,
+    pub(crate) terminator: Option<Arc<Terminator>>,
     policy: Policy,
+    listener: ListenerKey,
+    hosts: Vec<Arc<str>>,
+    /// Ends the connections of the server; shared with the next config unless that is of another kind.
+    drain: Arc<watch::Sender<bool>>,
+}
+
+/// By what connections of a server are terminated.
+pub(crate) struct Terminator {
+    pub(crate) config: Arc<ServerConfig>,
+    /// The URIs that name the server, in all of its certificates.
+    pub(crate) identities: Box<[Box<str>]>,
+    /// Turns true when connections that began under it are to end.
+    pub(crate) shutdown: ShutdownWatch,
 }
 
 /// What a [`ServerConfig`] is made from: while it stays, tickets stay valid.
@@ -81,31 +97,55 @@ impl ServerConfigs {
                     TlsAction::Tcp(termination, _) => (termination, false),
                     TlsAction::Passthrough { .. } | TlsAction::Refuse(_) => continue,
                 };
-                let old = previous.servers.get(&server.table);
-                let built = new.build_server(server, termination, http, old, &mut diagnostics);
+                let policy = Policy {
+                    termination: termination.clone(),
+                    http,
+                    secrets: Vec::new(),
+                    authorities: Vec::new(),
+                };
+                let old = previous.server_before(listener.key, server);
+                let drain = old.filter(|old| old.policy.is_same_kind(&policy)).map(|old| old.drain.clone());
+                let drain = drain.unwrap_or_default();
+                let (policy, terminator) = new.terminator(server, policy, old, &drain, &mut diagnostics);
+                let hosts = server.hosts.clone();
+                let built = Server { terminator, policy, listener: listener.key, hosts, drain };
                 new.servers.insert(server.table.clone(), built);
             }
         }
         (new, diagnostics)
     }
 
-    /// How a server is terminated; `None` while it cannot be.
-    pub(crate) fn get(&self, server: &TableName) -> Option<&Arc<ServerConfig>> {
-        self.servers.get(server)?.config.as_ref()
+    /// A server that is terminated here.
+    pub(crate) fn get(&self, server: &TableName) -> Option<&Server> {
+        self.servers.get(server)
     }
 
-    fn build_server(
+    /// What a server was before: under its name, else under another with the same hosts.
+    fn server_before(&self, listener: ListenerKey, server: &TlsServer) -> Option<&Server> {
+        let here = |old: &&Server| old.listener == listener;
+        let renamed = || self.servers.values().filter(here).find(|old| old.hosts == server.hosts);
+        self.servers.get(&server.table).filter(here).or_else(renamed)
+    }
+
+    /// Ends, after what is in flight, the connections of servers that are gone from `next` or ask for another kind of
+    /// TLS there: as Envoy does when a filter chain changes. A certificate that is replaced ends none.
+    pub(crate) fn drain_changed(&self, next: &ServerConfigs) {
+        let going_on: HashSet<_> = next.servers.values().map(|server| Arc::as_ptr(&server.drain)).collect();
+        for server in self.servers.values().filter(|server| !going_on.contains(&Arc::as_ptr(&server.drain))) {
+            server.drain.send_replace(true);
+        }
+    }
+
+    fn terminator(
         &self,
         server: &TlsServer,
-        termination: &TlsTermination,
-        http: bool,
+        mut policy: Policy,
         old: Option<&Server>,
+        drain: &watch::Sender<bool>,
         out: &mut Vec<Diagnostic>,
-    ) -> Server {
-        let mut policy =
-            Policy { termination: termination.clone(), http, secrets: Vec::new(), authorities: Vec::new() };
+    ) -> (Policy, Option<Arc<Terminator>>) {
         let mut keys = Vec::new();
-        for name in &termination.certificates {
+        for name in &policy.termination.certificates {
             match self.certificates.get(name) {
                 Some(loaded) => {
                     if let Some((secret, key)) = &loaded.good {
@@ -117,7 +157,7 @@ impl ServerConfigs {
                 None => out.push(broken(server, format!("certificate {name} is not there"), NONE)),
             }
         }
-        let named = termination.clients.iter().flat_map(|c| &c.authorities);
+        let named = policy.termination.clients.iter().flat_map(|c| &c.authorities);
         let mut roots = Vec::new();
         for name in named.clone() {
             match self.authorities.get(name) {
@@ -135,16 +175,54 @@ impl ServerConfigs {
         }
         // Without one of its authorities a server would refuse clients, or ask none for a certificate.
         let whole = !keys.is_empty() && roots.len() == named.count();
-        if let Some(old) = old.filter(|o| whole && o.policy == policy && o.config.is_some()) {
-            return Server { config: old.config.clone(), policy };
+        if let Some(old) = old.filter(|o| whole && o.policy == policy && o.terminator.is_some()) {
+            return (policy, old.terminator.clone());
         }
+        let identities = identities(&keys);
         let config = whole.then(|| config(&policy, keys, &roots)).and_then(|result| {
             result
                 .inspect_err(|e| out.push(broken(server, format!("TLS settings do not work: {e}"), NONE)))
                 .ok()
         });
-        Server { config, policy }
+        let terminator =
+            config.map(|config| Arc::new(Terminator { config, identities, shutdown: drain.subscribe() }));
+        (policy, terminator)
     }
+}
+
+impl Server {
+    /// Whether a connection of this server is as good as one of the other: the same certificates, checks of clients,
+    /// versions and suites.
+    pub(crate) fn covers(&self, other: &Server) -> bool {
+        self.policy == other.policy
+    }
+
+    /// Whether clients of this server show certificates that another does not ask for, or not in this way.
+    pub(crate) fn checks_clients_unlike(&self, other: &Server) -> bool {
+        let clients = |server: &Server| server.policy.termination.clients.clone();
+        let (own, other) =
+            ((clients(self), &self.policy.authorities), (clients(other), &other.policy.authorities));
+        own.0.is_some() && own != other
+    }
+}
+
+impl Policy {
+    /// Whether only contents of secrets differ.
+    fn is_same_kind(&self, other: &Policy) -> bool {
+        self.termination == other.termination && self.http == other.http
+    }
+}
+
+/// The URIs that all of a server's certificates have: which of them a client was shown is not known.
+fn identities(keys: &[Arc<CertifiedKey>]) -> Box<[Box<str>]> {
+    let of = |key: &Arc<CertifiedKey>| key.cert.first().map(|c| forwarded_client_cert::identities(c));
+    let mut all = keys.iter().map(|key| of(key).unwrap_or_default());
+    let first = all.next().unwrap_or_default();
+    all.fold(first, |mut common, own| {
+        common.retain(|uri| own.contains(uri));
+        common
+    })
+    .into()
 }
 
 impl<M, T, E: std::fmt::Display> Loaded<M, T, E> {

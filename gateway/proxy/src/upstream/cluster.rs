@@ -1,18 +1,11 @@
-use super::balance;
-use super::budget::{Retries, RetryPermit};
-use super::dns::{Name, Watcher};
-use super::endpoint::{Endpoint, EndpointId, EndpointTable, Member, Pick};
-use crate::telemetry::Workload;
-use ahash::{AHashMap, AHashSet};
-use arc_swap::ArcSwap;
-use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use super::budget::RetryPermit;
+use super::endpoint::{EndpointId, Pick};
+use super::outlier::Seen;
+use super::state::ClusterState;
+use ahash::AHashMap;
+use std::sync::Arc;
 use std::time::Instant;
-use tidegate_model::{Address, ClusterName, EndpointSet};
-
-/// How often a retry draws before it takes whatever was not tried (Istio: 5 times more than once).
-const SELECTIONS: usize = 6;
+use tidegate_model::{ClusterName, HashKey, LoadBalancer};
 
 /// The running clusters of one snapshot, by name.
 #[derive(Clone, Default)]
@@ -27,7 +20,7 @@ impl Clusters {
 
 /// A running cluster, shared by all workers: one version of its config over state that outlives it.
 pub(crate) struct Cluster {
-    config: Arc<tidegate_model::Cluster>,
+    pub(super) config: Arc<tidegate_model::Cluster>,
     pub(super) state: Arc<ClusterState>,
 }
 
@@ -42,30 +35,24 @@ impl Cluster {
     }
 
     /// Picks an endpoint by the cluster's policy, or `None` when there is none (503, flag UH).
-    /// `dice` is uniformly random. The pick counts as an active request until it is dropped.
-    pub(crate) fn pick(self: &Arc<Self>, dice: u64) -> Option<Pick> {
-        let table = self.state.endpoints.load();
-        let index = balance::pick(self.config.load_balancer, &table, &self.state.turn, dice)?;
-        Some(table.take(index))
+    /// `dice` is uniformly random, or the hash of the request's key where the policy hashes one.
+    /// The pick counts as an active request until it is dropped.
+    pub(crate) fn pick(&self, dice: u64) -> Option<Pick> {
+        self.state.endpoints.load().pick(&self.state.turn, dice)
     }
 
     /// Picks an endpoint for a retry: like [`Cluster::pick`], but none of `tried` while there is
     /// another one. The last pick may be among them.
-    pub(crate) fn pick_other(self: &Arc<Self>, tried: &[EndpointId]) -> Option<Pick> {
-        let table = self.state.endpoints.load();
-        let is_new = |index: &usize| !tried.contains(&table.id(*index));
-        let mut drawn = None;
-        for _ in 0..SELECTIONS {
-            let dice = fastrand::u64(..);
-            drawn = balance::pick(self.config.load_balancer, &table, &self.state.turn, dice);
-            if drawn.as_ref().is_none_or(is_new) {
-                return drawn.map(|index| table.take(index));
-            }
+    pub(crate) fn pick_other(&self, tried: &[EndpointId]) -> Option<Pick> {
+        self.state.endpoints.load().pick_other(&self.state.turn, tried)
+    }
+
+    /// What of a request its endpoint is picked by, if anything.
+    pub(crate) fn hash_key(&self) -> Option<&HashKey> {
+        match &self.config.load_balancer {
+            LoadBalancer::ConsistentHash(hash) => Some(&hash.key),
+            LoadBalancer::LeastRequest | LoadBalancer::RoundRobin | LoadBalancer::Random => None,
         }
-        // where the load decides, it may well stand against those that are left
-        let start = fastrand::usize(..table.len());
-        let other = (0..table.len()).map(|i| (start + i) % table.len()).find(is_new);
-        other.or(drawn).map(|index| table.take(index))
     }
 
     /// Counts a request for the retry budget, where that needs it.
@@ -78,99 +65,18 @@ impl Cluster {
         self.state.retries.begin(self.config.retry_budget, now, || self.state.endpoints.load().requests())
     }
 
+    /// Counts what came of a try, for the health of its endpoint.
+    pub(crate) fn observe(&self, pick: &Pick, seen: Seen) {
+        if let Some(rule) = &self.config.outlier_detection
+            && let Some(cause) = pick.endpoint().health.count(rule, seen)
+        {
+            self.state.eject(&self.config.name, pick.endpoint(), rule, cause);
+        }
+    }
+
     /// The addresses that requests may go to now: the ready endpoints, names resolved.
     #[cfg(test)]
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&self) -> Vec<std::net::SocketAddr> {
         self.state.endpoints.load().members().iter().map(|m| m.endpoint.address()).collect()
-    }
-}
-
-/// What a cluster keeps from one config to the next, shared by the snapshots that know it.
-pub(super) struct ClusterState {
-    endpoints: ArcSwap<EndpointTable>,
-    /// The round robin's counter, begun anywhere so that gateways do not walk in step.
-    turn: AtomicU64,
-    retries: Arc<Retries>,
-    source: Mutex<Source>,
-}
-
-/// What the endpoints are made from. Locked only while they are made.
-#[derive(Default)]
-struct Source {
-    set: Option<Arc<EndpointSet>>,
-    names: AHashMap<Arc<str>, Arc<Name>>,
-}
-
-impl ClusterState {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(ClusterState {
-            endpoints: ArcSwap::default(),
-            turn: AtomicU64::new(fastrand::u64(..)),
-            retries: Arc::default(),
-            source: Mutex::default(),
-        })
-    }
-
-    /// Whether its endpoints are made from this set already.
-    pub(super) fn is_made_from(&self, set: Option<&Arc<EndpointSet>>) -> bool {
-        match (&self.source.lock().unwrap_or_else(PoisonError::into_inner).set, set) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.endpoints == b.endpoints,
-            _ => false,
-        }
-    }
-
-    /// Swaps the endpoints for those of `set`; `names` are the DNS names in it.
-    pub(super) fn set_endpoints(&self, set: Option<Arc<EndpointSet>>, names: AHashMap<Arc<str>, Arc<Name>>) {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        *source = Source { set, names };
-        self.rebuild(&source);
-    }
-
-    /// Makes the table again. An endpoint whose address stays keeps its counters and connections.
-    fn rebuild(&self, source: &Source) {
-        let old = self.endpoints.load_full();
-        let mut kept: AHashMap<SocketAddr, Arc<Endpoint>> =
-            old.members().iter().map(|m| (m.endpoint.address(), m.endpoint.clone())).collect();
-        let mut seen = AHashSet::new();
-        let mut members = Vec::new();
-        for described in source.set.iter().flat_map(|s| &s.endpoints) {
-            let workload = Arc::new(Workload::new(&described.workload, &described.labels));
-            for address in source.resolve(&described.address) {
-                if seen.insert(address) {
-                    members.push(Member {
-                        endpoint: kept.remove(&address).unwrap_or_else(|| Endpoint::new(address)),
-                        weight: described.weight.max(1),
-                        workload: workload.clone(),
-                    });
-                }
-            }
-        }
-        self.endpoints.store(Arc::new(EndpointTable::new(members)));
-        kept.values().for_each(|endpoint| endpoint.remove());
-    }
-}
-
-impl Watcher for ClusterState {
-    fn resolved(&self) {
-        self.rebuild(&self.source.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for ClusterState {
-    fn drop(&mut self) {
-        self.endpoints.load().members().iter().for_each(|m| m.endpoint.remove());
-    }
-}
-
-impl Source {
-    fn resolve(&self, address: &Address) -> Vec<SocketAddr> {
-        match address {
-            Address::Socket(address) => vec![*address],
-            Address::Dns(name, port) => {
-                let name = self.names.get(name).map(|n| n.addresses());
-                name.iter().flat_map(|a| a.iter()).map(|ip| SocketAddr::new(*ip, *port)).collect()
-            }
-        }
     }
 }

@@ -1,4 +1,6 @@
 use super::connect::Peer;
+use super::outlier::{Health, Millis};
+use super::table::Member;
 use crate::telemetry::Workload;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,17 +17,27 @@ pub(super) struct Endpoint {
     /// How Pingora's connector reaches it, made once.
     pub(super) peer: Peer,
     address: SocketAddr,
+    /// When it was first seen.
+    pub(super) created: Millis,
+    /// What is known of its health.
+    pub(super) health: Health,
     active: AtomicU32,
     removed: AtomicBool,
 }
 
 impl Endpoint {
     pub(super) fn new(address: SocketAddr) -> Arc<Self> {
+        Endpoint::created(address, Millis::now())
+    }
+
+    pub(super) fn created(address: SocketAddr, created: Millis) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Endpoint {
             id: EndpointId(NEXT.fetch_add(1, Ordering::Relaxed)),
             peer: Peer::new(address),
             address,
+            created,
+            health: Health::default(),
             active: AtomicU32::new(0),
             removed: AtomicBool::new(false),
         })
@@ -33,6 +45,11 @@ impl Endpoint {
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Requests that it has.
+    pub(super) fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
     }
 
     /// Whether its cluster has it no more: connections to it are not kept.
@@ -45,68 +62,6 @@ impl Endpoint {
     }
 }
 
-/// An endpoint as one version of the endpoint set describes it.
-pub(super) struct Member {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) weight: u32,
-    pub(super) workload: Arc<Workload>,
-}
-
-/// The endpoints of a cluster at one moment, swapped whole.
-#[derive(Default)]
-pub(super) struct EndpointTable {
-    members: Box<[Arc<Member>]>,
-    /// Sums of the weights up to and with each endpoint; `None` when the weights are equal.
-    cumulative: Option<Box<[u64]>>,
-}
-
-impl EndpointTable {
-    pub(super) fn new(members: Vec<Member>) -> Self {
-        let equal = members.windows(2).all(|w| w[0].weight == w[1].weight);
-        let cumulative = (!equal).then(|| {
-            let sums = members.iter().scan(0u64, |sum, m| {
-                *sum += u64::from(m.weight);
-                Some(*sum)
-            });
-            sums.collect()
-        });
-        EndpointTable { members: members.into_iter().map(Arc::new).collect(), cumulative }
-    }
-
-    pub(super) fn members(&self) -> &[Arc<Member>] {
-        &self.members
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    pub(super) fn cumulative(&self) -> Option<&[u64]> {
-        self.cumulative.as_deref()
-    }
-
-    pub(super) fn active(&self, index: usize) -> u32 {
-        self.members[index].endpoint.active.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn id(&self, index: usize) -> EndpointId {
-        self.members[index].endpoint.id
-    }
-
-    /// Active requests of all endpoints.
-    pub(super) fn requests(&self) -> u32 {
-        (0..self.len()).map(|i| self.active(i)).sum()
-    }
-
-    pub(super) fn weight(&self, index: usize) -> u32 {
-        self.members[index].weight
-    }
-
-    pub(super) fn take(&self, index: usize) -> Pick {
-        Pick::new(self.members[index].clone())
-    }
-}
-
 /// A picked endpoint, counted as active while it lives.
 pub(crate) struct Pick {
     /// The endpoint's address (resolved).
@@ -115,7 +70,7 @@ pub(crate) struct Pick {
 }
 
 impl Pick {
-    fn new(member: Arc<Member>) -> Self {
+    pub(super) fn new(member: Arc<Member>) -> Self {
         member.endpoint.active.fetch_add(1, Ordering::Relaxed);
         Pick { address: member.endpoint.address(), member }
     }
@@ -138,20 +93,5 @@ impl Pick {
 impl Drop for Pick {
     fn drop(&mut self) {
         self.member.endpoint.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-pub(super) mod testing {
-    use super::*;
-
-    /// Endpoints on made-up addresses with these weights.
-    pub(in crate::upstream) fn table(weights: &[u32]) -> EndpointTable {
-        let member = |(i, &weight): (usize, &u32)| Member {
-            endpoint: Endpoint::new(SocketAddr::from(([10, 0, 0, 1], 1000 + i as u16))),
-            weight,
-            workload: Arc::default(),
-        };
-        EndpointTable::new(weights.iter().enumerate().map(member).collect())
     }
 }

@@ -6,15 +6,22 @@ mod cluster;
 mod connect;
 mod dns;
 mod endpoint;
+mod keeper;
+mod outlier;
+mod plan;
 mod pool;
 mod registry;
 mod sessions;
+mod state;
+mod table;
 
+pub(crate) use balance::hash;
 pub(crate) use budget::RetryPermit;
 pub(crate) use cluster::{Cluster, Clusters};
 pub(crate) use connect::{ConnectError, Connector, UpstreamConnection};
 pub(crate) use dns::{Resolve, SystemResolver};
 pub(crate) use endpoint::{EndpointId, Pick};
+pub(crate) use outlier::Seen;
 pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;
 

@@ -1,24 +1,27 @@
-use super::cluster::{Cluster, ClusterState, Clusters};
+use super::cluster::{Cluster, Clusters};
 use super::dns::{Names, Resolve, SystemResolver, Watcher};
+use super::state::ClusterState;
 use ahash::AHashMap;
 use std::sync::{Arc, Weak};
 use tidegate_model::{Address, EndpointSet, Model};
+use tokio::runtime::Handle;
 
 /// Keeps the state of clusters across snapshots, keyed by name: endpoint churn swaps endpoints,
 /// an unchanged cluster keeps its counters, a removed one is dropped when its last request ends.
 pub(crate) struct Registry {
     clusters: Clusters,
     names: Names,
+    runtime: Handle,
 }
 
 impl Registry {
     /// An empty registry. Names of DNS endpoints are resolved on `runtime`.
-    pub(crate) fn new(runtime: tokio::runtime::Handle) -> Self {
+    pub(crate) fn new(runtime: Handle) -> Self {
         Registry::with_resolver(runtime, Arc::new(SystemResolver::default()))
     }
 
-    pub(super) fn with_resolver(runtime: tokio::runtime::Handle, resolver: Arc<dyn Resolve>) -> Self {
-        Registry { clusters: Clusters::default(), names: Names::new(runtime, resolver) }
+    pub(super) fn with_resolver(runtime: Handle, resolver: Arc<dyn Resolve>) -> Self {
+        Registry { clusters: Clusters::default(), names: Names::new(runtime.clone(), resolver), runtime }
     }
 
     /// The clusters of a model, sharing the state of those that were there before. Snapshots that
@@ -34,7 +37,7 @@ impl Registry {
                 Some(old) => Cluster::new(config.clone(), old.state.clone()),
                 None => Cluster::new(config.clone(), ClusterState::new()),
             };
-            self.apply_endpoints(&cluster.state, model.endpoints.get(name));
+            self.apply_endpoints(&cluster, model.endpoints.get(name));
             next.insert(name.clone(), cluster);
         }
         self.clusters = Clusters(Arc::new(next));
@@ -42,8 +45,9 @@ impl Registry {
         self.clusters.clone()
     }
 
-    fn apply_endpoints(&mut self, state: &Arc<ClusterState>, set: Option<&Arc<EndpointSet>>) {
-        if state.is_made_from(set) {
+    fn apply_endpoints(&mut self, cluster: &Cluster, set: Option<&Arc<EndpointSet>>) {
+        let Cluster { config, state } = cluster;
+        if state.is_made_from(config, set) {
             return;
         }
         let hosts = set.iter().flat_map(|s| &s.endpoints).filter_map(|e| match &e.address {
@@ -57,18 +61,21 @@ impl Registry {
                 self.names.watch(host, watcher)
             });
         }
-        state.set_endpoints(set.cloned(), names);
+        state.set_endpoints(config.clone(), set.cloned(), names, &self.runtime);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::dns::testing::Scripted;
+    use super::super::outlier::Seen;
+    use super::super::outlier::testing::rule;
     use super::super::testing::{cluster, endpoint, model, named, until};
     use super::*;
     use crate::allocations::allocations;
     use std::net::SocketAddr;
-    use tidegate_model::{ClusterName, LoadBalancer};
+    use std::time::Duration;
+    use tidegate_model::{ClusterName, ConsistentHash, HashKey, HashTable, LoadBalancer, OutlierDetection};
 
     fn registry() -> (tokio::runtime::Runtime, Arc<Scripted>, Registry) {
         let runtime =
@@ -154,11 +161,67 @@ mod tests {
     }
 
     #[test]
+    fn who_is_left_out_comes_back_and_keeps_its_state_over_configs() {
+        let (_runtime, _, mut registry) = registry();
+        let mut config = cluster("a");
+        config.load_balancer = LoadBalancer::Random;
+        config.outlier_detection = Some(OutlierDetection {
+            consecutive_5xx: 2,
+            interval: Duration::from_millis(5),
+            base_ejection_time: Duration::from_secs(3600),
+            ..rule()
+        });
+        let endpoints = || vec![endpoint("10.0.0.1:1"), endpoint("10.0.0.2:1")];
+        let clusters = registry.apply(&model(&[(config.clone(), endpoints())]));
+        let old = clusters.get(&name()).unwrap().clone();
+        let bad = (0..64u64).find_map(|dice| old.pick(dice << 58).filter(|p| p.address.port() == 1)).unwrap();
+        let address = bad.address;
+        let seen = |cluster: &Cluster| {
+            let all = (0..64u64).filter_map(|dice| Some(cluster.pick(dice << 58)?.address));
+            all.collect::<std::collections::BTreeSet<_>>()
+        };
+        old.observe(&bad, Seen::Failure);
+        assert!(seen(&old).contains(&address), "one is not two");
+        old.observe(&bad, Seen::Status(500));
+        drop(bad);
+        assert!(!seen(&old).contains(&address) && seen(&old).len() == 1, "at once");
+        // another config of the cluster finds it as it is, and so does one that has other endpoints too
+        config.connect_timeout = Duration::from_secs(1);
+        let more = [endpoints(), vec![endpoint("10.0.0.3:1")]].concat();
+        let clusters = registry.apply(&model(&[(config.clone(), more)]));
+        let new = clusters.get(&name()).unwrap().clone();
+        assert!(!seen(&new).contains(&address) && seen(&new).len() == 2);
+        // with a shorter time it comes back
+        config.outlier_detection.as_mut().unwrap().base_ejection_time = Duration::from_millis(1);
+        let clusters = registry.apply(&model(&[(config.clone(), endpoints())]));
+        let new = clusters.get(&name()).unwrap().clone();
+        until(|| seen(&new).contains(&address) && seen(&old).contains(&address));
+        // and where nothing is detected, nobody is left out
+        config.outlier_detection.as_mut().unwrap().base_ejection_time = Duration::from_secs(3600);
+        let clusters = registry.apply(&model(&[(config.clone(), endpoints())]));
+        let new = clusters.get(&name()).unwrap().clone();
+        let bad = (0..64u64).find_map(|dice| new.pick(dice << 58).filter(|p| p.address == address)).unwrap();
+        (0..2).for_each(|_| new.observe(&bad, Seen::Failure));
+        drop(bad);
+        assert!(!seen(&new).contains(&address));
+        config.outlier_detection = None;
+        let clusters = registry.apply(&model(&[(config, endpoints())]));
+        assert!(seen(clusters.get(&name()).unwrap()).contains(&address));
+    }
+
+    #[test]
     fn a_pick_allocates_nothing() {
         let (_runtime, _, mut registry) = registry();
-        for policy in [LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random] {
+        let hash = |table| LoadBalancer::ConsistentHash(ConsistentHash { key: HashKey::SourceIp, table });
+        for policy in [
+            LoadBalancer::LeastRequest,
+            LoadBalancer::RoundRobin,
+            LoadBalancer::Random,
+            hash(HashTable::Ring { minimum: 1024 }),
+            hash(HashTable::Maglev { size: 1009 }),
+        ] {
             let mut config = cluster("a");
-            config.load_balancer = policy;
+            config.load_balancer = policy.clone();
             let endpoints = (1..100).map(|i| endpoint(&format!("10.0.0.{i}:1"))).collect();
             let clusters = registry.apply(&model(&[(config, endpoints)]));
             let name = name();

@@ -18,6 +18,8 @@ pub(super) fn cluster(host: &str) -> Cluster {
         service_namespace: "default".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::LeastRequest,
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
@@ -39,6 +41,8 @@ fn at(address: Address) -> Endpoint {
         workload: "w".into(),
         labels: Arc::new(BTreeMap::new()),
         locality: Locality::default(),
+        priority: 0,
+        locality_weight: None,
     }
 }
 

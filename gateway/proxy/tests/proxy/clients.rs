@@ -13,13 +13,13 @@ use std::sync::Arc;
 use tidegate_model::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-struct Authority {
+pub(crate) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -29,7 +29,7 @@ impl Authority {
     }
 
     /// A client with a certificate of this number for this name.
-    fn client(&self, serial: u64, name: &str) -> Arc<ClientConfig> {
+    pub(crate) fn client(&self, serial: u64, name: &str) -> Arc<ClientConfig> {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
         params.use_authority_key_identifier_extension = true;
@@ -61,7 +61,7 @@ impl Authority {
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
-    fn add(&self, model: &mut Model, name: &str, revoked: Option<String>) {
+    pub(crate) fn add(&self, model: &mut Model, name: &str, revoked: Option<String>) {
         let authorities = Authorities {
             key: secret_key(name),
             certificates: self.pem.as_bytes().into(),
@@ -71,7 +71,7 @@ impl Authority {
     }
 }
 
-fn verification(authority: &str) -> ClientVerification {
+pub(crate) fn verification(authority: &str) -> ClientVerification {
     ClientVerification {
         required: true,
         authorities: vec![secret_key(authority)],
@@ -81,7 +81,7 @@ fn verification(authority: &str) -> ClientVerification {
     }
 }
 
-fn terminated(clients: ClientVerification) -> TlsAction {
+pub(crate) fn terminated(clients: ClientVerification) -> TlsAction {
     TlsAction::Http(TlsTermination {
         certificates: vec![secret_key("s")],
         clients: Some(clients),

@@ -4,6 +4,7 @@
 
 mod admin;
 mod clients;
+mod coalescing;
 mod drain;
 mod listeners;
 mod requests;

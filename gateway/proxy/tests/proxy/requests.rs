@@ -14,7 +14,7 @@ use tidegate_proxy::Proxy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-enum Client {
+pub(crate) enum Client {
     One(http1::SendRequest<Full<Bytes>>),
     // hyper's loses a request that another thread sends while GOAWAY ends its connection's task
     Two(h2::client::SendRequest<Bytes>),
@@ -22,7 +22,7 @@ enum Client {
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+pub(crate) enum NoAnswer {
     #[error("{0}")]
     One(#[from] hyper::Error),
     #[error("{0}")]
@@ -37,7 +37,7 @@ impl NoAnswer {
 }
 
 impl Client {
-    async fn over<S>(stream: S, version: Version) -> Client
+    pub(crate) async fn over<S>(stream: S, version: Version) -> Client
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -73,11 +73,21 @@ impl Client {
         path: &str,
         body: &'static str,
     ) -> Result<(u16, String), NoAnswer> {
+        self.post_to(scheme, "a.b", path, body).await
+    }
+
+    pub(crate) async fn post_to(
+        &mut self,
+        scheme: &str,
+        authority: &str,
+        path: &str,
+        body: &'static str,
+    ) -> Result<(u16, String), NoAnswer> {
         match self {
             Client::One(send) => {
                 send.ready().await?;
                 let body = Full::new(Bytes::from_static(body.as_bytes()));
-                let request = Request::post(path).header("host", "a.b").body(body).unwrap();
+                let request = Request::post(path).header("host", authority).body(body).unwrap();
                 let response = send.send_request(request).await?;
                 let status = response.status().as_u16();
                 let text = response.into_body().collect().await?.to_bytes();
@@ -85,7 +95,7 @@ impl Client {
             }
             Client::Two(send) => {
                 let mut send = send.clone().ready().await?;
-                let request = Request::post(format!("{scheme}://a.b{path}")).body(()).unwrap();
+                let request = Request::post(format!("{scheme}://{authority}{path}")).body(()).unwrap();
                 let (response, mut upload) = send.send_request(request, false)?;
                 upload.send_data(Bytes::from_static(body.as_bytes()), true)?;
                 let response = response.await?;

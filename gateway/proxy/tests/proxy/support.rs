@@ -192,6 +192,8 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         service_namespace: "test".into(),
         protocol: UpstreamProtocol::Http1,
         load_balancer: LoadBalancer::RoundRobin,
+        outlier_detection: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
@@ -202,6 +204,8 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         workload: name.into(),
         labels: Arc::default(),
         locality: Locality::default(),
+        priority: 0,
+        locality_weight: None,
     };
     let endpoints = endpoints.iter().map(endpoint).collect();
     model.clusters.insert(cluster.clone(), Arc::new(config));

@@ -1,8 +1,13 @@
 use super::super::cache::TokenCache;
 use super::super::denial::Denial;
+use super::super::fetch::{Fetch, FetchError};
+use super::super::remote::KeyStore;
 use super::super::token::Token;
 use super::*;
 use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tidegate_model::KeyLocation;
 
 fn verify(keys: &KeySet, text: &str) -> Result<(), Denial> {
     keys.verify(&Token::parse(text.as_bytes())?)
@@ -228,4 +233,37 @@ proptest! {
         let verified = Token::parse(&bytes).and_then(|token| keys.verify(&token));
         prop_assert!(verified.is_err(), "byte {at} of {text}");
     }
+}
+
+/// An issuer that has put a new key beside its first since it was asked first.
+#[derive(Default)]
+struct Rotating(AtomicUsize);
+
+#[async_trait::async_trait]
+impl Fetch for Rotating {
+    async fn get(&self, _: &str, _: Duration) -> Result<bytes::Bytes, FetchError> {
+        let asked = self.0.fetch_add(1, Ordering::Relaxed);
+        let keys =
+            [with(public("ES256"), &json!({"kid": "old"})), with(public("ES384"), &json!({"kid": "new"}))];
+        Ok(json!({ "keys": keys[..keys.len().min(asked + 1)] }).to_string().into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_not_known_yet_is_fetched_while_its_tokens_are_refused() {
+    let issuer = Arc::new(Rotating::default());
+    let mut store = KeyStore::new(tokio::runtime::Handle::current(), issuer.clone());
+    let keys = store.watch(&KeyLocation::KeySet("http://keys/".into()), Duration::from_secs(1));
+    let rule = Rule::new(&rule("", |_| {}), Keys::Remote(keys));
+    let cache = TokenCache::default();
+    let verify = |algorithm, kid| {
+        let text = token(algorithm, &json!({"kid": kid}), &json!({}));
+        rule.verify(text.as_bytes(), now(), &cache).err()
+    };
+    assert_eq!(verify("ES256", "old"), Some(Denial::NotFetched));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((verify("ES256", "old"), verify("ES384", "new")), (None, Some(Denial::KeyMismatch)));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((verify("ES256", "old"), verify("ES384", "new")), (None, None));
+    assert_eq!(issuer.0.load(Ordering::Relaxed), 2);
 }

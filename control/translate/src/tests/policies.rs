@@ -1,0 +1,145 @@
+//! What a DestinationRule's policy makes of a cluster.
+
+use super::clusters::routed;
+use super::*;
+use std::time::Duration;
+use tidegate_model::{
+    AffinityCookie, Cluster, ConsistentHash, HashKey, HashTable, HeaderName, LoadBalancer, OutlierDetection,
+    Warmup,
+};
+
+/// The cluster of `a` with this policy, and what is said.
+fn with(policy: &str) -> (Cluster, Vec<String>) {
+    let rule = format!("DestinationRule default/a: {{host: a, trafficPolicy: {{{policy}}}}}");
+    let (_, cluster, _, said) = routed("host: a", &rule);
+    (cluster.unwrap(), said)
+}
+
+#[test]
+fn keys_of_consistent_hashes() {
+    let ring = |minimum| HashTable::Ring { minimum };
+    let cookie = |ttl: Option<u64>, attributes: &str| {
+        let (name, ttl) = ("s".into(), ttl.map(Duration::from_secs));
+        HashKey::Cookie(AffinityCookie { name, ttl, attributes: attributes.into() })
+    };
+    for (written, key, table) in [
+        ("useSourceIp: true", HashKey::SourceIp, ring(1024)),
+        ("useSourceIp: true, minimumRingSize: 7", HashKey::SourceIp, ring(7)),
+        ("useSourceIp: true, minimumRingSize: 7, ringHash: {minimumRingSize: 9}", HashKey::SourceIp, ring(9)),
+        ("useSourceIp: true, maglev: {}", HashKey::SourceIp, HashTable::Maglev { size: 65_537 }),
+        ("useSourceIp: true, maglev: {tableSize: 101}", HashKey::SourceIp, HashTable::Maglev { size: 101 }),
+        ("httpHeaderName: X-User", HashKey::Header(HeaderName::new("x-user")), ring(1024)),
+        ("httpQueryParameterName: q", HashKey::QueryParameter("q".into()), ring(1024)),
+        ("httpCookie: {name: s}", cookie(None, "; HttpOnly"), ring(1024)),
+        ("httpCookie: {name: s, ttl: 0s}", cookie(Some(0), "; HttpOnly"), ring(1024)),
+        (
+            "httpCookie: {name: s, ttl: 1h, path: /a, attributes: [{name: SameSite, value: Lax}, {name: Secure}]}",
+            cookie(Some(3600), "; Max-Age=3600; Path=/a; SameSite=Lax; Secure; HttpOnly"),
+            ring(1024),
+        ),
+    ] {
+        let (cluster, said) = with(&format!("loadBalancer: {{consistentHash: {{{written}}}}}"));
+        let expected = LoadBalancer::ConsistentHash(ConsistentHash { key, table });
+        assert_eq!(cluster.load_balancer, expected, "{written}");
+        assert_eq!(said, [""; 0], "{written}");
+    }
+}
+
+#[test]
+fn outlier_detection_has_istios_defaults() {
+    assert_eq!(with("").0.outlier_detection, None);
+    let default = OutlierDetection {
+        consecutive_5xx: 5,
+        consecutive_gateway_errors: 0,
+        consecutive_local_failures: None,
+        error_statuses: vec![],
+        interval: Duration::from_secs(10),
+        base_ejection_time: Duration::from_secs(30),
+        max_ejection_percent: 10,
+        min_health_percent: 0,
+    };
+    for (written, expected) in [
+        ("minHealthPercent: 0", default.clone()),
+        (
+            "maxEjectionPercent: 0, interval: 1s",
+            OutlierDetection { interval: Duration::from_secs(1), ..default.clone() },
+        ),
+        (
+            "consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, baseEjectionTime: 3m, maxEjectionPercent: 100",
+            OutlierDetection {
+                consecutive_5xx: 0,
+                consecutive_gateway_errors: 3,
+                base_ejection_time: Duration::from_secs(180),
+                max_ejection_percent: 100,
+                ..default.clone()
+            },
+        ),
+        // counted apart only where that is said
+        ("consecutiveLocalOriginFailures: 2", default.clone()),
+        (
+            "splitExternalLocalOriginErrors: true",
+            OutlierDetection { consecutive_local_failures: Some(5), ..default.clone() },
+        ),
+        (
+            "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, minHealthPercent: 50, outlierDetectionHttpErrorCodes: [429]",
+            OutlierDetection {
+                consecutive_local_failures: Some(2),
+                min_health_percent: 50,
+                error_statuses: vec![429],
+                ..default
+            },
+        ),
+    ] {
+        let (cluster, said) = with(&format!("outlierDetection: {{{written}}}"));
+        assert_eq!(cluster.outlier_detection, Some(expected), "{written}");
+        assert_eq!(said, [""; 0], "{written}");
+    }
+}
+
+#[test]
+fn new_endpoints_warm_up_where_they_are_weighed() {
+    let warmup = |seconds, minimum, aggression| {
+        Some(Warmup { duration: Duration::from_secs(seconds), minimum, aggression })
+    };
+    for (written, expected) in [
+        ("simple: RANDOM", None),
+        ("warmupDurationSecs: 10s", warmup(10, 100_000, 1000)),
+        ("simple: ROUND_ROBIN, warmup: {duration: 1m}", warmup(60, 100_000, 1000)),
+        ("warmup: {duration: 1m, minimumPercent: 0.5, aggression: 2.5}", warmup(60, 5_000, 2_500)),
+        ("simple: RANDOM, warmup: {duration: 1m}", None),
+    ] {
+        assert_eq!(with(&format!("loadBalancer: {{{written}}}")).0.warmup, expected, "{written}");
+    }
+}
+
+#[test]
+fn localities_count_as_the_rule_or_the_mesh_says() {
+    let services = "ServiceEntry default/s: {hosts: [s.com], location: MESH_EXTERNAL, resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 10.0.0.1, locality: r1/z1}, {address: 10.0.0.2, locality: r2/z1}]}";
+    let mesh = "ConfigMap istio-system/istio: {mesh: 'localityLbSetting: {distribute: [{from: r2, to: {r2: 100}}]}'}";
+    let distribute = "loadBalancer: {localityLbSetting: {distribute: [{from: r2, to: {r1: 25, r2: 75}}]}}";
+    let with_locality = |lines: &str| {
+        let mut env = env();
+        env.labels.insert("istio-locality".into(), "r2.z9".into());
+        let route = "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: s.com}}]}]}";
+        let t = translate(&objects(&format!("{GATEWAY}\n{route}\n{services}\n{lines}")), &env);
+        let name = tidegate_model::ClusterName::outbound(80, "", "s.com");
+        let of = |e: &tidegate_model::Endpoint| (e.priority, e.locality_weight);
+        t.model.endpoints[&name].endpoints.iter().map(of).collect::<Vec<_>>()
+    };
+    let rule =
+        |policy: &str| format!("DestinationRule default/s: {{host: s.com, trafficPolicy: {{{policy}}}}}");
+    assert_eq!(with_locality(""), [(0, None), (0, None)], "nobody can fail");
+    assert_eq!(with_locality(&rule("outlierDetection: {interval: 1s}")), [(1, None), (0, None)]);
+    assert_eq!(
+        with_locality(&rule(
+            "outlierDetection: {interval: 1s}, loadBalancer: {localityLbSetting: {enabled: false}}"
+        )),
+        [(0, None), (0, None)]
+    );
+    assert_eq!(with_locality(&rule(distribute)), [(0, Some(250_000)), (0, Some(750_000))]);
+    assert_eq!(with_locality(mesh), [(0, Some(0)), (0, Some(1_000_000))]);
+    assert_eq!(
+        with_locality(&format!("{mesh}\n{}", rule(distribute))),
+        [(0, Some(250_000)), (0, Some(750_000))]
+    );
+}

@@ -1,0 +1,86 @@
+//! Endpoints that are left out after what requests saw of them.
+
+use super::*;
+use std::sync::Arc;
+use tidegate_model::OutlierDetection;
+
+fn detection(edit: impl FnOnce(&mut OutlierDetection)) -> impl FnOnce(&mut Model) {
+    let mut rule = OutlierDetection {
+        consecutive_5xx: 2,
+        consecutive_gateway_errors: 0,
+        consecutive_local_failures: None,
+        error_statuses: vec![],
+        interval: Duration::from_secs(100),
+        base_ejection_time: Duration::from_secs(100),
+        max_ejection_percent: 10,
+        min_health_percent: 0,
+    };
+    edit(&mut rule);
+    move |model| {
+        let cluster = model.clusters.values_mut().next().unwrap();
+        Arc::make_mut(cluster).outlier_detection = Some(rule);
+    }
+}
+
+const FAILED: &str = "HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno";
+
+#[test]
+fn an_endpoint_that_fails_gets_no_more_requests() {
+    play(detection(|_| {}), false, |mut s| async move {
+        s.send(GET).await;
+        let (mut up, _) = s.accept().await;
+        // a success between them begins the row anew
+        for (i, answer) in [FAILED, OK, FAILED, FAILED].into_iter().enumerate() {
+            if i > 0 {
+                s.send(GET).await;
+                read_until(&mut up, "\r\n\r\n").await;
+            }
+            up.write_all(answer.as_bytes()).await.unwrap();
+            s.read_until(&answer[answer.len() - 2..]).await;
+        }
+        s.send(GET).await;
+        let refused = s.read_until("no healthy upstream").await;
+        assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    });
+}
+
+#[test]
+fn what_is_no_response_counts_like_one() {
+    play(detection(|_| {}), false, |mut s| async move {
+        for _ in 0..2 {
+            s.send(GET).await;
+            drop(s.accept().await);
+            s.read_until("disconnect/reset before headers").await;
+        }
+        s.send(GET).await;
+        s.read_until("no healthy upstream").await;
+    });
+}
+
+#[test]
+fn who_counts_them_apart_forgives_responses() {
+    let apart = |rule: &mut OutlierDetection| {
+        rule.consecutive_5xx = 0;
+        rule.consecutive_local_failures = Some(2);
+    };
+    play(detection(apart), false, |mut s| async move {
+        for answer in [Some(FAILED), Some(FAILED), None, Some(FAILED), None, None] {
+            s.send(GET).await;
+            let (mut up, _) = s.accept().await;
+            match answer {
+                Some(answer) => {
+                    up.write_all(answer.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes())
+                        .await
+                        .unwrap();
+                    s.read_until("\r\n\r\nno").await;
+                }
+                None => {
+                    drop(up);
+                    s.read_until("disconnect/reset before headers").await;
+                }
+            }
+        }
+        s.send(GET).await;
+        s.read_until("no healthy upstream").await;
+    });
+}

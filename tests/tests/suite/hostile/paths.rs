@@ -1,0 +1,201 @@
+//! Paths that try to get past a policy, in each of Istio's modes of normalisation. Each row's policy is judged on
+//! the path that was forwarded: routes, policies, logs and the workload see the same bytes.
+
+use super::{LANES, Lane, start_lanes, talk, upstream};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use tidegate_tests::{Net, workspace};
+use tokio::task::JoinSet;
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+enum Expected {
+    Allow,
+    Deny,
+    Reject,
+}
+
+#[derive(Deserialize)]
+struct Policy {
+    action: String,
+    paths: Vec<String>,
+}
+
+impl Policy {
+    fn denies(&self, path: &str) -> bool {
+        let path = path.split('?').next().unwrap_or_default();
+        self.paths.iter().any(|pattern| covers(pattern, path)) == (self.action == "DENY")
+    }
+}
+
+#[derive(Deserialize)]
+struct Row {
+    raw_path: String,
+    mode: String,
+    policy: Policy,
+    expected: Expected,
+    strict: bool,
+    acceptable: Vec<Expected>,
+    canonical_forwarded: Option<String>,
+    canonical_seen_by_policy: Option<String>,
+}
+
+/// Istio's patterns of paths, and its template `{*}`: one segment.
+fn covers(pattern: &str, path: &str) -> bool {
+    if let Some((before, after)) = pattern.split_once("{*}") {
+        let segment = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        return segment.is_some_and(|s| !s.is_empty() && !s.contains('/'));
+    }
+    match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+        (Some(prefix), _) => path.starts_with(prefix),
+        (_, Some(suffix)) => path.ends_with(suffix),
+        _ => path == pattern,
+    }
+}
+
+/// What became of a path: what was forwarded of it, or `None` where it was refused.
+type Forwarded = Option<String>;
+
+/// What that means for a row; `None` for another path than the canonical one.
+fn outcome(row: &Row, forwarded: &Forwarded) -> Option<Expected> {
+    let Some(path) = forwarded else { return Some(Expected::Reject) };
+    let canonical = row.canonical_forwarded.as_ref().or(row.canonical_seen_by_policy.as_ref());
+    if canonical.is_some_and(|canonical| canonical != path) {
+        return None;
+    }
+    Some(if row.policy.denies(path) { Expected::Deny } else { Expected::Allow })
+}
+
+async fn forward(lane: &Lane, path: &str) -> Result<Forwarded> {
+    lane.workload.reset();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n");
+    let (answer, _) = talk(lane, request.as_bytes(), false).await?;
+    let reached = lane.workload.connections();
+    let statuses = upstream::statuses(&answer);
+    let Some(request) = reached.first() else {
+        ensure!(statuses == [400], "{path}: {statuses:?}");
+        return Ok(None);
+    };
+    ensure!(statuses == [200], "{path}: {statuses:?}");
+    let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
+    let target = std::str::from_utf8(line)?.split(' ').nth(1).context("no target")?;
+    Ok(Some(target.to_owned()))
+}
+
+/// What becomes of each path in the mode that is set.
+async fn forward_all(
+    paths: BTreeSet<String>,
+    lanes: &Arc<Mutex<Vec<Lane>>>,
+) -> Result<HashMap<String, Forwarded>> {
+    let left = Arc::new(Mutex::new(Vec::from_iter(paths)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..LANES {
+        let (lanes, left) = (lanes.clone(), left.clone());
+        tasks.spawn(async move {
+            let lane = lanes.lock().unwrap_or_else(PoisonError::into_inner).pop().context("no lane")?;
+            let mut done = Vec::new();
+            loop {
+                let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some(path) = next else { break };
+                done.push((path.clone(), forward(&lane, &path).await?));
+            }
+            lanes.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+            Ok::<_, anyhow::Error>(done)
+        });
+    }
+    let done = tasks.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(done.into_iter().flatten().collect())
+}
+
+fn mesh_config(mode: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+         data:\n  mesh: |\n    pathNormalization: {{normalization: {mode}}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paths_are_canonical_where_policies_and_workloads_see_them() -> Result<()> {
+    let corpus = std::fs::read_to_string(workspace().join("tests/hostile/paths.jsonl"))?;
+    let rows: Vec<Row> = corpus.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(rows.len() >= 704, "the corpus lost rows: {}", rows.len());
+    let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
+    let (lanes, gateway) = start_lanes(&net, folder.path(), LANES, "off").await?;
+    let lanes = Arc::new(Mutex::new(lanes));
+    let modes: BTreeSet<&str> = rows.iter().map(|row| &*row.mode).collect();
+    ensure!(modes.len() == 4, "{modes:?}");
+    let mut score = Score::default();
+    // the default comes last, so that each is a change
+    for mode in modes.into_iter().rev() {
+        let before = gateway.generation().await?;
+        std::fs::write(folder.path().join("mesh.yaml"), mesh_config(mode))?;
+        gateway.wait_for_generation_after(before).await?;
+        let rows = || rows.iter().filter(|row| row.mode == mode);
+        let forwarded = forward_all(rows().map(|row| row.raw_path.clone()).collect(), &lanes).await?;
+        rows().try_for_each(|row| {
+            score.count(row, forwarded.get(&row.raw_path).context("a path was not played")?);
+            Ok::<_, anyhow::Error>(())
+        })?;
+    }
+    score.report()
+}
+
+#[derive(Default)]
+struct Score {
+    strict: (usize, usize),
+    target: (usize, usize),
+    below: usize,
+    misses: String,
+}
+
+impl Score {
+    fn count(&mut self, row: &Row, forwarded: &Forwarded) {
+        let outcome = outcome(row, forwarded);
+        let hit = outcome == Some(row.expected);
+        let (hits, all) = if row.strict { &mut self.strict } else { &mut self.target };
+        *hits += usize::from(hit);
+        *all += 1;
+        if !hit {
+            let acceptable = !row.strict && outcome.is_some_and(|o| row.acceptable.contains(&o));
+            self.below += usize::from(!acceptable);
+            let Row { raw_path, mode, expected, strict, .. } = row;
+            let _ = writeln!(
+                self.misses,
+                "hostile path {raw_path} {mode}: strict {strict}, acceptable {acceptable}: want {expected:?}, \
+                 got {outcome:?} {forwarded:?}"
+            );
+        }
+    }
+
+    fn report(self) -> Result<()> {
+        let Score { strict, target, below, misses } = self;
+        crate::say(&format!(
+            "{misses}hostile paths: strict {}/{}, below the floor {below}, target {}/{}\n",
+            strict.0, strict.1, target.0, target.1
+        ));
+        ensure!(strict.0 == strict.1, "strict rows missed");
+        ensure!(below == 0, "outcomes below the floor");
+        ensure!(target.0 * 100 >= target.1 * 95, "less than 95 % of the target");
+        Ok(())
+    }
+}
+
+#[test]
+fn patterns_cover_what_istio_says() {
+    for (pattern, path, expected) in [
+        ("/admin*", "/administrator", true),
+        ("/admin*", "/x/admin", false),
+        ("*/secret", "/a/secret", true),
+        ("*/secret", "/a/secret/b", false),
+        ("/admin", "/admin", true),
+        ("/admin", "/admin/", false),
+        ("/users/{*}/admin", "/users/a/admin", true),
+        ("/users/{*}/admin", "/users/a/b/admin", false),
+        ("/users/{*}/admin", "/users//admin", false),
+    ] {
+        assert_eq!(covers(pattern, path), expected, "{pattern} {path}");
+    }
+}
