@@ -13,7 +13,7 @@ pub struct Start {
     configs: Vec<PathBuf>,
     ports: Vec<(u16, u16)>,
     arguments: Vec<String>,
-    access_log: &'static str,
+    access_log: Option<&'static str>,
     binary: Option<PathBuf>,
     under: Vec<String>,
 }
@@ -25,7 +25,7 @@ impl Start {
             configs: vec![config.as_ref().to_owned()],
             ports: Vec::new(),
             arguments: Vec::new(),
-            access_log: "json",
+            access_log: Some("json"),
             binary: None,
             under: Vec::new(),
         }
@@ -63,7 +63,13 @@ impl Start {
 
     /// `off`, `text` or `json`.
     pub fn access_log(mut self, format: &'static str) -> Self {
-        self.access_log = format;
+        self.access_log = Some(format);
+        self
+    }
+
+    /// Logs as the config says.
+    pub fn access_log_of_config(mut self) -> Self {
+        self.access_log = None;
         self
     }
 
@@ -105,7 +111,7 @@ impl Start {
         command.arg("--config").args(&self.configs);
         command.args(["--bind", &address.to_string()]);
         command.args(["--admin", &format!("{address}:{ADMIN}"), "--status", &format!("{address}:{STATUS}")]);
-        command.args(["--access-log", self.access_log]);
+        command.args(self.access_log.iter().flat_map(|format| ["--access-log", format]));
         for (server, local) in &self.ports {
             command.args(["--port", &format!("{server}={local}")]);
         }

@@ -9,7 +9,7 @@ mod site;
 
 pub use callgrind::{Counts, Profile};
 pub use origin::serve as serve_origin;
-pub use site::{HOSTS, PREFIXES, host, site};
+pub use site::{HOSTS, PREFIXES, featured_site, host, site};
 
 use anyhow::{Context, Result};
 use rustls::ClientConfig;
@@ -41,6 +41,8 @@ pub(crate) const FIELDS: [(&str, &str); 12] = [
 
 /// The path of a request for 1 KB.
 pub(crate) const SMALL: &str = "/svc3/items/42?page=2&sort=asc";
+/// Where a collector takes spans, which are answered with nothing.
+pub(crate) const SPANS: &str = "/v1/traces";
 /// The path of a request for 100 KB.
 pub(crate) const LARGE: &str = "/svc5/100k";
 /// Bytes that a `POST` carries.

@@ -1,7 +1,7 @@
-//! An origin that costs as little as it can: HTTP/1.1, 1 KB or 100 KB, whatever is asked.
+//! An origin that costs as little as it can: HTTP/1.1, 1 KB or 100 KB, whatever is asked, and nothing for spans.
 
-use super::LARGE;
 use super::http1::{content_length, head_length};
+use super::{LARGE, SPANS};
 use anyhow::Result;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,16 +13,16 @@ use tokio::task::LocalSet;
 /// # Errors
 /// When a connection cannot be accepted.
 pub async fn serve(listener: TcpListener) -> Result<()> {
-    let (small, large) = (Rc::new(response(1 << 10)), Rc::new(response(100 << 10)));
+    let bodies = Rc::new([response(1 << 10), response(100 << 10), response(0)]);
     let set = LocalSet::new();
     set.run_until(async {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let (small, large) = (small.clone(), large.clone());
+            let bodies = bodies.clone();
             tokio::task::spawn_local(async move {
                 // a gateway that goes away is no news here
-                let _ = connection(stream, &small, &large).await;
+                let _ = connection(stream, &bodies).await;
             });
         }
     })
@@ -41,7 +41,7 @@ fn response(body: usize) -> Vec<u8> {
     bytes
 }
 
-async fn connection(mut stream: TcpStream, small: &[u8], large: &[u8]) -> Result<()> {
+async fn connection(mut stream: TcpStream, [small, large, empty]: &[Vec<u8>; 3]) -> Result<()> {
     let mut buffer = vec![0; 16 << 10];
     let mut filled = 0;
     loop {
@@ -53,7 +53,11 @@ async fn connection(mut stream: TcpStream, small: &[u8], large: &[u8]) -> Result
             filled += n;
             continue;
         };
-        let is_large = buffer[..head].split(|b| *b == b' ').nth(1) == Some(LARGE.as_bytes());
+        let answer = match buffer[..head].split(|b| *b == b' ').nth(1) {
+            Some(path) if path == LARGE.as_bytes() => large,
+            Some(path) if path == SPANS.as_bytes() => empty,
+            _ => small,
+        };
         let mut left = (head + content_length(&buffer[..head]).unwrap_or(0)).saturating_sub(filled);
         while left > 0 {
             let n = stream.read(&mut buffer).await?;
@@ -63,6 +67,6 @@ async fn connection(mut stream: TcpStream, small: &[u8], large: &[u8]) -> Result
             left = left.saturating_sub(n);
         }
         filled = 0;
-        stream.write_all(if is_large { large } else { small }).await?;
+        stream.write_all(answer).await?;
     }
 }

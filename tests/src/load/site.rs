@@ -1,5 +1,6 @@
 //! A table of a realistic size: a hundred hosts with nine prefixes each.
 
+use super::SPANS;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -13,8 +14,33 @@ pub fn host(n: usize) -> String {
     if n == 0 { "bench.example".to_owned() } else { format!("h{n}.bench.example") }
 }
 
+/// What every rule of [`featured_site`] has beside its route.
+const FEATURES: &str = r#"    timeout: 15s
+    retries: {attempts: 3, perTryTimeout: 5s, retryOn: "5xx,reset,connect-failure"}
+    headers:
+      request: {set: {x-request: "%REQ(x-request-id)%"}, add: {x-hop: tidegate}, remove: [x-internal]}
+      response: {set: {x-frame-options: DENY}, add: {vary: Origin}, remove: [x-powered-by]}
+"#;
+
 /// The config of the gateway: listeners on the ports 8080 and, with a certificate and its key in PEM, 8443.
 pub fn site(origin: SocketAddr, tls: Option<(&str, &str)>) -> String {
+    of_rules(origin, tls, "")
+}
+
+/// The same without TLS, where every rule has a timeout, retries and more header operations, and requests are traced:
+/// so many percent are sampled, whose spans go to the origin.
+pub fn featured_site(origin: SocketAddr, sampled: u32) -> String {
+    let mut text = of_rules(origin, None, FEATURES);
+    text += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n";
+    text += "data:\n  mesh: |\n    defaultProviders: {tracing: [collector]}\n";
+    let _ =
+        writeln!(text, "    defaultConfig: {{tracing: {{sampling: {sampled}}}}}\n    extensionProviders:");
+    let provider = format!("{{service: origin.example, port: 80, http: {{path: {SPANS}}}}}");
+    let _ = writeln!(text, "    - {{name: collector, opentelemetry: {provider}}}");
+    text
+}
+
+fn of_rules(origin: SocketAddr, tls: Option<(&str, &str)>, features: &str) -> String {
     let mut text = format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: origin, namespace: bench}}\n\
          spec:\n  hosts: [origin.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n\
@@ -48,6 +74,7 @@ pub fn site(origin: SocketAddr, tls: Option<(&str, &str)>) -> String {
             text += "    - destination: {host: origin.example}\n      headers:\n";
             text += "        request: {remove: [x-debug], set: {x-edge: tidegate}}\n";
             text += "        response: {set: {x-served-by: edge}}\n";
+            text += features;
         }
     }
     text

@@ -1,10 +1,11 @@
 //! The access log, in text and in JSON.
 
 use crate::reload::{Site, forward_to};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use tidegate_tests::{Backend, Gateway, Net, Request, Start, exchange, get, workspace};
 
 /// How soon a line must be there.
@@ -91,16 +92,51 @@ async fn text_is_istios_default_format() -> Result<()> {
     Ok(())
 }
 
+/// Waits until a file has so many lines.
+async fn lines(path: &Path, count: usize) -> Result<Vec<String>> {
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        if lines.len() >= count {
+            return Ok(lines);
+        }
+        ensure!(Instant::now() < patience, "{} lines in {}: {text}", lines.len(), path.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
-async fn a_signal_opens_it_again() -> Result<()> {
-    let net = Net::reserve()?;
-    let gateway = Start::with(workspace().join("deploy/samples/bookinfo")).arg("--echo").start(&net).await?;
+async fn a_file_in_the_mesh_configs_format_is_opened_again_by_a_signal() -> Result<()> {
+    let (net, backend, site, folder) =
+        (Net::reserve()?, Backend::default(), Site::new()?, tempfile::tempdir()?);
+    let workload = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+    backend.listen(workload).await?;
+    let [file, renamed] = ["log", "log.1"].map(|name| folder.path().join(name));
+    let mut text = forward_to(&[workload]);
+    text += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n";
+    text += "    accessLogFormat: \"%REQ_WITHOUT_QUERY(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS_LONG% %DOWNSTREAM_TLS_CIPHER% \\\n";
+    text += "      %CONNECTION_ID% %START_TIME(%Y)%\\n\"\n    extensionProviders:\n";
+    text += &format!("    - {{name: envoy, envoyFileAccessLog: {{path: {}}}}}\n", file.display());
+    text += "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: log, namespace: istio-system}\nspec:\n";
+    text += "  accessLogging:\n  - providers: [{name: envoy}]\n";
+    text += "    filter: {expression: \"request.url_path != '/quiet' && response.code < 500\"}\n";
+    site.write("routes.yaml", &text)?;
+    let gateway = Start::with(site.path()).access_log_of_config().start(&net).await?;
+    get(gateway.at(8080), "a.example", "/quiet").await?;
+    get(gateway.at(8080), "a.example", "/one?q=1").await?;
+    let first = lines(&file, 1).await?;
+    let words: Vec<_> = first[0].split(' ').collect();
+    assert_eq!(words[..4], ["/one", "200", "-", "-"], "{first:?}");
+    assert!(words[4].parse::<u64>().is_ok_and(|id| id > 0) && words[5].starts_with("20"), "{first:?}");
+    std::fs::rename(&file, &renamed)?;
     gateway.signal("USR1")?;
-    let said = gateway.messages.find(0, Duration::from_secs(20), |l| l.contains("SIGUSR1")).await;
+    let said = gateway.messages.find(0, Duration::from_secs(30), |l| l.contains("SIGUSR1")).await;
     let said = said.with_context(|| format!("nothing was said: {}", gateway.said()))?;
     assert!(said.contains("the access log is opened again"), "{said}");
-    get(gateway.at(8080), "a", "/productpage").await?;
-    logged(&gateway, "/productpage").await?;
+    get(gateway.at(8080), "a.example", "/two").await?;
+    assert!(lines(&file, 1).await?[0].starts_with("/two "));
+    assert_eq!(lines(&renamed, 1).await?, first);
     assert_eq!(gateway.generation().await?, 1, "the config was not read again");
     Ok(())
 }

@@ -23,6 +23,9 @@ struct Budgets {
     tolerance: f64,
     /// By the name of the shape.
     requests: BTreeMap<String, Budget>,
+    /// Instructions of a `get` whose route has a timeout, retries, more header operations and is traced, as a multiple
+    /// of those of a plain one, by how much is sampled.
+    featured: BTreeMap<String, f64>,
     /// Bytes of memory of an idle connection, by the shape of its first request.
     idle: BTreeMap<String, f64>,
 }
@@ -39,6 +42,7 @@ struct Budget {
 struct Bench {
     net: Net,
     folder: tempfile::TempDir,
+    origin: SocketAddr,
 }
 
 impl Bench {
@@ -53,18 +57,24 @@ impl Bench {
         });
         let identity = Authority::new("budgets")?.issue("edge", &[load::host(0)])?;
         let config = load::site(at, Some((&identity.certificate, &identity.key)));
-        std::fs::create_dir(folder.path().join("config"))?;
-        std::fs::write(folder.path().join("config/site.yaml"), config)?;
-        Ok(Bench { net, folder })
+        let bench = Bench { net, folder, origin: at };
+        bench.write(&config)?;
+        Ok(bench)
     }
 
-    async fn start(&self, under: &[String]) -> Result<Gateway> {
+    /// The config that is measured from now on.
+    fn write(&self, config: &str) -> Result<()> {
+        std::fs::create_dir_all(self.file("config"))?;
+        Ok(std::fs::write(self.file("config/site.yaml"), config)?)
+    }
+
+    async fn start(&self, shapes: &[Shape], under: &[String]) -> Result<Gateway> {
         let start = Start::with(self.folder.path().join("config")).binary(release_gateway_binary()?);
         let start = start.arg("--concurrency").arg("1").under(under.iter().cloned());
         let gateway = start.start(&self.net).await?;
-        for shape in measured() {
+        for shape in shapes {
             // buffers, pools and tables are as large then as they get
-            send(&gateway, shape, 1000).await?;
+            send(&gateway, *shape, 1000).await?;
         }
         Ok(gateway)
     }
@@ -74,9 +84,8 @@ impl Bench {
     }
 }
 
-fn measured() -> impl Iterator<Item = Shape> {
-    Shape::ALL.into_iter().filter(|s| *s != Shape::NewTls)
-}
+/// What is measured of the plain site.
+const MEASURED: [Shape; 5] = [Shape::Get, Shape::Post, Shape::Large, Shape::TlsGet, Shape::Http2Get];
 
 /// Sends so many requests, and waits until their connections are gone from the gateway.
 async fn send(gateway: &Gateway, shape: Shape, requests: u64) -> Result<()> {
@@ -89,7 +98,7 @@ async fn send(gateway: &Gateway, shape: Shape, requests: u64) -> Result<()> {
 
 /// What a request of each shape costs, by callgrind: so slow that load and origin are always done before it, however
 /// busy the machine is.
-async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
+async fn counts(bench: &Bench, shapes: &[Shape]) -> Result<Vec<(Shape, Counts)>> {
     const FEW: u64 = 300;
     const MANY: u64 = 1500;
     let out = bench.file("callgrind");
@@ -102,7 +111,7 @@ async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
         format!("--callgrind-out-file={}", out.display()),
         format!("--log-file={}", bench.file("valgrind.log").display()),
     ];
-    let gateway = bench.start(&tool).await.context("under valgrind")?;
+    let gateway = bench.start(shapes, &tool).await.context("under valgrind")?;
     let mut dumps = 0;
     let mut dump = || -> Result<Profile> {
         dumps += 1;
@@ -111,7 +120,7 @@ async fn counts(bench: &Bench) -> Result<Vec<(Shape, Counts)>> {
         Profile::parse(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?)
     };
     let mut counted = Vec::new();
-    for shape in measured() {
+    for &shape in shapes {
         // what is kept for reuse is as it is left by a load like the next ones
         send(&gateway, shape, FEW).await?;
         dump()?;
@@ -172,6 +181,14 @@ impl Verdict {
             self.exceeded.push(format!("{what}: {count:.2}, budget {budget:.2}"));
         }
     }
+
+    /// A multiple of the plain request, which must not be exceeded at all.
+    fn hold_ratio(&mut self, what: &str, ratio: f64, bound: f64) {
+        let _ = writeln!(self.table, "  {what:32} {ratio:>9.2}x of {bound:>9.2}x");
+        if ratio > bound {
+            self.exceeded.push(format!("{what}: {ratio:.2} times a plain one, at most {bound:.2}"));
+        }
+    }
 }
 
 fn budgets(path: &Path) -> Result<Budgets> {
@@ -184,10 +201,10 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
     let path = workspace().join("tests/budgets/budgets.json");
     let budgets = budgets(&path)?;
     let bench = Bench::new().await?;
-    let counts = counts(&bench).await?;
+    let plain = counts(&bench, &MEASURED).await?;
     let mut verdict =
         Verdict { tolerance: budgets.tolerance, table: "budgets:\n".into(), exceeded: Vec::new() };
-    for (shape, counts) in &counts {
+    for (shape, counts) in &plain {
         let name = shape.name();
         let budget = budgets.requests.get(name).with_context(|| format!("{name} has no budget"))?;
         verdict.hold(&format!("{name} instructions"), counts.instructions, budget.instructions);
@@ -197,13 +214,21 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
     for shape in [Shape::Get, Shape::TlsGet] {
         let budget =
             budgets.idle.get(shape.name()).with_context(|| format!("{shape:?} has no idle budget"))?;
-        let gateway = bench.start(&[]).await?;
+        let gateway = bench.start(&MEASURED, &[]).await?;
         let bytes = idle_bytes(&gateway, shape).await?;
         verdict.hold(&format!("{} idle connection, bytes", shape.name()), bytes, *budget);
     }
+    let mut all = plain;
+    for (sampled, budget) in &budgets.featured {
+        bench.write(&load::featured_site(bench.origin, sampled.parse()?))?;
+        let featured = counts(&bench, &[Shape::Get]).await?;
+        let ratio = featured[0].1.instructions / all[0].1.instructions;
+        verdict.hold_ratio(&format!("get with features, {sampled} % traced"), ratio, *budget);
+        all.extend(featured);
+    }
     say(&verdict.table);
     if !verdict.exceeded.is_empty() || std::env::var_os("TIDEGATE_BUDGETS_DETAIL").is_some() {
-        say(&detail(&counts));
+        say(&detail(&all));
     }
     ensure!(
         verdict.exceeded.is_empty(),

@@ -1,4 +1,4 @@
-//! The span of a request that has ended, with the name and tags that Istio gives it.
+//! The spans of a request that has ended, with the names and tags that Istio and Envoy give them.
 
 use super::context::{SpanContext, Traced, Try};
 use super::otlp::{Code, KeyValue, Kind, Span, Status};
