@@ -44,9 +44,9 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             namespace: env.namespace.to_string(),
         },
         keys: KeyFetching { allowed: serve.jwks_allow.clone(), roots },
-        explain: Arc::new(move |query| {
+        explain: Arc::new(move |query, standings| {
             let world: Option<Arc<World>> = live.load_full();
-            let answer = world.ok_or("no config is live yet")?.explain(query)?;
+            let answer = world.ok_or("no config is live yet")?.explain(query, standings)?;
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
     })

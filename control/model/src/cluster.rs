@@ -1,4 +1,4 @@
-use crate::{LoadBalancer, OutlierDetection, RetryBudget, Warmup};
+use crate::{ConnectionLimits, LoadBalancer, OutlierDetection, RetryBudget, Warmup};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,6 +57,8 @@ pub struct Cluster {
     pub outlier_detection: Option<OutlierDetection>,
     /// How new endpoints come to their full weight; `None` is at once.
     pub warmup: Option<Warmup>,
+    /// How much of it may be in use, and how its connections are kept.
+    pub limits: ConnectionLimits,
     /// Limit for establishing a connection (Istio: 10 s).
     pub connect_timeout: Duration,
     /// How long a connection without a request is kept.

@@ -206,6 +206,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             load_balancer: policy.load_balancer,
             outlier_detection: policy.outlier_detection,
             warmup: policy.warmup,
+            limits: policy.limits,
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
             retry_budget: policy.retry_budget,

@@ -1,6 +1,7 @@
 use crate::Env;
 use crate::export::{Reach, reach};
 use crate::hosts::{is_subset, resolve};
+use crate::limits::limits;
 use crate::load_balancer::load_balancer;
 use crate::outlier;
 use crate::retries;
@@ -11,7 +12,9 @@ use tidegate_api::istio::{
     self, ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
     HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting, Subset, TrafficPolicy,
 };
-use tidegate_model::{LoadBalancer, OutlierDetection, RetryBudget, UpstreamProtocol, Warmup};
+use tidegate_model::{
+    ConnectionLimits, LoadBalancer, OutlierDetection, RetryBudget, UpstreamProtocol, Warmup,
+};
 
 /// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
 /// said.
@@ -132,6 +135,7 @@ pub(crate) struct Policy<'a> {
     pub(crate) warmup: Option<Warmup>,
     /// How localities count, where that is said.
     pub(crate) locality: Option<&'a LocalityLoadBalancerSetting>,
+    pub(crate) limits: ConnectionLimits,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) retry_budget: RetryBudget,
@@ -206,6 +210,7 @@ pub(crate) fn policy<'a>(
             .and_then(|l| l.locality_lb_setting.as_ref())
             .or(world.mesh.locality_lb_setting()),
         load_balancer,
+        limits: limits(pool, world.mesh.tcp_keepalive()),
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),

@@ -21,6 +21,7 @@ mod headers;
 mod host_index;
 mod hosts;
 mod l4;
+mod limits;
 mod load_balancer;
 mod locality;
 mod log_filter;

@@ -4,7 +4,7 @@ use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
     ExtensionProvider, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
-    NormalizationType, Topology,
+    NormalizationType, TcpKeepalive, Topology,
 };
 use tidegate_api::{Object, Objects};
 use tidegate_model::{ForwardClientCert, MeshSettings, ObjectRef, PathNormalization};
@@ -81,6 +81,11 @@ impl<'a> Mesh<'a> {
     /// How localities count where no DestinationRule says it.
     pub(crate) fn locality_lb_setting(&self) -> Option<&'a LocalityLoadBalancerSetting> {
         self.config().and_then(|c| c.locality_lb_setting.as_ref())
+    }
+
+    /// Probes of connections where no DestinationRule says it.
+    pub(crate) fn tcp_keepalive(&self) -> Option<&'a TcpKeepalive> {
+        self.config().and_then(|c| c.tcp_keepalive.as_ref())
     }
 
     /// The retries of rules that say nothing about them.

@@ -338,6 +338,7 @@ fn cluster(host: &str) -> Cluster {
         load_balancer: LoadBalancer::LeastRequest,
         outlier_detection: None,
         warmup: None,
+        limits: ConnectionLimits::default(),
         connect_timeout: std::time::Duration::from_secs(10),
         idle_timeout: std::time::Duration::from_secs(60),
         retry_budget: RetryBudget::default(),

@@ -283,6 +283,20 @@ mod tests {
     }
 
     #[test]
+    fn the_seeds_of_the_fuzz_targets_break_no_promise() {
+        for target in super::seeds(b"").map(|(target, _)| target) {
+            let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+            let files = std::fs::read_dir(&seeds).unwrap_or_else(|e| panic!("{}: {e}", seeds.display()));
+            let mut count = 0;
+            for file in files {
+                super::run(target, &std::fs::read(file.unwrap().path()).unwrap());
+                count += 1;
+            }
+            assert!(count > 0, "no seeds for {target}");
+        }
+    }
+
+    #[test]
     #[ignore = "writes the corpus of the fuzz targets"]
     fn seed_corpus() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");

@@ -33,4 +33,7 @@ mod admin;
 pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::canonical_path;
 pub use limits::Limits;
-pub use server::{Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, StartError, refused};
+pub use server::{
+    Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, Standings, StartError, refused,
+};
+pub use upstream::{EndpointStanding, standings};

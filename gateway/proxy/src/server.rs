@@ -11,7 +11,7 @@ use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, ServerConfigs};
 use crate::trace::Target;
-use crate::upstream::{Connector, Pool, Registry};
+use crate::upstream::{Connector, EndpointStanding, Pool, Registry};
 use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -25,7 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_engine::{Claims, Table};
-use tidegate_model::{AccessLog, AccessLogFormat, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity};
+use tidegate_model::{
+    AccessLog, AccessLogFormat, ClusterName, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -91,8 +93,11 @@ const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the listeners that it removes.
 const CLOSING: Duration = Duration::from_millis(500);
 
+/// What is known of the endpoints of a cluster; `None` where there is no such cluster.
+pub type Standings<'a> = &'a dyn Fn(&ClusterName) -> Option<Vec<EndpointStanding>>;
+
 /// Answers an [`ExplainQuery`] with the JSON of the interface, or with what is wrong with the query.
-pub type Explainer = Arc<dyn Fn(&ExplainQuery) -> Result<Value, String> + Send + Sync>;
+pub type Explainer = Arc<dyn Fn(&ExplainQuery, Standings<'_>) -> Result<Value, String> + Send + Sync>;
 
 /// A config made live.
 #[derive(Debug)]

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use std::fmt;
 use tidegate_engine::Considered;
-use tidegate_model::{ObjectRef, Origin, Route, RuleRef, TcpRoute};
+use tidegate_model::{ClusterName, LoadBalancer, ObjectRef, Origin, Route, RuleRef, TcpRoute};
+use tidegate_proxy::EndpointStanding;
 
 /// What happens to a request, and why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -21,9 +22,18 @@ pub(crate) struct Answer {
     pub(super) route_table: Option<String>,
     pub(super) virtual_host: Option<String>,
     pub(super) cluster: Option<String>,
+    #[serde(skip)]
+    pub(super) cluster_name: Option<ClusterName>,
+    /// The cluster's subset of its service.
+    pub(super) subset: Option<String>,
+    /// How its endpoints are picked.
+    pub(super) load_balancer: Option<LoadBalancer>,
     /// One of the endpoints.
     pub(super) endpoint: Option<String>,
     pub(super) endpoints: Vec<String>,
+    /// Each of them with its health, its share, and why that is nothing.
+    #[serde(rename = "endpoint_standings")]
+    pub(super) standings: Vec<EndpointStanding>,
     /// All the weighted destinations of the rule.
     pub(super) destinations: Vec<Share>,
     /// What is sent to the endpoint.
@@ -171,6 +181,10 @@ impl fmt::Display for Answer {
             let shown = self.endpoints[..self.endpoints.len() - more].join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             line("endpoints", &format_args!("{shown}{more}"))?;
+        }
+        let told = self.standings.iter().filter_map(|s| Some((&s.address, s.reason.as_ref()?)));
+        for (address, reason) in told.take(SHOWN) {
+            line("", &format_args!("{address}: {reason}"))?;
         }
         if !self.considered.is_empty() {
             writeln!(f, "considered, in order:")?;

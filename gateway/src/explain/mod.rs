@@ -23,7 +23,7 @@ use tidegate_engine::{
     TcpDecision,
 };
 use tidegate_model::{ClusterName, HostPattern, Model, Severity, VirtualHostKey};
-use tidegate_proxy::ExplainQuery;
+use tidegate_proxy::{ExplainQuery, Standings, standings};
 use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
 
 /// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr.
@@ -40,7 +40,7 @@ pub(crate) fn print(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
         }
     }
     let world = World::new(1, translation, config.objects, setup.mesh_env.clone());
-    let answer = world.explain(query).map_err(|wrong| anyhow!(wrong))?;
+    let answer = world.explain(query, &|_| None).map_err(|wrong| anyhow!(wrong))?;
     let text = match setup.output {
         Output::Text => answer.to_string(),
         Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
@@ -88,11 +88,12 @@ impl World {
         }
     }
 
-    /// What happens to a request.
+    /// What happens to a request. `running` knows the endpoints of clusters that run; of others only the config is
+    /// known.
     ///
     /// # Errors
     /// What is wrong with the question: the URL, the Gateway, the port.
-    pub(crate) fn explain(&self, query: &ExplainQuery) -> Result<Answer, String> {
+    pub(crate) fn explain(&self, query: &ExplainQuery, running: Standings<'_>) -> Result<Answer, String> {
         let mut request = Request::of(query)?;
         let mut answer = if request.canonicalize(self.gateway.model.mesh.path_normalization) {
             match query.gateway.as_deref() {
@@ -111,6 +112,15 @@ impl World {
                 ..Answer::default()
             }
         };
+        // of the mesh, which does not run here, only the config is known
+        let unknown: Standings<'_> = &|_| None;
+        let (view, running) = match query.gateway.as_deref() {
+            Some("mesh") => (self.mesh.get(), unknown),
+            _ => (Some(&self.gateway), running),
+        };
+        if let (Some(view), Some(name)) = (view, answer.cluster_name.clone()) {
+            view.endpoints(&name, running, &mut answer);
+        }
         answer.generation = self.generation;
         Ok(answer)
     }
@@ -253,6 +263,7 @@ impl View {
         let sum: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
         answer.outcome = "forward";
         answer.cluster = Some(name.to_string());
+        answer.cluster_name = Some(name.clone());
         let share = |(cluster, weight): (&ClusterName, u32)| Share {
             cluster: cluster.to_string(),
             weight,
@@ -267,6 +278,25 @@ impl View {
             answer.reason = Some(format!("{fails}there is no cluster {name}{why}"));
         } else if endpoints.is_empty() {
             answer.reason = Some(format!("{fails}cluster {name} has no ready endpoint"));
+        }
+    }
+
+    /// What is known of the endpoints of the cluster that was chosen.
+    fn endpoints(&self, name: &ClusterName, running: Standings<'_>, answer: &mut Answer) {
+        let Some(cluster) = self.model.clusters.get(name) else { return };
+        let set = self.model.endpoints.get(name);
+        answer.subset = Some(cluster.subset.to_string()).filter(|subset| !subset.is_empty());
+        answer.load_balancer = Some(cluster.load_balancer.clone());
+        answer.standings =
+            running(name).unwrap_or_else(|| set.map_or_else(Vec::new, |set| standings(cluster, set)));
+        let used = answer.standings.iter().find(|standing| standing.percent > 0.0);
+        match used {
+            Some(used) => answer.endpoint = Some(used.address.clone()),
+            None if !answer.standings.is_empty() && answer.reason.is_none() => {
+                answer.endpoint = None;
+                answer.reason = Some(format!("503: no endpoint of cluster {name} is healthy"));
+            }
+            None => {}
         }
     }
 

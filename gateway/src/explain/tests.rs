@@ -1,6 +1,7 @@
 use super::*;
 use serde_json::{Value, json};
 use tidegate_api::read;
+use tidegate_proxy::EndpointStanding;
 use tidegate_translate::Admission;
 
 const CONFIG: &str = "\
@@ -135,13 +136,14 @@ fn world() -> World {
 }
 
 fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Answer, String> {
-    world().explain(&ExplainQuery {
+    let query = ExplainQuery {
         method: "GET".to_owned(),
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         claims: None,
         gateway: gateway.map(str::to_owned),
-    })
+    };
+    world().explain(&query, &|_| None)
 }
 
 fn json_of(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Value {
@@ -161,6 +163,9 @@ fn a_forward_says_rule_cluster_endpoint_and_what_is_sent() {
     assert_eq!(answer["cluster"], "outbound|80||cart.default.svc.cluster.local");
     assert_eq!(answer["endpoint"], "10.0.0.1:8000");
     assert_eq!(answer["endpoints"], json!(["10.0.0.1:8000", "10.0.0.2:8000"]));
+    let standing = |address: &str| json!({"address": address, "weight": 1, "priority": 0, "healthy": true, "percent": 50.0});
+    assert_eq!(answer["endpoint_standings"], json!([standing("10.0.0.1:8000"), standing("10.0.0.2:8000")]));
+    assert_eq!(answer["load_balancer"], "LEAST_REQUEST");
     assert_eq!(answer["rewritten"], json!({"authority": "cart.internal", "path": "/basket/1?q=2"}));
     let considered = answer["considered"].as_array().unwrap();
     assert_eq!(considered.len(), 2);
@@ -303,10 +308,39 @@ fn claims_are_taken_as_verified() {
         claims: claims.as_object().cloned(),
         ..ExplainQuery::default()
     };
-    let answer = |claims| serde_json::to_value(world().explain(&query(claims)).unwrap()).unwrap();
+    let answer = |claims| serde_json::to_value(world().explain(&query(claims), &|_| None).unwrap()).unwrap();
     assert_eq!(answer(json!({"group": ["staff", "admin"]}))["outcome"], "direct_response");
     let refused = answer(Value::Null);
     assert_eq!(refused["outcome"], "no_route");
     let considered = refused["considered"].to_string();
     assert!(considered.contains("no verified token"), "{considered}");
+}
+
+#[test]
+fn what_runs_says_who_is_healthy() {
+    let standing = |address: &str, percent, reason: Option<&str>| EndpointStanding {
+        address: address.to_owned(),
+        locality: String::new(),
+        weight: 1,
+        priority: 0,
+        healthy: reason.is_none(),
+        active: Some(0),
+        percent,
+        reason: reason.map(str::to_owned),
+    };
+    let query = ExplainQuery {
+        method: "GET".to_owned(),
+        url: "http://shop.example.com/cart/1".to_owned(),
+        headers: vec![("X-User".to_owned(), "jason".to_owned())],
+        ..ExplainQuery::default()
+    };
+    let out = Some("it is left out");
+    let one = vec![standing("10.0.0.1:8000", 0.0, out), standing("10.0.0.2:8000", 100.0, None)];
+    let answer = world().explain(&query, &|_| Some(one.clone())).unwrap();
+    assert_eq!((answer.endpoint.as_deref(), &answer.reason), (Some("10.0.0.2:8000"), &None));
+    assert!(answer.to_string().contains("10.0.0.1:8000: it is left out"), "{answer}");
+    let none = vec![standing("10.0.0.1:8000", 0.0, out), standing("10.0.0.2:8000", 0.0, out)];
+    let answer = world().explain(&query, &|_| Some(none.clone())).unwrap();
+    assert_eq!(answer.endpoint, None);
+    assert!(answer.reason.unwrap().starts_with("503: no endpoint of cluster outbound|"));
 }

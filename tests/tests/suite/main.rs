@@ -22,6 +22,7 @@ mod soak;
 mod stop;
 mod telemetry;
 mod tokens;
+mod upstreams;
 mod websocket;
 
 use std::io::Write as _;

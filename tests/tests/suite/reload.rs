@@ -27,7 +27,7 @@ spec:
 "#;
 
 /// The head of a VirtualService that holds every host of the Gateway.
-const ROUTES: &str = r#"apiVersion: networking.istio.io/v1
+pub(crate) const ROUTES: &str = r#"apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
   name: routes

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a workload answers a request.
 #[derive(Clone, Copy)]
-enum Manner {
+pub(crate) enum Manner {
     /// With 503, after a while.
     Unavailable,
     /// Not at all.
@@ -26,7 +26,11 @@ enum Manner {
 }
 
 /// Counts the requests that come to an address.
-async fn workload(at: SocketAddr, manner: Manner, tasks: &mut JoinSet<()>) -> Result<Arc<AtomicUsize>> {
+pub(crate) async fn workload(
+    at: SocketAddr,
+    manner: Manner,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<AtomicUsize>> {
     let listener = TcpListener::bind(at).await?;
     let count = Arc::new(AtomicUsize::new(0));
     let counted = count.clone();

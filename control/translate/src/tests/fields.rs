@@ -79,6 +79,54 @@ fn names(translation: &Translation, object: &str, field: &str) -> bool {
     })
 }
 
+/// A field of a list: what sets it, and beside what.
+struct Entry {
+    field: String,
+    with: Value,
+    set: Value,
+    reported: bool,
+}
+
+impl Entry {
+    fn of(entry: &Value) -> Entry {
+        let or_none = |key| entry.get(key).cloned().unwrap_or(Value::Null);
+        let field = entry["field"].as_str().unwrap().to_owned();
+        Entry { field, with: or_none("with"), set: or_none("set"), reported: entry.get("reported").is_some() }
+    }
+
+    /// The field of a policy at a level of the object.
+    fn at(entry: &Value, level: &Value) -> Entry {
+        let Entry { field, with, set, reported } = Entry::of(entry);
+        let mut beside = level.get("with").cloned().unwrap_or(Value::Null);
+        if !with.is_null() {
+            merge(&mut beside, &with);
+        }
+        let path = level["path"].as_sequence().unwrap();
+        let field = format!("{}.{field}", level["at"].as_str().unwrap());
+        Entry { field, with: within(path, beside), set: within(path, set), reported }
+    }
+}
+
+/// The value at the end of a path of keys and indices; an empty object where there is none.
+fn within(path: &[Value], value: Value) -> Value {
+    let value = if value.is_null() { Value::Mapping(Default::default()) } else { value };
+    path.iter().rev().fold(value, |value, step| match step {
+        // the first of a list, which is all that there is
+        Value::Number(_) => Value::Sequence(vec![value]),
+        key => Value::Mapping([(key.clone(), value)].into_iter().collect()),
+    })
+}
+
+fn entries(list: &Value) -> Vec<Entry> {
+    let of = |key: &str| list.get(key).and_then(Value::as_sequence).map_or(&[][..], Vec::as_slice);
+    let mut entries: Vec<Entry> = of("fields").iter().map(Entry::of).collect();
+    for level in of("levels") {
+        let has = |entry: &&Value| entry.get("whole").is_none() || level.get("whole").is_some();
+        entries.extend(of("policy").iter().filter(has).map(|entry| Entry::at(entry, level)));
+    }
+    entries
+}
+
 /// The fields of a list for which it does not hold that what is served changes, or that a diagnostic
 /// names them where the list says so.
 fn ignored(list: &str) -> Vec<String> {
@@ -87,22 +135,21 @@ fn ignored(list: &str) -> Vec<String> {
     let (around, object) = (surroundings(), &list["object"]);
     let name = format!("{}/", object["kind"].as_str().unwrap());
     let mut ignored = Vec::new();
-    for entry in list["fields"].as_sequence().unwrap() {
-        let field = entry["field"].as_str().unwrap();
+    for Entry { field, with, set, reported } in entries(&list) {
         let mut before = object.clone();
-        if let Some(with) = entry.get("with") {
-            merge(&mut before["spec"], with);
+        if !with.is_null() {
+            merge(&mut before["spec"], &with);
         }
         let mut after = before.clone();
-        merge(&mut after["spec"], &entry["set"]);
+        merge(&mut after["spec"], &set);
         let after = translated(&around, &after);
-        let held = if entry.get("reported").is_some() {
-            names(&after, &name, field)
+        let held = if reported {
+            names(&after, &name, &field)
         } else {
             after.model != translated(&around, &before).model
         };
         if !held {
-            ignored.push(field.to_owned());
+            ignored.push(field);
         }
     }
     ignored
@@ -110,7 +157,15 @@ fn ignored(list: &str) -> Vec<String> {
 
 #[test]
 fn no_field_is_silently_ignored() {
-    for list in ["gateway", "virtual-service", "request-authentication", "telemetry"] {
+    for list in [
+        "gateway",
+        "virtual-service",
+        "destination-rule",
+        "service-entry",
+        "workload-entry",
+        "request-authentication",
+        "telemetry",
+    ] {
         assert_eq!(ignored(list), [""; 0], "{list}");
     }
 }

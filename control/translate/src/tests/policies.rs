@@ -4,8 +4,8 @@ use super::clusters::routed;
 use super::*;
 use std::time::Duration;
 use tidegate_model::{
-    AffinityCookie, Cluster, ConsistentHash, HashKey, HashTable, HeaderName, LoadBalancer, OutlierDetection,
-    Warmup,
+    AffinityCookie, Cluster, ConnectionLimits, ConsistentHash, HashKey, HashTable, HeaderName, LoadBalancer,
+    OutlierDetection, TcpKeepalive, Warmup,
 };
 
 /// The cluster of `a` with this policy, and what is said.
@@ -142,4 +142,45 @@ fn localities_count_as_the_rule_or_the_mesh_says() {
         with_locality(&format!("{mesh}\n{}", rule(distribute))),
         [(0, Some(250_000)), (0, Some(750_000))]
     );
+}
+
+#[test]
+fn limits_of_connections() {
+    let seconds = Duration::from_secs;
+    let keepalive = |time, interval, probes| {
+        let (time, interval) = (seconds(time), seconds(interval));
+        ConnectionLimits {
+            tcp_keepalive: Some(TcpKeepalive { time, interval, probes }),
+            ..ConnectionLimits::default()
+        }
+    };
+    let none = ConnectionLimits::default;
+    for (written, expected) in [
+        ("", none()),
+        (
+            "tcp: {maxConnections: 0}, http: {http1MaxPendingRequests: 0, http2MaxRequests: 0, maxRequestsPerConnection: 0, maxConcurrentStreams: 0}",
+            none(),
+        ),
+        (
+            "tcp: {maxConnections: 1, maxConnectionDuration: 1m}, http: {http1MaxPendingRequests: 2, http2MaxRequests: 3, maxRequestsPerConnection: 4, maxConcurrentStreams: 5}",
+            ConnectionLimits {
+                max_connections: Some(1),
+                max_pending_requests: Some(2),
+                max_requests: Some(3),
+                max_requests_per_connection: Some(4),
+                max_concurrent_streams: Some(5),
+                max_connection_duration: Some(seconds(60)),
+                tcp_keepalive: None,
+            },
+        ),
+        ("tcp: {tcpKeepalive: {}}", keepalive(7200, 75, 9)),
+        ("tcp: {tcpKeepalive: {probes: 3, time: 60s, interval: 5s}}", keepalive(60, 5, 3)),
+    ] {
+        let (cluster, said) = with(&format!("connectionPool: {{{written}}}"));
+        assert_eq!(cluster.limits, expected, "{written}");
+        assert_eq!(said, [""; 0], "{written}");
+    }
+    let mesh = "ConfigMap istio-system/istio: {mesh: 'tcpKeepalive: {time: 9s}'}";
+    let (_, cluster, ..) = routed("host: a", mesh);
+    assert_eq!(cluster.unwrap().limits, keepalive(9, 75, 9));
 }

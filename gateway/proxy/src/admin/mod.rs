@@ -156,7 +156,11 @@ async fn explain(query: &str, state: Arc<State>) -> Answer {
         Ok(query) => query,
         Err(e) => return error(StatusCode::BAD_REQUEST, &e),
     };
-    match tokio::task::spawn_blocking(move || (state.explain)(&query)).await {
+    let asked = tokio::task::spawn_blocking(move || {
+        let live = state.live.load();
+        (state.explain)(&query, &|name| live.clusters.get(name).map(|cluster| cluster.standings()))
+    });
+    match asked.await {
         Ok(Ok(value)) => json_answer(StatusCode::OK, &value),
         Ok(Err(e)) => error(StatusCode::BAD_REQUEST, &e),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the gateway; see its log"),

@@ -164,6 +164,7 @@ fn own_line<'a>(answer: &'a Answer<'_>, w: &Work) -> Option<(&'static str, Cow<'
         Answer::Error(Kind::Denied(denial), _) => {
             Some(("www-authenticate", Cow::Owned(challenge(w, *denial))))
         }
+        Answer::Error(Kind::Overflow, _) => Some(("x-envoy-overloaded", Cow::Borrowed(b"true"))),
         _ => None,
     }
 }

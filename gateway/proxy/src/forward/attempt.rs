@@ -106,6 +106,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         }
         let cluster = self.outgoing.cluster;
         cluster.count_request(self.life.began);
+        self.life.admitted = cluster.admit().map_err(Kind::from)?;
         let affinity = Affinity::of(cluster, self.w, self.site, self.outgoing.is_copy());
         (self.hash, self.life.affinity_cookie) = (affinity.hash, affinity.cookie);
         let dice = self.hash.unwrap_or_else(|| fastrand::u64(..));
@@ -147,6 +148,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
 
     /// Tells the cluster what the try says about its endpoint.
     fn observe(&self, tried: &Result<Tried, Failed>) {
+        if !self.outgoing.cluster.observes() {
+            return;
+        }
         let seen = match tried {
             Ok(tried) => tried.outcome(self.w).map(Outcome::seen),
             Err(failed) if failed.stale && !self.fresh => None,
@@ -281,12 +285,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             Err(NoConnection::Failed(error)) => error,
         };
         self.life.transport_failure = Cow::Owned(error.to_string());
-        let kind = match error {
-            ConnectError::Refused => Kind::ConnectRefused,
-            ConnectError::Timeout => Kind::ConnectTimeout,
-            ConnectError::Other(_) => Kind::ConnectFailed,
-        };
-        Err(Failed { kind, outcome: Some(Outcome::NoConnection), stale: false })
+        // who is over a limit is not let in by trying again
+        let outcome = (!matches!(error, ConnectError::Overflow)).then_some(Outcome::NoConnection);
+        Err(Failed { kind: error.into(), outcome, stale: false })
     }
 
     /// Sends the request while waiting for the response's head; returns when that came.

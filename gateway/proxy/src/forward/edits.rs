@@ -52,6 +52,7 @@ impl Rendered {
 }
 
 /// One of 64 bits, by length and first letter.
+#[inline]
 fn bit(name: &[u8]) -> u64 {
     let letter = name.first().map_or(0, u8::to_ascii_lowercase);
     1 << ((name.len() * 7 + usize::from(letter)) % 64)
@@ -106,10 +107,14 @@ impl<'a> Edits<'a> {
     }
 
     /// Whether a line of this name that was there before the edits is still there after them.
+    #[inline]
     pub(crate) fn keeps(&self, line: &[u8]) -> bool {
-        self.names & bit(line) == 0
-            || !self
-                .replaced(0, |name| name.eq_ignore_ascii_case(line) || self.aliases && is_alias(line, name))
+        self.names & bit(line) == 0 || !self.takes(line)
+    }
+
+    #[inline(never)]
+    fn takes(&self, line: &[u8]) -> bool {
+        self.replaced(0, |name| name.eq_ignore_ascii_case(line) || self.aliases && is_alias(line, name))
     }
 
     /// Whether an operation from the `from`th on takes away earlier lines of a name.

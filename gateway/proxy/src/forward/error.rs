@@ -2,6 +2,7 @@
 
 use crate::auth::Denial;
 use crate::telemetry::Flag;
+use crate::upstream::ConnectError;
 use std::time::Duration;
 
 /// What went wrong, and so who is at fault.
@@ -33,6 +34,8 @@ pub(crate) enum Kind {
     NoCluster,
     /// The cluster has no endpoint.
     NoEndpoint,
+    /// The cluster has as many requests, or as many that wait for a connection, as it may have.
+    Overflow,
     /// The endpoint does not listen.
     ConnectRefused,
     /// The endpoint does not answer the connection.
@@ -63,6 +66,24 @@ pub(crate) enum Kind {
     Defect,
 }
 
+impl From<ConnectError> for Kind {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Refused => Kind::ConnectRefused,
+            ConnectError::Overflow => Kind::Overflow,
+            ConnectError::Timeout => Kind::ConnectTimeout,
+            ConnectError::Other(_) => Kind::ConnectFailed,
+        }
+    }
+}
+
+/// What came before the response, in Envoy's words.
+macro_rules! before {
+    ($what:literal) => {
+        concat!("upstream_reset_before_response_started{", $what, "}")
+    };
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
@@ -78,6 +99,8 @@ pub(crate) struct Row {
 
 /// What is said when an upstream ends a request before it answers.
 const RESET: &str = "upstream connect error or disconnect/reset before headers";
+/// What is said when a cluster is at a limit of its own.
+const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
 
 const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
 
@@ -111,6 +134,7 @@ impl Kind {
             | Kind::NoRoute
             | Kind::NoCluster
             | Kind::NoEndpoint
+            | Kind::Overflow
             | Kind::NoWebSocket
             | Kind::Idle
             | Kind::Stalled
@@ -149,27 +173,15 @@ impl Kind {
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
             }
-            Kind::ConnectRefused => no_connection(
-                "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
-            ),
-            Kind::ConnectTimeout => {
-                no_connection("upstream_reset_before_response_started{connection_timeout}")
-            }
-            Kind::ConnectFailed => {
-                no_connection("upstream_reset_before_response_started{remote_connection_failure}")
-            }
-            Kind::UpstreamClosed => unanswered(
-                Flag::UpstreamTermination,
-                "upstream_reset_before_response_started{connection_termination}",
-            ),
-            Kind::UpstreamReset => {
-                row(503, Flag::UpstreamReset, "upstream_reset_before_response_started{remote_reset}", RESET)
-            }
-            Kind::UpstreamMalformed => {
-                malformed("upstream_reset_before_response_started{protocol_error}", RESET)
-            }
+            Kind::Overflow => row(503, Flag::Overflow, before!("overflow"), OVERFLOW),
+            Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
+            Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
+            Kind::ConnectFailed => no_connection(before!("remote_connection_failure")),
+            Kind::UpstreamClosed => unanswered(Flag::UpstreamTermination, before!("connection_termination")),
+            Kind::UpstreamReset => row(503, Flag::UpstreamReset, before!("remote_reset"), RESET),
+            Kind::UpstreamMalformed => malformed(before!("protocol_error"), RESET),
             Kind::NoWebSocket => malformed(
-                "upstream_reset_before_response_started{extended_connect_not_supported}",
+                before!("extended_connect_not_supported"),
                 "the upstream takes no WebSocket over HTTP/2",
             ),
             Kind::Timeout => row(504, Flag::UpstreamTimeout, "response_timeout", "upstream request timeout"),
@@ -212,6 +224,7 @@ mod tests {
             (Kind::Misdirected, 421, Some(Flag::NoRoute)),
             (Kind::NoCluster, 503, Some(Flag::NoCluster)),
             (Kind::NoEndpoint, 503, Some(Flag::NoHealthyUpstream)),
+            (Kind::Overflow, 503, Some(Flag::Overflow)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),

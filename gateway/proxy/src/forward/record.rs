@@ -9,7 +9,7 @@ use crate::connection::Connection;
 use crate::h1::field::{Known, known};
 use crate::telemetry::{Flag, Flags, Headers, Record, RetryCount};
 use crate::trace::Traced;
-use crate::upstream::{self, Pick, RetryPermit};
+use crate::upstream::{self, InUse, Pick, RetryPermit};
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -65,6 +65,8 @@ pub(crate) struct Life<'t> {
     pub(crate) cluster: Option<&'t Arc<upstream::Cluster>>,
     /// The endpoint, counted as busy until the request has ended.
     pub(crate) pick: Option<Pick>,
+    /// Counts it among the requests of its cluster, where those are counted.
+    pub(crate) admitted: Option<InUse>,
     /// The value of a `Set-Cookie` by which the client comes back to its endpoint.
     pub(crate) affinity_cookie: Option<Box<str>>,
     /// How often the request was tried.
@@ -103,6 +105,7 @@ impl<'t> Life<'t> {
             cluster_name: "",
             cluster: None,
             pick: None,
+            admitted: None,
             affinity_cookie: None,
             attempts: 0,
             retry: None,

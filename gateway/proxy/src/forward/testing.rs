@@ -40,6 +40,7 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         load_balancer: LoadBalancer::RoundRobin,
         outlier_detection: None,
         warmup: None,
+        limits: ConnectionLimits::default(),
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),

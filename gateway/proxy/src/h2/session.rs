@@ -2,6 +2,7 @@
 
 use super::coalesce::{Coalesce, Flusher, coalesce_client};
 use super::{LAST, SEND_BUFFER};
+use crate::upstream::{InUse, UpstreamConnection};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use pingora::protocols::Stream;
@@ -13,6 +14,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+use tidegate_model::ConnectionLimits;
 use tokio::sync::Notify;
 
 /// The most streams on one connection, whatever the peer allows.
@@ -36,6 +38,12 @@ pub(crate) struct Session {
     greeted: Cell<bool>,
     greeting: Notify,
     idle_since: Cell<Instant>,
+    /// The most streams at a time, whatever the peer allows.
+    most: usize,
+    /// How many more requests it may carry, and until when it takes them.
+    left: Cell<u32>,
+    ends: Option<Instant>,
+    in_use: InUse,
 }
 
 /// A place for one request on a session.
@@ -47,12 +55,17 @@ pub(crate) struct Place {
 }
 
 impl Session {
-    /// Speaks HTTP/2 by prior knowledge. The connection's own task runs on this worker until all
+    /// Speaks HTTP/2 by prior knowledge, within the cluster's limits for a connection. The connection's own task runs on this worker until all
     /// places and the session are given up, or the peer ends it.
     ///
     /// # Errors
     /// When the preface cannot be written.
-    pub(crate) async fn begin(stream: Stream, local: Option<SocketAddr>) -> io::Result<Rc<Session>> {
+    pub(crate) async fn begin(
+        connection: UpstreamConnection,
+        limits: &ConnectionLimits,
+    ) -> io::Result<Rc<Session>> {
+        let UpstreamConnection { stream, local, in_use, .. } = connection;
+        let now = Instant::now();
         let (io, flusher) = coalesce_client(stream);
         let mut builder = h2::client::Builder::new();
         builder
@@ -70,7 +83,11 @@ impl Session {
             used: Cell::new(false),
             greeted: Cell::new(false),
             greeting: Notify::new(),
-            idle_since: Cell::new(Instant::now()),
+            idle_since: Cell::new(now),
+            most: limits.max_concurrent_streams.map_or(STREAMS, |most| STREAMS.min(most as usize)),
+            left: Cell::new(limits.max_requests_per_connection.unwrap_or(u32::MAX)),
+            ends: limits.max_connection_duration.and_then(|most| now.checked_add(most)),
+            in_use,
         });
         tokio::task::spawn_local(drive(connection, flusher, Rc::downgrade(&session)));
         Ok(session)
@@ -82,9 +99,19 @@ impl Session {
         !matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
+    /// Whether it has carried as many requests as it may, or is as old as it may be.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.left.get() == 0 || self.ends.is_some_and(|ends| Instant::now() >= ends)
+    }
+
+    /// Counts it among the connections of its cluster.
+    pub(crate) fn in_use(&self) -> &InUse {
+        &self.in_use
+    }
+
     /// Whether the peer takes another request now. Before its SETTINGS say how many, it gets one.
     pub(crate) fn has_room(&self) -> bool {
-        let most = if self.greeted.get() { self.send.current_max_send_streams().min(STREAMS) } else { 1 };
+        let most = if self.greeted.get() { self.send.current_max_send_streams().min(self.most) } else { 1 };
         self.active.get() < most
     }
 
@@ -123,6 +150,7 @@ impl Session {
     /// A place. Where the peer takes no more for now, the request waits for its turn.
     pub(crate) fn place(self: &Rc<Self>) -> Place {
         self.active.set(self.active.get() + 1);
+        self.left.set(self.left.get().saturating_sub(1));
         Place { send: self.send.clone(), session: self.clone(), reused: self.used.replace(true) }
     }
 }

@@ -50,6 +50,7 @@ mod ends {
     pub(super) const CLIENT: End = (Flag::DownstreamTermination, "downstream_reset");
     pub(super) const SERVER: End = (Flag::UpstreamTermination, "upstream_reset");
     pub(super) const IDLE: End = (Flag::StreamIdleTimeout, "idle_timeout");
+    pub(super) const TOO_OLD: End = (Flag::DurationTimeout, "max_connection_duration");
     pub(super) const DRAINED: End = (Flag::LocalReset, "drain_time_is_over");
 }
 
@@ -136,10 +137,15 @@ async fn connect(
     let Some(pick) = cluster.pick(dice) else {
         return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
     };
-    match worker.pool.get(cluster, &pick, true).await {
+    match worker.pool.get_for_bytes(cluster, &pick).await {
         Ok(upstream) => {
             cluster.observe(&pick, Seen::Connected);
             Ok((pick, upstream))
+        }
+        Err(ConnectError::Overflow) => {
+            let mut outcome = Outcome::failed(Flag::Overflow, "upstream_overflow");
+            outcome.pick = Some(pick);
+            Err(outcome)
         }
         Err(e) => {
             cluster.observe(&pick, Seen::Failure);
@@ -164,7 +170,8 @@ async fn tunnel(
     shutdown: ShutdownWatch,
 ) -> Outcome {
     let mut outcome = Outcome { pick: Some(pick), upstream_local: upstream.local, ..Outcome::default() };
-    let mut server = upstream.stream;
+    let UpstreamConnection { stream: mut server, in_use: _in_use, .. } = upstream;
+    let longest = target.cluster.as_ref().and_then(|c| c.config().limits.max_connection_duration);
     let (mut up, mut down) = (Way::default(), Way::default());
     let mut idle = Deadline::new(target.idle_timeout);
     let mut ended = None;
@@ -190,6 +197,7 @@ async fn tunnel(
             biased;
             ended = joined => ended,
             () = drained(shutdown, worker.limits.drain) => Some(ends::DRAINED),
+            () = tokio::time::sleep(longest.unwrap_or(FOREVER)) => Some(ends::TOO_OLD),
         };
     };
     if !worker.cut.unless(pin!(until)).await {

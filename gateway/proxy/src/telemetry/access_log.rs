@@ -60,28 +60,33 @@ struct Placed {
     style: Style,
 }
 
-/// Bytes as they stand, escaped already. They are copied in whole blocks, of which what is too much is dropped: that
-/// is less work than any copy whose length is known only then.
+/// How many bytes of a literal are copied at once.
+const BLOCK: usize = 48;
+
+/// Bytes as they stand, escaped already. The first ones are copied as a whole block, of which what is too much is
+/// dropped: that is less work than any copy whose length is known only then.
 struct Literal {
-    blocks: Vec<[u8; 64]>,
+    block: [u8; BLOCK],
     length: usize,
+    rest: Vec<u8>,
 }
 
 impl Literal {
     fn new(bytes: &[u8]) -> Self {
-        let block = |part: &[u8]| {
-            let mut block = [0; 64];
-            block[..part.len()].copy_from_slice(part);
-            block
-        };
-        Literal { blocks: bytes.chunks(64).map(block).collect(), length: bytes.len() }
+        let (first, rest) = bytes.split_at(bytes.len().min(BLOCK));
+        let mut block = [0; BLOCK];
+        block[..first.len()].copy_from_slice(first);
+        Literal { block, length: first.len(), rest: rest.to_vec() }
     }
 
     #[inline]
     fn write(&self, out: &mut Vec<u8>) {
         let end = out.len() + self.length;
-        self.blocks.iter().for_each(|block| out.extend_from_slice(block));
+        out.extend_from_slice(&self.block);
         out.truncate(end);
+        if !self.rest.is_empty() {
+            out.extend_from_slice(&self.rest);
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use tidegate_model::{
-    Cluster, ClusterName, HeaderName, LoadBalancer, OtlpTransport, RetryBudget, Share, Tracing,
-    UpstreamProtocol,
+    Cluster, ClusterName, ConnectionLimits, HeaderName, LoadBalancer, OtlpTransport, RetryBudget, Share,
+    Tracing, UpstreamProtocol,
 };
 
 /// Headers of a request and its response; trailers are those of the response.
@@ -48,6 +48,7 @@ pub(super) fn cluster() -> Cluster {
         load_balancer: LoadBalancer::default(),
         outlier_detection: None,
         warmup: None,
+        limits: ConnectionLimits::default(),
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),

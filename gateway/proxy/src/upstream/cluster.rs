@@ -1,7 +1,10 @@
 use super::budget::RetryPermit;
+use super::connect::ConnectError;
 use super::endpoint::{EndpointId, Pick};
 use super::outlier::Seen;
+use super::standing::{self, EndpointStanding};
 use super::state::ClusterState;
+use super::usage::{InUse, Usage};
 use ahash::AHashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,6 +58,11 @@ impl Cluster {
         }
     }
 
+    /// What is to be said of its endpoints.
+    pub(crate) fn standings(&self) -> Vec<EndpointStanding> {
+        standing::running(&self.config, &self.state)
+    }
+
     /// Counts a request for the retry budget, where that needs it.
     pub(crate) fn count_request(&self, now: Instant) {
         self.state.retries.count_request(self.config.retry_budget, now);
@@ -63,6 +71,30 @@ impl Cluster {
     /// Begins a retry of a request that has an endpoint, unless the cluster has too many.
     pub(crate) fn begin_retry(&self, now: Instant) -> Option<RetryPermit> {
         self.state.retries.begin(self.config.retry_budget, now, || self.state.endpoints.load().requests())
+    }
+
+    /// Lets a request in; `None` inside where requests are not counted.
+    ///
+    /// # Errors
+    /// When the cluster has as many requests as it may have.
+    pub(crate) fn admit(&self) -> Result<Option<InUse>, ConnectError> {
+        let Some(most) = self.config.limits.max_requests else { return Ok(None) };
+        self.usage().request(most).map(Some).ok_or(ConnectError::Overflow)
+    }
+
+    pub(super) fn usage(&self) -> &Arc<Usage> {
+        &self.state.usage
+    }
+
+    /// Counts a request that has no connection yet, where such are counted.
+    pub(super) fn pend(&self) -> Result<Option<InUse>, ConnectError> {
+        let Some(most) = self.config.limits.max_pending_requests else { return Ok(None) };
+        self.usage().pending(most).map(Some).ok_or(ConnectError::Overflow)
+    }
+
+    /// Whether it is of interest what comes of tries.
+    pub(crate) fn observes(&self) -> bool {
+        self.config.outlier_detection.is_some()
     }
 
     /// Counts what came of a try, for the health of its endpoint.

@@ -1,12 +1,15 @@
 use super::endpoint::Endpoint;
+use super::usage::InUse;
 use pingora::ErrorType;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::upstreams::peer::{BasicPeer, PeerOptions};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tidegate_model::{Cluster, ConnectionLimits, TcpKeepalive};
+use tokio::sync::Notify;
 
 /// An upstream connection.
 pub(crate) struct UpstreamConnection {
@@ -17,6 +20,22 @@ pub(crate) struct UpstreamConnection {
     pub(crate) reused: bool,
     /// Our address towards the endpoint.
     pub(crate) local: Option<SocketAddr>,
+    /// When it was made.
+    pub(super) born: Instant,
+    /// Requests that it has carried.
+    pub(super) served: u32,
+    /// How often in a row it went from one request to one that waited for it.
+    pub(super) handed_on: u8,
+    /// Counts it among those of its cluster.
+    pub(crate) in_use: InUse,
+}
+
+impl UpstreamConnection {
+    /// Whether it has carried as many requests as it may, or is as old as it may be.
+    pub(super) fn is_spent(&self, limits: &ConnectionLimits) -> bool {
+        limits.max_requests_per_connection.is_some_and(|most| self.served >= most)
+            || limits.max_connection_duration.is_some_and(|most| self.born.elapsed() >= most)
+    }
 }
 
 /// Why there is no connection.
@@ -25,6 +44,9 @@ pub(crate) enum ConnectError {
     /// Nobody listens there.
     #[error("connection refused")]
     Refused,
+    /// The cluster has as many connections, and requests that wait for one, as it may have.
+    #[error("overflow")]
+    Overflow,
     /// The cluster's connect timeout passed.
     #[error("connect timeout")]
     Timeout,
@@ -41,11 +63,28 @@ impl Peer {
         let address = PingoraAddr::Inet(address);
         Peer(BasicPeer { _address: address, sni: String::new(), options: PeerOptions::new() })
     }
+
+    /// The same with probes.
+    fn probed(&self, keepalive: TcpKeepalive) -> Self {
+        let BasicPeer { _address, sni, options } = &self.0;
+        let mut options = options.clone();
+        options.tcp_keepalive = Some(pingora::protocols::TcpKeepalive {
+            idle: keepalive.time,
+            interval: keepalive.interval,
+            count: keepalive.probes as usize,
+            user_timeout: Duration::ZERO,
+        });
+        Peer(BasicPeer { _address: _address.clone(), sni: sni.clone(), options })
+    }
 }
 
 /// Pingora's connector, one for all workers.
 #[derive(Clone)]
-pub(crate) struct Connector(Arc<TransportConnector>);
+pub(crate) struct Connector {
+    transport: Arc<TransportConnector>,
+    /// How the pools of all workers are asked to give up connections that a cluster needs.
+    pools: Arc<Mutex<Vec<Weak<Notify>>>>,
+}
 
 impl Connector {
     /// A connector. The process's TLS provider must be installed before, or Pingora installs its own.
@@ -53,24 +92,46 @@ impl Connector {
         let mut options = ConnectorOptions::new(1);
         // Only its TCP half is used: no reason to read (and to fail on) the system's certificates.
         options.ca_file = Some("/dev/null".to_string());
-        Connector(Arc::new(TransportConnector::new(Some(options))))
+        Connector { transport: Arc::new(TransportConnector::new(Some(options))), pools: Arc::default() }
     }
 
-    /// A new connection, with TCP_NODELAY.
+    /// What one more pool is asked by.
+    pub(super) fn join(&self) -> Arc<Notify> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = Arc::default();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(&asked));
+        asked
+    }
+
+    /// Asks all pools to give up connections that others wait for.
+    pub(super) fn ask(&self) {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.notify_one());
+    }
+
+    /// A new connection, with TCP_NODELAY and as `config` has it.
     pub(super) async fn connect(
         &self,
         endpoint: &Endpoint,
-        limit: Duration,
+        config: &Cluster,
+        in_use: InUse,
     ) -> Result<UpstreamConnection, ConnectError> {
         // Boxed: the state of connecting must not sit in every connection that waits for a request.
-        let connecting = Box::pin(self.0.new_stream(&endpoint.peer.0));
-        let stream = match pingora::time::timeout(limit, connecting).await {
+        let connecting = Box::pin(async {
+            match config.limits.tcp_keepalive {
+                None => self.transport.new_stream(&endpoint.peer.0).await,
+                Some(keepalive) => self.transport.new_stream(&endpoint.peer.probed(keepalive).0).await,
+            }
+        });
+        let stream = match pingora::time::timeout(config.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(ConnectError::from)?,
             Err(_) => return Err(ConnectError::Timeout),
         };
         let digest = stream.get_socket_digest();
         let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
-        Ok(UpstreamConnection { stream, reused: false, local })
+        let born = Instant::now();
+        Ok(UpstreamConnection { stream, reused: false, local, born, served: 0, handed_on: 0, in_use })
     }
 }
 
@@ -95,13 +156,18 @@ impl From<Box<pingora::Error>> for ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::cluster;
+    use super::super::usage::Usage;
     use super::*;
     use std::net::TcpListener;
 
     /// Connects; our own address when it worked.
     fn connect(address: SocketAddr, limit: Duration) -> Result<Option<SocketAddr>, ConnectError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let connected = runtime.block_on(Connector::new().connect(&Endpoint::new(address), limit))?;
+        let cluster = Cluster { connect_timeout: limit, ..cluster("a") };
+        let in_use = Arc::new(Usage::default()).connection(None).unwrap();
+        let endpoint = Endpoint::new(address);
+        let connected = runtime.block_on(Connector::new().connect(&endpoint, &cluster, in_use))?;
         assert!(!connected.reused);
         Ok(connected.local)
     }

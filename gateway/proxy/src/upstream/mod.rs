@@ -10,10 +10,13 @@ mod keeper;
 mod outlier;
 mod plan;
 mod pool;
+mod queue;
 mod registry;
 mod sessions;
+mod standing;
 mod state;
 mod table;
+mod usage;
 
 pub(crate) use balance::hash;
 pub(crate) use budget::RetryPermit;
@@ -24,6 +27,8 @@ pub(crate) use endpoint::{EndpointId, Pick};
 pub(crate) use outlier::Seen;
 pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;
+pub use standing::{EndpointStanding, standings};
+pub(crate) use usage::InUse;
 
 #[cfg(test)]
 mod testing;

@@ -34,7 +34,10 @@ impl Registry {
         for (name, config) in &model.clusters {
             let cluster = match self.clusters.get(name) {
                 Some(old) if old.config() == config => old.clone(),
-                Some(old) => Cluster::new(config.clone(), old.state.clone()),
+                Some(old) => {
+                    old.state.usage.look_again();
+                    Cluster::new(config.clone(), old.state.clone())
+                }
                 None => Cluster::new(config.clone(), ClusterState::new()),
             };
             self.apply_endpoints(&cluster, model.endpoints.get(name));

@@ -1,6 +1,9 @@
 use super::cluster::Cluster;
-use super::connect::{ConnectError, Connector, UpstreamConnection};
+use super::connect::ConnectError;
 use super::endpoint::{Endpoint, EndpointId, Pick};
+use super::pool::Pool;
+use super::queue::Next;
+use super::usage::{InUse, Usage};
 use crate::h2::{Place, Session};
 use ahash::AHashMap;
 use std::cell::RefCell;
@@ -32,7 +35,8 @@ enum Found {
     Wait(oneshot::Receiver<Result<(), ConnectError>>),
     /// How many requests a new connection takes is not known yet.
     New(Rc<Session>),
-    Connect,
+    /// With leave to, if the cluster may have one more connection now.
+    Connect(Option<InUse>),
 }
 
 impl Sessions {
@@ -46,25 +50,38 @@ impl Sessions {
     /// When a new one cannot be made within the cluster's connect timeout.
     pub(super) async fn get(
         &self,
-        connector: &Connector,
+        pool: &Pool,
         cluster: &Cluster,
         pick: &Pick,
     ) -> Result<Place, ConnectError> {
+        let mut pending = None;
         loop {
-            match self.find(cluster, pick) {
+            let found = self.find(cluster, pick);
+            if pending.is_none() && !matches!(found, Found::Place(_)) {
+                pending = cluster.pend()?;
+            }
+            match found {
                 Found::Place(place) => return Ok(place),
                 // an error of the channel: who was connecting gave up
                 Found::Wait(made) => made.await.unwrap_or(Ok(()))?,
                 Found::New(session) => timeout(cluster.config().connect_timeout, session.greeted())
                     .await
                     .map_err(|_| ConnectError::Timeout)?,
-                Found::Connect => {
-                    let mut making = Making { sessions: self, endpoint: pick.endpoint().id, failed: None };
-                    let made = connector.connect(pick.endpoint(), cluster.config().connect_timeout).await;
+                Found::Connect(leave) => {
+                    let mut making = Making { sessions: self, endpoint: pick.id(), failed: None };
+                    let in_use = match leave {
+                        Some(in_use) => in_use,
+                        None => match Box::pin(pool.wait(cluster, None)).await {
+                            Next::Place(in_use) => in_use,
+                            // none is asked for
+                            Next::Connection(_) => continue,
+                        },
+                    };
+                    let made = pool.connector.connect(pick.endpoint(), cluster.config(), in_use).await;
                     let session = match made {
-                        Ok(UpstreamConnection { stream, local, .. }) => {
-                            Session::begin(stream, local).await.map_err(|_| ConnectError::Refused)
-                        }
+                        Ok(connection) => Session::begin(connection, &cluster.config().limits)
+                            .await
+                            .map_err(|_| ConnectError::Refused),
                         Err(e) => Err(e),
                     };
                     return match session {
@@ -92,7 +109,7 @@ impl Sessions {
             connecting: None,
         });
         slot.idle_timeout = cluster.config().idle_timeout;
-        slot.sessions.retain(|s| s.is_open());
+        slot.sessions.retain(|s| s.is_open() && !s.is_spent());
         if let Some(session) = slot.sessions.iter().find(|s| s.has_room()) {
             return Found::Place(session.place());
         }
@@ -104,13 +121,17 @@ impl Sessions {
             waiting.push(tell);
             return Found::Wait(made);
         }
-        if slot.sessions.len() >= PER_ENDPOINT
-            && let Some(session) = slot.sessions.iter().min_by_key(|s| s.active())
-        {
+        let least = slot.sessions.iter().min_by_key(|s| s.active());
+        let leave = if slot.sessions.len() >= PER_ENDPOINT {
+            None
+        } else {
+            cluster.usage().connection_unless_awaited(cluster.config().limits.max_connections)
+        };
+        if let (None, Some(session)) = (&leave, least) {
             return Found::Place(session.place());
         }
         slot.connecting = Some(Vec::new());
-        Found::Connect
+        Found::Connect(leave)
     }
 
     fn keep(&self, pick: &Pick, session: Rc<Session>) {
@@ -129,9 +150,25 @@ impl Sessions {
     pub(super) fn sweep(&self, now: Instant) {
         self.0.borrow_mut().retain(|_, slot| {
             let limit = slot.idle_timeout;
-            slot.sessions.retain(|s| s.is_open() && (s.active() > 0 || s.idle_for(now) < limit));
+            slot.sessions
+                .retain(|s| s.is_open() && !s.is_spent() && (s.active() > 0 || s.idle_for(now) < limit));
             slot.connecting.is_some() || !slot.endpoint.is_removed() && !slot.sessions.is_empty()
         });
+    }
+
+    /// Closes a connection of this cluster that has no request.
+    pub(super) fn give_up_one(&self, usage: &Arc<Usage>) -> bool {
+        let idle = |s: &Rc<Session>| s.active() == 0 && Arc::ptr_eq(s.in_use().usage(), usage);
+        self.0.borrow_mut().values_mut().any(|slot| {
+            let at = slot.sessions.iter().position(idle);
+            at.map(|at| slot.sessions.swap_remove(at)).is_some()
+        })
+    }
+
+    /// Of which clusters there are connections.
+    pub(super) fn usages(&self) -> Vec<Arc<Usage>> {
+        let slots = self.0.borrow();
+        slots.values().filter_map(|slot| Some(slot.sessions.first()?.in_use().usage().clone())).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use super::endpoint::Endpoint;
 use super::keeper::keep;
 use super::outlier::{Cause, Millis, may_eject};
 use super::table::{EndpointTable, Member};
+use super::usage::Usage;
 use crate::telemetry::Workload;
 use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
@@ -27,6 +28,7 @@ pub(super) struct ClusterState {
     /// The round robin's counter, begun anywhere so that gateways do not walk in step.
     pub(super) turn: AtomicU64,
     pub(super) retries: Arc<Retries>,
+    pub(super) usage: Arc<Usage>,
     source: Mutex<Source>,
     /// Held while it is decided whether one more endpoint is left out.
     ejecting: Mutex<()>,
@@ -52,6 +54,7 @@ impl ClusterState {
             endpoints: ArcSwap::default(),
             turn: AtomicU64::new(fastrand::u64(..)),
             retries: Arc::default(),
+            usage: Arc::default(),
             source: Mutex::default(),
             ejecting: Mutex::default(),
             wake: Arc::default(),
@@ -119,6 +122,7 @@ impl ClusterState {
                         endpoint: kept.remove(&address).unwrap_or_else(|| Endpoint::new(address)),
                         weight: described.weight.max(1),
                         priority: described.priority,
+                        place: described.locality.clone(),
                         locality: described.locality_weight.map(|weight| (place, weight)),
                         workload: workload.clone(),
                     }));

@@ -6,7 +6,7 @@ use crate::telemetry::Workload;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tidegate_model::{Cluster, LoadBalancer, OutlierDetection, Warmup};
+use tidegate_model::{Cluster, LoadBalancer, Locality, OutlierDetection, Warmup};
 
 /// How often a retry draws before it takes whatever was not tried (Istio: 5 times more than once).
 const SELECTIONS: usize = 6;
@@ -19,6 +19,7 @@ pub(super) struct Member {
     pub(super) weight: u32,
     /// 0 is the highest.
     pub(super) priority: u32,
+    pub(super) place: Locality,
     /// Its locality and what that weighs, where localities have shares of their own.
     pub(super) locality: Option<(usize, u32)>,
     pub(super) workload: Arc<Workload>,

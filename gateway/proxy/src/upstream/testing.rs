@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::{
-    Address, Cluster, ClusterName, Endpoint, EndpointSet, LoadBalancer, Locality, Model, RetryBudget,
-    UpstreamProtocol,
+    Address, Cluster, ClusterName, ConnectionLimits, Endpoint, EndpointSet, LoadBalancer, Locality, Model,
+    RetryBudget, UpstreamProtocol,
 };
 
 pub(super) fn cluster(host: &str) -> Cluster {
@@ -20,6 +20,7 @@ pub(super) fn cluster(host: &str) -> Cluster {
         load_balancer: LoadBalancer::LeastRequest,
         outlier_detection: None,
         warmup: None,
+        limits: ConnectionLimits::default(),
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),

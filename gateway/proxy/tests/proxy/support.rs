@@ -35,7 +35,7 @@ pub(crate) fn options() -> Options {
         proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
         identity: Identity { workload: "test".into(), namespace: "test".into() },
         keys: KeyFetching { allowed: vec!["127.0.0.0/8".parse().unwrap()], ..KeyFetching::default() },
-        explain: Arc::new(|query| match query.url.as_str() {
+        explain: Arc::new(|query, _| match query.url.as_str() {
             "bad" => Err("url is not absolute".into()),
             url => Ok(json!({ "url": url, "method": query.method, "headers": query.headers })),
         }),
@@ -194,6 +194,7 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         load_balancer: LoadBalancer::RoundRobin,
         outlier_detection: None,
         warmup: None,
+        limits: ConnectionLimits::default(),
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),

@@ -2,7 +2,7 @@ use super::super::testing::{change, connection, model, worker};
 use super::{GET, OK, set};
 use crate::limits::Limits;
 use crate::{h1, h2};
-use tidegate_model::{HeaderName, HeaderOp};
+use tidegate_model::{ConnectionLimits, HeaderName, HeaderOp, LoadBalancer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -38,6 +38,18 @@ fn allocations_of(n: usize) -> usize {
         f.destinations[0].request_headers = vec![set("x-a", "b"), HeaderOp::Remove(HeaderName::new("x-c"))];
         f.destinations[0].response_headers = vec![set("x-d", "e")];
     });
+    // everything that is counted of an upstream
+    super::outlier::detection(|_| {})(&mut model);
+    let cluster = std::sync::Arc::make_mut(model.clusters.values_mut().next().unwrap());
+    cluster.load_balancer = LoadBalancer::LeastRequest;
+    cluster.limits = ConnectionLimits {
+        max_connections: Some(10),
+        max_pending_requests: Some(10),
+        max_requests: Some(10),
+        max_requests_per_connection: Some(1_000_000),
+        max_connection_duration: Some(std::time::Duration::from_secs(3600)),
+        ..ConnectionLimits::default()
+    };
     let allocations = runtime.block_on(async {
         let worker = worker(&model, Limits::default());
         let stream = pingora::protocols::l4::stream::Stream::from(TcpStream::from_std(accepted).unwrap());

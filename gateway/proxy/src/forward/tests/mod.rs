@@ -7,6 +7,7 @@ mod fault;
 mod http2;
 mod http2_upstream;
 mod identity;
+mod limits;
 mod mirror;
 mod outlier;
 mod phases;

@@ -4,7 +4,7 @@ use super::*;
 use std::sync::Arc;
 use tidegate_model::OutlierDetection;
 
-fn detection(edit: impl FnOnce(&mut OutlierDetection)) -> impl FnOnce(&mut Model) {
+pub(super) fn detection(edit: impl FnOnce(&mut OutlierDetection)) -> impl FnOnce(&mut Model) {
     let mut rule = OutlierDetection {
         consecutive_5xx: 2,
         consecutive_gateway_errors: 0,

@@ -1,0 +1,32 @@
+use serde::Serialize;
+use std::time::Duration;
+
+/// How much of a cluster may be in use at a time, by all workers together, and how its connections are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConnectionLimits {
+    /// Connections, of HTTP and of plain TCP. A request beyond waits for one, a TCP connection is closed.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for a connection, one that is being made included. One more is answered with 503 (flag UO).
+    pub max_pending_requests: Option<u32>,
+    /// Requests that have not ended. One more is answered with 503 (flag UO).
+    pub max_requests: Option<u32>,
+    /// Requests that one connection carries, after which it is closed.
+    pub max_requests_per_connection: Option<u32>,
+    /// Requests at the same time on one connection of HTTP/2.
+    pub max_concurrent_streams: Option<u32>,
+    /// How long a connection is used: one of HTTP takes no more requests then, one of TCP is closed.
+    pub max_connection_duration: Option<Duration>,
+    /// Probes of connections that stand still; `None` is none.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+/// Probes of a TCP connection that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TcpKeepalive {
+    /// How long it stands still before the first.
+    pub time: Duration,
+    /// The time between them.
+    pub interval: Duration,
+    /// So many without an answer end it.
+    pub probes: u32,
+}

@@ -1,0 +1,127 @@
+//! Requests that wait since their cluster has as many connections as it may have.
+
+use super::cluster::Cluster;
+use super::connect::UpstreamConnection;
+use super::endpoint::EndpointId;
+use super::pool::Pool;
+use super::usage::InUse;
+use ahash::AHashMap;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::pin;
+use tokio::sync::oneshot;
+
+/// How often in a row a connection goes on within its worker. Then it ends, so that whoever waits for
+/// the longest time has its turn, on whichever worker.
+const HANDED_ON: u8 = 16;
+
+/// What comes to one who waits.
+pub(super) enum Next {
+    /// A connection to its endpoint.
+    Connection(UpstreamConnection),
+    /// Leave to make one.
+    Place(InUse),
+}
+
+/// Those of a worker who take a connection that another request is done with, by endpoint.
+#[derive(Default)]
+pub(super) struct Queue(RefCell<AHashMap<EndpointId, VecDeque<oneshot::Sender<UpstreamConnection>>>>);
+
+impl Queue {
+    fn join(&self, endpoint: EndpointId) -> oneshot::Receiver<UpstreamConnection> {
+        let (give, take) = oneshot::channel();
+        self.0.borrow_mut().entry(endpoint).or_default().push_back(give);
+        take
+    }
+
+    /// Forgets those who wait no more.
+    fn clean(&self, endpoint: EndpointId) {
+        let mut queue = self.0.borrow_mut();
+        if let Some(waiting) = queue.get_mut(&endpoint) {
+            waiting.retain(|give| !give.is_closed());
+            if waiting.is_empty() {
+                queue.remove(&endpoint);
+            }
+        }
+    }
+
+    /// Gives a connection to the first who waits for one to this endpoint; else, or when it went from one to the next
+    /// for long enough, ends it, since somebody waits for that.
+    pub(super) fn hand_on(&self, endpoint: EndpointId, mut connection: UpstreamConnection) {
+        connection.handed_on += 1;
+        if connection.handed_on > HANDED_ON {
+            return;
+        }
+        let mut queue = self.0.borrow_mut();
+        let Some(waiting) = queue.get_mut(&endpoint) else { return };
+        while let Some(give) = waiting.pop_front() {
+            match give.send(connection) {
+                Ok(()) => return,
+                // it waits no more
+                Err(back) => connection = back,
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// Waits until the cluster may have one more connection, or, for an endpoint, until one to it comes free here.
+    pub(super) async fn wait(&self, cluster: &Cluster, endpoint: Option<EndpointId>) -> Next {
+        let usage = cluster.usage();
+        let most = cluster.config().limits.max_connections;
+        let _waiting = usage.wait();
+        let mut handed = endpoint.map(|endpoint| Waiting::begin(&self.queue, endpoint));
+        loop {
+            let mut freed = pin!(usage.freed().notified());
+            freed.as_mut().enable();
+            // one that is idle here is of use to nobody else
+            let mut place = usage.connection(most);
+            if place.is_none() && self.give_up_one(usage) {
+                place = usage.connection(most);
+            }
+            if let Some(place) = place {
+                return Next::Place(place);
+            }
+            self.connector.ask();
+            let connection = async {
+                match &mut handed {
+                    // an error: it gives no more
+                    Some(Waiting { take, .. }) => match take.await {
+                        Ok(connection) => connection,
+                        Err(_) => pending().await,
+                    },
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                connection = connection => return Next::Connection(connection),
+                () = freed => {}
+            }
+        }
+    }
+}
+
+/// One who waits for a connection to an endpoint.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    endpoint: EndpointId,
+    take: oneshot::Receiver<UpstreamConnection>,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(queue: &'a Queue, endpoint: EndpointId) -> Self {
+        Waiting { queue, endpoint, take: queue.join(endpoint) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.take.close();
+        self.queue.clean(self.endpoint);
+    }
+}
+
+#[cfg(test)]
+mod tests;

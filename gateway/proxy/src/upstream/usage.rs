@@ -1,0 +1,119 @@
+//! How much of a cluster is in use, counted by all workers together, and held against its limits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::Notify;
+
+/// What is counted of a cluster.
+#[derive(Default)]
+pub(super) struct Usage {
+    connections: AtomicU32,
+    /// Requests without a connection yet.
+    pending: AtomicU32,
+    requests: AtomicU32,
+    /// Those who wait for a connection to end, the oldest first.
+    waiting: AtomicU32,
+    freed: Notify,
+}
+
+/// The counters that give back what was taken.
+#[derive(Clone, Copy)]
+enum What {
+    Connection,
+    Pending,
+    Request,
+    Waiting,
+}
+
+/// Something of a cluster in use, until it is dropped.
+pub(crate) struct InUse {
+    usage: Arc<Usage>,
+    what: What,
+}
+
+impl Usage {
+    fn counter(&self, what: What) -> &AtomicU32 {
+        match what {
+            What::Connection => &self.connections,
+            What::Pending => &self.pending,
+            What::Request => &self.requests,
+            What::Waiting => &self.waiting,
+        }
+    }
+
+    fn take(self: &Arc<Self>, what: What, most: Option<u32>) -> Option<InUse> {
+        let counter = self.counter(what);
+        match most {
+            None => _ = counter.fetch_add(1, Ordering::Relaxed),
+            Some(most) => {
+                let one_more = |n| (n < most).then_some(n + 1);
+                counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+            }
+        }
+        Some(InUse { usage: self.clone(), what })
+    }
+
+    /// A connection of at most so many. Connections are counted without a limit too: there may be one later.
+    pub(super) fn connection(self: &Arc<Self>, most: Option<u32>) -> Option<InUse> {
+        self.take(What::Connection, most)
+    }
+
+    /// The same for one who has just come: those who wait are before it.
+    pub(super) fn connection_unless_awaited(self: &Arc<Self>, most: Option<u32>) -> Option<InUse> {
+        if most.is_some() && self.waiting() > 0 { None } else { self.connection(most) }
+    }
+
+    /// A request that has no connection yet, of at most so many.
+    pub(super) fn pending(self: &Arc<Self>, most: u32) -> Option<InUse> {
+        self.take(What::Pending, Some(most))
+    }
+
+    /// A request, of at most so many.
+    pub(super) fn request(self: &Arc<Self>, most: u32) -> Option<InUse> {
+        self.take(What::Request, Some(most))
+    }
+
+    /// One who waits for a connection to end.
+    pub(super) fn wait(self: &Arc<Self>) -> InUse {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        InUse { usage: self.clone(), what: What::Waiting }
+    }
+
+    /// How many wait for a connection to end.
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Told to the oldest of those who wait, each time that a connection has ended.
+    pub(super) fn freed(&self) -> &Notify {
+        &self.freed
+    }
+
+    /// The limits may be others now: who waits looks again.
+    pub(super) fn look_again(&self) {
+        self.freed.notify_waiters();
+    }
+
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [u32; 4] {
+        [&self.connections, &self.pending, &self.requests, &self.waiting]
+            .map(|counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+impl InUse {
+    /// Of whom it is.
+    pub(super) fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.usage.counter(self.what).fetch_sub(1, Ordering::Relaxed);
+        if matches!(self.what, What::Connection) {
+            // kept for the next one where nobody waits: that costs it one look more
+            self.usage.freed.notify_one();
+        }
+    }
+}
