@@ -54,7 +54,8 @@ pub(super) fn identities(certificate: &[u8]) -> Vec<Box<str>> {
     names(&parsed).iter().filter_map(uri).collect()
 }
 
-fn names<'c, 'd>(certificate: &'c X509Certificate<'d>) -> &'c [GeneralName<'d>] {
+/// Its alternative names.
+pub(super) fn names<'c, 'd>(certificate: &'c X509Certificate<'d>) -> &'c [GeneralName<'d>] {
     match certificate.subject_alternative_name() {
         Ok(Some(extension)) => &extension.value.general_names,
         _ => &[],
@@ -84,7 +85,8 @@ fn pair(element: &mut String, key: &str, value: &str) {
     element.push('"');
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// In hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -109,7 +111,7 @@ fn write_pem(out: &mut String, certificate: &[u8]) {
 }
 
 /// A name as RFC 2253 writes it: the last part first, with the short names of OpenSSL.
-fn write_name(out: &mut String, name: &X509Name<'_>) {
+pub(super) fn write_name(out: &mut String, name: &X509Name<'_>) {
     let parts: Vec<_> = name.iter_rdn().collect();
     for (i, part) in parts.iter().rev().enumerate() {
         if i > 0 {

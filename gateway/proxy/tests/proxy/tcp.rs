@@ -305,5 +305,5 @@ async fn proxy_headers_of_trusted_peers_name_the_client() {
     let http = address(&other, key(1));
     assert!(exchange(http, get.as_bytes()).await.ends_with("yes"));
     let answer = exchange(http, format!("PROXY TCP4 192.0.2.9 10.0.0.1 1 443\r\n{get}").as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(answer, "", "no request of HTTP, so nothing that HTTP would answer");
 }
