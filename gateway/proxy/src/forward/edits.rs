@@ -134,13 +134,10 @@ impl<'a> Edits<'a> {
         for (i, op) in self.ops.iter().enumerate() {
             let value = self.value(i);
             let name = name(op).as_bytes();
-            if value.is_empty()
-                || self.replaced(i + 1, |later| later.eq_ignore_ascii_case(name))
-                || is_framing(name)
-            {
-                continue;
+            // an operation has a name in lower case
+            if !value.is_empty() && !self.replaced(i + 1, |later| later == name) && !is_framing(name) {
+                line(out, name, value);
             }
-            line(out, name, value);
         }
     }
 }

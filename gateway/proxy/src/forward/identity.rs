@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tidegate_engine::Scheme;
 use tidegate_model::ForwardClientCert;
+use wide::u8x16;
 
 /// Bytes of a request id: a UUID in text.
 const ID: usize = 36;
@@ -119,10 +120,15 @@ fn from_the_right(list: &[u8], n: u32) -> Option<IpAddr> {
 /// A random UUID (RFC 9562 version 4) in text.
 fn uuid(random: u128) -> [u8; ID] {
     let bits = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    const LOW: u128 = u128::from_ne_bytes([15; 16]);
+    let [high, low] = [bits >> 4, bits].map(|nibbles| {
+        let n = u8x16::new((nibbles & LOW).to_be_bytes());
+        let is_number = n.min(u8x16::splat(9)).simd_eq(n);
+        n + u8x16::splat(b'0') + (!is_number & u8x16::splat(b'a' - b'9' - 1))
+    });
     let mut digits = [0; 32];
-    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(bits.to_be_bytes()) {
-        *pair = [byte >> 4, byte & 15].map(|n| n + if n < 10 { b'0' } else { b'a' - 10 });
-    }
+    digits[..16].copy_from_slice(&u8x16::unpack_low(high, low).to_array());
+    digits[16..].copy_from_slice(&u8x16::unpack_high(high, low).to_array());
     let mut text = [b'-'; ID];
     for (at, from, length) in [(0, 0, 8), (9, 8, 4), (14, 12, 4), (19, 16, 4), (24, 20, 12)] {
         text[at..at + length].copy_from_slice(&digits[from..from + length]);

@@ -85,6 +85,9 @@ impl Known {
     }
 }
 
+/// Names of this length and longer ones are told apart by how they begin.
+const LONGEST: usize = 31;
+
 /// Looks a field name up, in any case. Its length and first letter say of most names that they mean nothing.
 ///
 /// Upstreams of the CGI kind do not tell `_` from `-`: a name that only this keeps from being one that the gateway
@@ -92,13 +95,31 @@ impl Known {
 #[inline]
 pub(crate) fn known(name: &[u8]) -> Known {
     let lengths = name.first().map_or(0, |c| LENGTHS[usize::from(*c)]);
-    if lengths >> name.len().min(31) & 1 == 0 { Known::Other } else { look_up(name) }
+    if lengths >> name.len().min(LONGEST) & 1 == 0 { Known::Other } else { look_up(name) }
 }
 
 // Not inlined: what it needs would be loaded for every name, and most names never come here.
 #[inline(never)]
 fn look_up(name: &[u8]) -> Known {
-    let found = match (name.len(), name.first().map_or(0, |c| fold(*c))) {
+    let found = written(name);
+    if found != Known::Other || !name.contains(&b'_') {
+        return found;
+    }
+    let mut hyphened = [0; LONGEST];
+    for (to, from) in hyphened.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+    }
+    match written(&hyphened[..name.len().min(LONGEST)]) {
+        Known::Other | Known::UserAgent | Known::ContentType | Known::GrpcStatus | Known::GrpcTimeout => {
+            Known::Other
+        }
+        _ => Known::HopByHop,
+    }
+}
+
+/// Looks a name up as it is written, but for case.
+fn written(name: &[u8]) -> Known {
+    match (name.len(), name.first().map_or(0, |c| fold(*c))) {
         (2, b't') if begins(name, b"te") => Known::Te,
         (2, b'b') if begins(name, b"b3") => Known::B3,
         (4, b'h') if begins(name, b"host") => Known::Host,
@@ -135,27 +156,20 @@ fn look_up(name: &[u8]) -> Known {
         (23, b'x') if begins(name, b"x-forwarded-client-cert") => Known::ClientCert,
         (29, b'x') if begins(name, b"x-envoy-upstream-service-time") => Known::ServiceTime,
         (9.., b'x') if begins(name, b"x-envoy-") => Known::Internal,
-        _ => return Known::Other,
-    };
-    match found {
-        // no hyphen is in these
-        Known::Host | Known::Date | Known::Server | Known::Connection => found,
-        _ if !name.contains(&b'_') => found,
-        Known::UserAgent | Known::ContentType | Known::Expect | Known::GrpcStatus | Known::GrpcTimeout => {
-            Known::Other
-        }
-        _ => Known::HopByHop,
+        _ => Known::Other,
     }
 }
 
-/// Whether a token begins like this, in any case, with `_` for `-`. Looks at all of it rather than at each byte up to
-/// the first that differs: of a length that is known beforehand that takes a few instructions.
-#[inline]
+/// Whether a token begins like this, in any case. Looks at all of it rather than at each byte up to the first that
+/// differs: of a length that is known beforehand that takes a few instructions.
+#[inline(always)]
 fn begins<const N: usize>(token: &[u8], with: &[u8; N]) -> bool {
-    let lower = |c: u8| if c == b'_' { b'-' } else { c | 0x20 };
-    token
-        .first_chunk::<N>()
-        .is_some_and(|token| (0..N).fold(true, |all, i| all & (lower(token[i]) == with[i])))
+    let Some(token) = token.first_chunk::<N>() else { return false };
+    let mut same = true;
+    for (c, of) in token.iter().zip(with) {
+        same &= c | 0x20 == *of;
+    }
+    same
 }
 
 /// A letter in lower case, `-` for `_`, and 0 for what is in no token.
@@ -264,6 +278,46 @@ mod tests {
             (&["b", "b4", "baggage", "x-b3", "x-b3-traceid2"], Known::Other),
         ] {
             assert!(names.iter().all(|name| known(name.as_bytes()) == expected), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_found_in_any_case() {
+        for (name, expected) in [
+            ("te", Known::Te),
+            ("host", Known::Host),
+            ("date", Known::Date),
+            ("expect", Known::Expect),
+            ("server", Known::Server),
+            ("upgrade", Known::Upgrade),
+            ("forwarded", Known::Claim),
+            ("x-real-ip", Known::Claim),
+            ("connection", Known::Connection),
+            ("keep-alive", Known::HopByHop),
+            ("user-agent", Known::UserAgent),
+            ("grpc-status", Known::GrpcStatus),
+            ("grpc-timeout", Known::GrpcTimeout),
+            ("content-type", Known::ContentType),
+            ("x-request-id", Known::RequestId),
+            ("content-length", Known::ContentLength),
+            ("http2-settings", Known::HopByHop),
+            ("x-forwarded-for", Known::ForwardedFor),
+            ("x-forwarded-host", Known::Claim),
+            ("proxy-connection", Known::HopByHop),
+            ("transfer-encoding", Known::TransferEncoding),
+            ("sec-websocket-key", Known::WebSocketKey),
+            ("x-forwarded-proto", Known::ForwardedProto),
+            ("x-istio-attributes", Known::Internal),
+            ("x-envoy-ratelimited", Known::RateLimited),
+            ("sec-websocket-accept", Known::WebSocketAccept),
+            ("x-forwarded-client-cert", Known::ClientCert),
+            ("x-envoy-upstream-service-time", Known::ServiceTime),
+            ("x-envoy-upstream-rq-per-try-timeout-ms", Known::Internal),
+        ] {
+            for name in [name.to_owned(), name.to_uppercase()] {
+                assert_eq!(known(name.as_bytes()), expected, "{name}");
+                assert_eq!(known(&name.as_bytes()[1..]), Known::Other, "{name}");
+            }
         }
     }
 

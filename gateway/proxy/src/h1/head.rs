@@ -4,6 +4,7 @@
 use super::authority;
 use super::field::{Known, is_token, known};
 use super::lines::{Lines, RequestLine, Stop};
+use memchr::memchr;
 use std::ops::Range;
 
 /// The most names in all `Connection` fields of a head.
@@ -243,7 +244,7 @@ impl Head {
             }
         }
         let rest = &buf[path_at..self.target.end()];
-        let end = rest.iter().position(|c| *c == b'?').unwrap_or(rest.len());
+        let end = memchr(b'?', rest).unwrap_or(rest.len());
         self.path = Span::new(path_at..path_at + end);
         self.query = (end < rest.len()).then(|| Span::new(path_at + end + 1..self.target.end()));
         Ok(())
