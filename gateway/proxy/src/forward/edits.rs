@@ -150,6 +150,9 @@ fn is_alias(line: &[u8], name: &[u8]) -> bool {
 
 /// Lines that operations never touch: they are how the message is delimited and connected.
 fn is_framing(name: &[u8]) -> bool {
+    if name.starts_with(b"x-") {
+        return false;
+    }
     let known = known(name);
     name.starts_with(b":")
         || known.is_framing()

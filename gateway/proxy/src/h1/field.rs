@@ -1,5 +1,7 @@
 //! The field names that the codec and the gateway itself act on.
 
+use memchr::memchr;
+
 /// What a field name means to the gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Known {
@@ -102,7 +104,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
 #[inline(never)]
 fn look_up(name: &[u8]) -> Known {
     let found = written(name);
-    if found != Known::Other || !name.contains(&b'_') {
+    if found != Known::Other || memchr(b'_', name).is_none() {
         return found;
     }
     let mut hyphened = [0; LONGEST];
