@@ -4,6 +4,7 @@
 mod destination_rule;
 mod gateway;
 mod mesh_config;
+mod proxy_config;
 mod request_authentication;
 mod service_entry;
 mod telemetry;
@@ -13,6 +14,7 @@ mod workload_entry;
 pub use destination_rule::*;
 pub use gateway::*;
 pub use mesh_config::*;
+pub use proxy_config::*;
 pub use request_authentication::*;
 pub use service_entry::*;
 pub use telemetry::*;

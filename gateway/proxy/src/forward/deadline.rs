@@ -5,7 +5,7 @@ use super::downstream::Downstream;
 use super::error::Kind;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
@@ -56,6 +56,8 @@ impl Limit {
 /// An idle limit, a limit for the whole and one for a try, on one timer.
 pub(crate) struct Deadline {
     sleep: Pin<Box<Sleep>>,
+    /// Whom the timer wakes, as long as it has not.
+    wakes: Option<Waker>,
     idle: Instant,
     idle_for: Duration,
     whole: Limit,
@@ -67,7 +69,8 @@ impl Deadline {
     pub(crate) fn new(idle: Duration) -> Self {
         let now = Instant::now();
         let sleep = Box::pin(tokio::time::sleep(idle.min(TICK)));
-        Deadline { sleep, idle: now + idle, idle_for: idle, whole: Limit::None, one_try: Limit::None }
+        let (whole, one_try) = (Limit::None, Limit::None);
+        Deadline { sleep, wakes: None, idle: now + idle, idle_for: idle, whole, one_try }
     }
 
     /// Starts anew at `now`, with a limit for idleness alone.
@@ -124,8 +127,24 @@ impl Deadline {
     fn wake(&mut self) {
         let until = tokio::time::Instant::from_std(self.next());
         if until < self.sleep.deadline() {
-            self.sleep.as_mut().reset(until);
+            self.reset(until);
         }
+    }
+
+    fn reset(&mut self, until: tokio::time::Instant) {
+        self.wakes = None;
+        self.sleep.as_mut().reset(until);
+    }
+
+    /// Ready when the timer has run out. Who asks again and again, as tasks do that wait for something else too, does
+    /// not get as far as the timer.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.wakes.as_ref().is_some_and(|w| w.will_wake(cx.waker())) && !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        let timer = self.sleep.as_mut().poll(cx);
+        self.wakes = timer.is_pending().then(|| cx.waker().clone());
+        timer
     }
 
     /// Something moved.
@@ -149,7 +168,7 @@ impl Deadline {
     /// Ready when one of them has passed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
+            ready!(self.poll_timer(cx));
             let now = Instant::now();
             if self.whole.has_passed(now) {
                 return Poll::Ready(Expired::Whole);
@@ -161,7 +180,7 @@ impl Deadline {
                 return Poll::Ready(Expired::Idle);
             }
             let next = self.next().min(now + TICK);
-            self.sleep.as_mut().reset(next.into());
+            self.reset(next.into());
         }
     }
 }
