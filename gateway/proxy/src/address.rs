@@ -1,6 +1,7 @@
 //! Addresses in text. Every request writes some, so IPv4 costs a tenth of what its `Display` does.
 //! Addresses of IPv4 in IPv6, as sockets of both families see them, are shown as IPv4.
 
+use crate::block;
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -59,9 +60,7 @@ fn write_ipv4_with_port(address: SocketAddrV4, out: &mut Vec<u8>) {
             (known.of, known.length) = (address, out.len() - from);
             known.text[..known.length].copy_from_slice(&out[from..]);
         } else {
-            let end = out.len() + known.length;
-            out.extend_from_slice(&known.text);
-            out.truncate(end);
+            block::append(&known.text, known.length, out);
         }
     });
 }
@@ -76,10 +75,7 @@ fn write_ipv4(ip: Ipv4Addr, out: &mut Vec<u8>) {
         text[end] = b'.';
         end += 1;
     }
-    // a copy of fixed length takes no call
-    let length = out.len() + end - 1;
-    out.extend_from_slice(&text);
-    out.truncate(length);
+    block::append(&text, end - 1, out);
 }
 
 /// The digits of each octet, and how many there are.

@@ -8,6 +8,7 @@ mod address;
 #[cfg(test)]
 mod allocations;
 mod auth;
+mod block;
 mod connection;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -2,7 +2,7 @@
 
 use crate::forward::buffers::Work;
 use crate::forward::view::View;
-use crate::h1::field::Known;
+use crate::h1::field::{Known, hyphened};
 use crate::h1::head::Span;
 use std::borrow::Cow;
 use tidegate_engine::RequestView;
@@ -84,7 +84,7 @@ pub(super) fn remove_header(w: &mut Work, name: &HeaderName) {
 
 /// Whether two names are the same to everyone: in any case, with `_` for `-`.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let fold = |c: &u8| if *c == b'_' { b'-' } else { c.to_ascii_lowercase() };
+    let fold = |c: &u8| hyphened(*c).to_ascii_lowercase();
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| fold(a) == fold(b))
 }
 

@@ -1,6 +1,6 @@
 //! Header edits, applied while a head is serialised: nothing mutates a header map.
 
-use crate::h1::field::{Known, known};
+use crate::h1::field::{Known, hyphened, known};
 use std::ops::Range;
 use tidegate_model::{FormatString, HeaderOp};
 
@@ -144,8 +144,8 @@ impl<'a> Edits<'a> {
 
 /// Whether a line is a name with `_` for `-`.
 fn is_alias(line: &[u8], name: &[u8]) -> bool {
-    let dash = |c: &u8| if *c == b'_' { b'-' } else { c.to_ascii_lowercase() };
-    line.len() == name.len() && line.iter().map(dash).eq(name.iter().map(u8::to_ascii_lowercase))
+    let lower = |c: &u8| hyphened(*c).to_ascii_lowercase();
+    line.len() == name.len() && line.iter().map(lower).eq(name.iter().map(u8::to_ascii_lowercase))
 }
 
 /// Lines that operations never touch: they are how the message is delimited and connected.

@@ -107,11 +107,11 @@ fn look_up(name: &[u8]) -> Known {
     if found != Known::Other || memchr(b'_', name).is_none() {
         return found;
     }
-    let mut hyphened = [0; LONGEST];
-    for (to, from) in hyphened.iter_mut().zip(name) {
-        *to = if *from == b'_' { b'-' } else { *from };
+    let mut meant = [0; LONGEST];
+    for (to, from) in meant.iter_mut().zip(name) {
+        *to = hyphened(*from);
     }
-    match written(&hyphened[..name.len().min(LONGEST)]) {
+    match written(&meant[..name.len().min(LONGEST)]) {
         Known::Other | Known::UserAgent | Known::ContentType | Known::GrpcStatus | Known::GrpcTimeout => {
             Known::Other
         }
@@ -121,7 +121,7 @@ fn look_up(name: &[u8]) -> Known {
 
 /// Looks a name up as it is written, but for case.
 fn written(name: &[u8]) -> Known {
-    match (name.len(), name.first().map_or(0, |c| fold(*c))) {
+    match (name.len(), name.first().map_or(0, u8::to_ascii_lowercase)) {
         (2, b't') if begins(name, b"te") => Known::Te,
         (2, b'b') if begins(name, b"b3") => Known::B3,
         (4, b'h') if begins(name, b"host") => Known::Host,
@@ -174,10 +174,10 @@ fn begins<const N: usize>(token: &[u8], with: &[u8; N]) -> bool {
     same
 }
 
-/// A letter in lower case, `-` for `_`, and 0 for what is in no token.
+/// A byte of a name with `-` for `_`, which upstreams of the CGI kind do not tell apart.
 #[inline]
-fn fold(c: u8) -> u8 {
-    FOLDED[usize::from(c)]
+pub(crate) fn hyphened(c: u8) -> u8 {
+    if c == b'_' { b'-' } else { c }
 }
 
 /// Whether a trailer of this name could change what was already decided: framing, routing,
@@ -213,7 +213,7 @@ pub(crate) fn is_token(b: &[u8]) -> bool {
 /// A character of a token.
 #[inline]
 pub(crate) fn is_token_char(c: u8) -> bool {
-    fold(c) != 0
+    TOKEN[usize::from(c)]
 }
 
 /// By first letter, the lengths that names known here have, a bit each; the last one is for all from 31 on.
@@ -247,22 +247,19 @@ static LENGTHS: [u32; 256] = {
     table
 };
 
-/// What [`fold`] makes of each byte.
-static FOLDED: [u8; 256] = {
-    let mut table = [0; 256];
+/// Which bytes a token may have.
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
     let mut c = 0u8;
     while c < 128 {
-        if c.is_ascii_alphanumeric() {
-            table[c as usize] = c.to_ascii_lowercase();
-        }
+        table[c as usize] = c.is_ascii_alphanumeric();
         c += 1;
     }
-    let mut others: &[u8] = b"!#$%&'*+-.^`|~";
+    let mut others: &[u8] = b"!#$%&'*+-.^_`|~";
     while let [c, rest @ ..] = others {
-        table[*c as usize] = *c;
+        table[*c as usize] = true;
         others = rest;
     }
-    table[b'_' as usize] = b'-';
     table
 };
 

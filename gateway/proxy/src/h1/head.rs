@@ -314,26 +314,25 @@ impl Head {
 
     fn take_connection(&mut self, text: &[u8]) -> Result<(), Refused> {
         if text == b"keep-alive" {
-            // what nearly every client says
-            (self.keep_alive, self.connection_options) = (true, self.connection_options + 1);
-            return if self.connection_options > NOMINATIONS {
-                Err(bad("connection_options"))
-            } else {
-                Ok(())
-            };
-        }
-        for token in text.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-            self.connection_options += 1;
-            match token.len() {
-                0 => {}
-                5 if token.eq_ignore_ascii_case(b"close") => self.close = true,
-                10 if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                7 if token.eq_ignore_ascii_case(b"upgrade") => self.connection_upgrade = true,
-                _ if is_token(token) => self.nominates = true,
-                _ => return Err(bad("connection_options")),
-            }
+            // what nearly every client says is not taken apart
+            self.take_connection_option(text)?;
+        } else {
+            text.split(|b| *b == b',').try_for_each(|t| self.take_connection_option(t.trim_ascii()))?;
         }
         if self.connection_options > NOMINATIONS { Err(bad("connection_options")) } else { Ok(()) }
+    }
+
+    fn take_connection_option(&mut self, token: &[u8]) -> Result<(), Refused> {
+        self.connection_options += 1;
+        match token.len() {
+            0 => {}
+            5 if token.eq_ignore_ascii_case(b"close") => self.close = true,
+            10 if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+            7 if token.eq_ignore_ascii_case(b"upgrade") => self.connection_upgrade = true,
+            _ if is_token(token) => self.nominates = true,
+            _ => return Err(bad("connection_options")),
+        }
+        Ok(())
     }
 
     /// Marks the fields that `Connection` names: they are for this hop alone.

@@ -159,8 +159,7 @@ fn trim(buf: &[u8], start: usize, end: usize) -> Span {
 }
 
 fn is_blank_around(text: &[u8]) -> bool {
-    matches!(text, [first, .., last] if is_blank(*first) | is_blank(*last))
-        || matches!(text, [one] if is_blank(*one))
+    [text.first(), text.last()].into_iter().flatten().any(|c| is_blank(*c))
 }
 
 #[cold]

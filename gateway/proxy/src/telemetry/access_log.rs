@@ -1,5 +1,6 @@
 use super::format::{self, Held, MAX_VALUE, Reader, Style, Value};
 use super::{Record, escape};
+use crate::block;
 use std::sync::LazyLock;
 use tidegate_model::{AccessLogFormat, FormatPart, FormatString, Operator};
 
@@ -63,8 +64,7 @@ struct Placed {
 /// How many bytes of a literal are copied at once.
 const BLOCK: usize = 48;
 
-/// Bytes as they stand, escaped already. The first ones are copied as a whole block, of which what is too much is
-/// dropped: that is less work than any copy whose length is known only then.
+/// Bytes as they stand, escaped already: a block, and what does not fit in it.
 struct Literal {
     block: [u8; BLOCK],
     length: usize,
@@ -81,9 +81,7 @@ impl Literal {
 
     #[inline]
     fn write(&self, out: &mut Vec<u8>) {
-        let end = out.len() + self.length;
-        out.extend_from_slice(&self.block);
-        out.truncate(end);
+        block::append(&self.block, self.length, out);
         if !self.rest.is_empty() {
             out.extend_from_slice(&self.rest);
         }
