@@ -201,6 +201,9 @@ struct ExplainArgs {
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
     header: Vec<(String, String)>,
+    /// The address that the request would come from, for policies that ask for one
+    #[arg(long, value_name = "IP", value_parser = ip)]
+    client: Option<IpAddr>,
     /// The claims of a token that the request would bring, as a JSON object, as if it had been verified
     #[arg(long, value_name = "JSON", value_parser = claims)]
     claims: Option<Claims>,
@@ -242,6 +245,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             url: explain.url,
             headers: explain.header,
             claims: explain.claims,
+            client: explain.client,
             gateway: explain.gateway,
         };
         return Ok(Invocation::Explain(setup(explain.setup)?, query));
@@ -283,6 +287,7 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
+        broken_policies: Default::default(),
         default_retries: !args.no_default_retries,
         default_retry_budget: !args.no_default_retry_budget,
         now: std::time::SystemTime::now(),

@@ -13,8 +13,8 @@ use crate::tls::report_shared_certificates;
 use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
 use crate::{
-    Env, Translation, access_log, authentication, enforcement, l4, references, tls, tracing, unreachable,
-    unserved,
+    Env, Translation, access_log, authentication, authorization, enforcement, l4, references, tls, tracing,
+    unreachable, unserved,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -60,9 +60,12 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     settings.access_log = access_log::access_log(&world.mesh, &telemetries, &mut report);
     settings.tracing = tracing::tracing(&world, &telemetries, &mut clusters, &mut report);
     out.model.mesh = Arc::new(settings);
+    let authorization = authorization::authorization(&world, &out.model, &mut clusters, &mut report);
+    out.model.authorization = Arc::new(authorization);
     out.absent = clusters.finish(&mut out.model);
     out.model.authentication = Arc::new(authentication::authentication(&world, &mut report));
     out.diagnostics = report.finish();
+    out.diagnostics.extend(authorization::report_broken(&world));
     out
 }
 

@@ -8,6 +8,7 @@ mod access_log;
 mod action;
 mod admission;
 mod authentication;
+mod authorization;
 mod clusters;
 mod cors;
 mod delegate;
@@ -15,6 +16,7 @@ mod destination_rule;
 mod endpoints;
 mod enforcement;
 mod export;
+mod external_authorizer;
 mod fault;
 mod gateway;
 mod headers;
@@ -55,7 +57,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tidegate_api::{Object, Objects};
-use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, TableName};
+use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, ObjectRef, TableName};
 
 /// Who a gateway is to its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,8 @@ pub struct Env {
     pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.
     pub now: SystemTime,
+    /// AuthorizationPolicies for this gateway that are refused and have no good version: each denies everything.
+    pub broken_policies: BTreeSet<ObjectRef>,
     /// Contents of the files that [`files`] names, or why one cannot be read.
     pub files: Files,
 }

@@ -32,6 +32,7 @@ fn env() -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        broken_policies: Default::default(),
         default_retries: true,
         default_retry_budget: true,
         now: std::time::SystemTime::now(),

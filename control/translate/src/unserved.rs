@@ -76,6 +76,17 @@ fn security(world: &World<'_>, object: &Object, report: &mut Report) -> bool {
     false
 }
 
+/// Says why a policy is not for this gateway.
+pub(crate) fn report_unselected(object: &Object, target_ref: bool, target_refs: bool, report: &mut Report) {
+    let targets = "does not select this gateway: targets are Kubernetes Gateways, services and waypoints";
+    let (field, text) = match (target_ref, target_refs) {
+        (true, _) => ("spec.targetRef", targets),
+        (_, true) => ("spec.targetRefs", targets),
+        _ => ("", "does not select this gateway"),
+    };
+    report.note(object, field, "not-selected", text, "");
+}
+
 /// Whether a policy of `security.istio.io` is for this gateway.
 pub(crate) fn selects_gateway(env: &Env, object: &Object) -> bool {
     let namespace = &object.reference.namespace;

@@ -48,6 +48,8 @@ pub trait RequestView {
     fn query(&self) -> Option<&[u8]>;
     /// A header's value; repeated lines are joined with `,`. Pseudo headers are not asked for here.
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>>;
+    /// Each value of a header by itself, in order: what policies look at.
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8]));
     /// The claims of the request's verified token; never those of one that was not verified.
     fn claims(&self) -> Option<&Claims> {
         None

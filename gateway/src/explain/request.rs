@@ -88,6 +88,12 @@ impl Request {
         canonical.map(|path| self.path = path).is_some()
     }
 
+    /// The name that a client would send as SNI; none over plain HTTP, and none for an address.
+    pub(super) fn sni(&self) -> Option<&str> {
+        let asks = self.carries == Carries::Tls && self.host.parse::<std::net::IpAddr>().is_err();
+        asks.then_some(self.host.as_str())
+    }
+
     /// The authority as sent.
     pub(super) fn authority(&self) -> &str {
         &self.authority
@@ -113,6 +119,10 @@ impl RequestView for Request {
 
     fn query(&self) -> Option<&[u8]> {
         self.query.as_deref().map(str::as_bytes)
+    }
+
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, v)| value(v.as_bytes()));
     }
 
     fn claims(&self) -> Option<&Claims> {
@@ -144,6 +154,7 @@ mod tests {
             url: url.to_owned(),
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             claims: None,
+            client: None,
             gateway: None,
         }
     }

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     HeadTimeout,
     /// Its token is not accepted.
     Denied(Denial),
+    /// The policies do not let it through.
+    Forbidden,
     /// No rule for it.
     NoRoute,
     /// Its connection is not for its authority.
@@ -131,6 +133,7 @@ impl Kind {
             | Kind::Misdirected
             | Kind::HeadTimeout
             | Kind::Denied(_)
+            | Kind::Forbidden
             | Kind::NoRoute
             | Kind::NoCluster
             | Kind::NoEndpoint
@@ -165,6 +168,9 @@ impl Kind {
                 Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
             }
             Kind::Denied(denial) => denied(denial),
+            Kind::Forbidden => {
+                Row { status: 403, flag: None, details: "rbac_access_denied", body: "RBAC: access denied" }
+            }
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::Misdirected => {
                 row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")

@@ -5,6 +5,7 @@
 pub(crate) mod affinity;
 pub(crate) mod answer;
 pub(crate) mod attempt;
+pub(crate) mod authorize;
 pub(crate) mod buffers;
 pub(crate) mod deadline;
 pub(crate) mod downstream;

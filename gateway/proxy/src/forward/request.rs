@@ -38,6 +38,7 @@ pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<
     let next = match (faulted, planned, uploading) {
         (_, _, Err(kind)) => Err(Answer::Error(kind, None)),
         (Err(answer), ..) | (Ok(()), Plan::Answer(answer), _) => Err(answer),
+        (Ok(()), Plan::Check(_), _) => Err(Answer::Error(Kind::Forbidden, None)),
         (Ok(()), Plan::Forward(decision), Ok(first)) => Ok((decision, first)),
     };
     let result = match next {

@@ -112,6 +112,23 @@ impl RequestView for View<'_> {
         self.raw_query()
     }
 
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        let said = self.verified.is_some_and(|verified| verified.header(name).is_some());
+        match known(name) {
+            Known::Internal
+            | Known::ServiceTime
+            | Known::RateLimited
+            | Known::Claim
+            | Known::RequestId
+            | Known::ForwardedFor
+            | Known::ForwardedProto
+            | Known::ClientCert => self.value(name).iter().for_each(|whole| value(whole)),
+            _ if said => self.value(name).iter().for_each(|whole| value(whole)),
+            _ => self.values(name).for_each(value),
+        }
+    }
+
     fn claims(&self) -> Option<&Claims> {
         self.verified?.claims()
     }

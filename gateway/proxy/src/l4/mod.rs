@@ -3,10 +3,11 @@
 
 use crate::connection::Connection;
 use crate::forward::affinity;
+use crate::forward::authorize::{ends, note};
 use crate::forward::deadline::Deadline;
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
+use crate::telemetry::{AuthorizationCount, Flag, Flags, NoHeaders, Record, TcpSeries};
 use crate::upstream::{Cluster, ConnectError, Pick, Seen, UpstreamConnection};
 use crate::worker::Worker;
 use pingora::protocols::Stream;
@@ -17,7 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_engine::TcpDecision;
+use tidegate_engine::{Subject, TcpDecision};
 use tidegate_model::{ClusterName, HashKey};
 
 /// Stands for no limit: longer than any process runs.
@@ -118,8 +119,30 @@ pub(crate) async fn serve(
 }
 
 /// Logs a connection that was closed before anything of it went on.
-pub(crate) fn refused(flag: Flag, details: String, connection: &Connection, worker: &Worker) {
-    finish(&Outcome::failed(flag, details), None, connection, worker);
+pub(crate) fn refused(flag: Option<Flag>, details: String, connection: &Connection, worker: &Worker) {
+    let mut outcome = Outcome { details, ..Outcome::default() };
+    flag.into_iter().for_each(|flag| outcome.flags.set(flag));
+    finish(&outcome, None, connection, worker);
+}
+
+/// Whether the policies let a connection through whose bytes go on.
+///
+/// # Errors
+/// When they do not: the flag and the details of its log line.
+pub(crate) fn authorize(connection: &Connection, worker: &Worker) -> Result<(), (Option<Flag>, String)> {
+    let snapshot = worker.pin(&connection.last);
+    let Some(authorizer) = snapshot.table.authorizer() else { return Ok(()) };
+    let subject = Subject { ends: ends(connection, connection.peer.ip()), request: None };
+    if authorizer.has_notes() {
+        note(authorizer, &subject, worker);
+    }
+    let result = authorizer.check(&subject).and_then(|_| authorizer.enforce(&subject));
+    let (count, result) = match result {
+        Ok(()) => (AuthorizationCount::Allowed, Ok(())),
+        Err(why) => (AuthorizationCount::Denied, Err((None, why.to_string()))),
+    };
+    worker.telemetry.count_authorization(count);
+    result
 }
 
 async fn connect(
