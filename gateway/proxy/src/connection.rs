@@ -124,13 +124,14 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         Ok(Opened { stream, carries, tls, passed_sni }) => {
             let shutdown = tls.as_ref().map_or(shutdown, |tls| tls.shutdown.clone());
             (connection.tls, connection.passed_sni) = (tls, passed_sni);
+            let connection = Rc::new(connection);
             if matches!(carries, Carries::Tcp(_))
-                && let Err((flag, details)) = l4::authorize(&connection, &worker)
+                && let Err((flag, details)) = l4::authorize(&connection, &worker).await
             {
                 l4::refused(flag, details, &connection, &worker);
                 return None;
             }
-            return Some(Ready { slot, shutdown, connection: Rc::new(connection), stream, carries });
+            return Some(Ready { slot, shutdown, connection, stream, carries });
         }
         Err(e) => e,
     };

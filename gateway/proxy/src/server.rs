@@ -428,6 +428,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 explain_errors,
                 proxy_protocol_from,
                 mirrors: Mirrors::default(),
+                checks: Default::default(),
                 tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });

@@ -24,6 +24,8 @@ pub(crate) enum Answer<'t> {
     Redirect(u16, &'t [HeaderOp], Vec<u8>),
     /// What a rule says.
     Direct(&'t DirectResponse),
+    /// What a provider says that does not let the request pass.
+    Own(Box<DirectResponse>),
     /// What CORS says to a preflight.
     Preflight(&'t [HeaderOp]),
     /// What a fault says.
@@ -64,6 +66,10 @@ pub(crate) async fn answer<'t, D: Downstream>(
             life.details = Cow::Borrowed(&response.details);
             (response.status, &response.response_headers, &response.body)
         }
+        Answer::Own(response) => {
+            life.details = Cow::Owned(response.details.to_string());
+            (response.status, &response.response_headers, &response.body)
+        }
         Answer::Preflight(headers) => {
             life.details = Cow::Borrowed("cors_response");
             (200, headers, b"")
@@ -75,7 +81,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
             (if let AbortStatus::Http(status) = status { *status } else { 200 }, &[], b"fault filter abort")
         }
     };
-    let ops = Ops { rule: ops, cors: life.cors };
+    let granted = life.granted.clone();
+    let ops = Ops { rule: ops, cors: life.cors, granted: granted.as_deref().unwrap_or_default() };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
     // after a request that breaks the rules, the next one is not to be trusted

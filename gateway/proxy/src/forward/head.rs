@@ -90,6 +90,9 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
     if let Some(verified) = &w.verified {
         verified.write(out, edits);
     }
+    if let Some(granted) = &w.granted {
+        granted.write(out, edits);
+    }
     edits.write(out);
     out.extend_from_slice(b"\r\n");
 }

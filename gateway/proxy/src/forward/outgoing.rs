@@ -127,6 +127,7 @@ impl<'a> Outgoing<'a> {
             write_request(w, &mut out, &changes);
             w.body_at = out.len();
             out.extend_from_slice(&w.buf[self.first.clone()]);
+            out.extend_from_slice(&w.ahead);
             written = if self.http2 { decode(w, &mut out) } else { Ok(()) };
         }
         w.out = out;

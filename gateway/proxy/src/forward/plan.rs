@@ -67,7 +67,7 @@ pub(crate) fn plan<'t>(
 }
 
 /// Asks the engine.
-fn route<'t>(life: &mut Life<'t>, w: &Work, site: Site<'_>, snapshot: &'t Snapshot) -> Plan<'t> {
+pub(crate) fn route<'t>(life: &mut Life<'t>, w: &Work, site: Site<'_>, snapshot: &'t Snapshot) -> Plan<'t> {
     let view = View::of(w);
     let table = match misdirected::routes(snapshot, site, view.authority()) {
         Ok(table) => table,
