@@ -134,12 +134,6 @@ impl Feed {
             admitted.objects.len(),
             report::counts(&diagnostics)
         );
-        if !translation.ready {
-            tracing::error!(
-                "not ready: security policies that select this gateway are not enforced; remove them, or accept that \
-                 with --allow-unenforced"
-            );
-        }
         for policy in &unknown.others {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
@@ -147,7 +141,7 @@ impl Feed {
             );
         }
         self.proxy.publish(Report { objects: report::objects(&admitted.objects), diagnostics });
-        self.proxy.set_ready(translation.ready && unknown.others.is_empty());
+        self.proxy.set_ready(unknown.others.is_empty());
         let world = World::new(applied.generation, translation, objects, self.mesh_env.clone());
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {

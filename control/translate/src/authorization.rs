@@ -10,8 +10,9 @@ use std::sync::Arc;
 use tidegate_api::Object;
 use tidegate_api::istio::{self, AuthorizationPolicy, PolicyOperation, PolicySource};
 use tidegate_model::{
-    Attribute, Authorization, Clause, Diagnostic, Expected, ListenerProtocol, Model, ObjectRef, Origin,
-    PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, Severity, TextPattern, TlsAction,
+    Attribute, Authorization, CheckProtocol, Clause, Diagnostic, Expected, ListenerProtocol, Model,
+    ObjectRef, Origin, PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, Severity, TextPattern,
+    TlsAction,
 };
 
 /// The annotation of policies that are decided and not enforced.
@@ -237,6 +238,19 @@ fn has_connections(protocol: &ListenerProtocol) -> bool {
 
 /// Says what a policy means for connections without requests, where that surprises.
 fn report_connections(object: &Object, policy: &Policy, report: &mut Report) {
+    if let PolicyAction::Custom(Ok(by)) = &policy.action
+        && by.protocol != CheckProtocol::Grpc
+    {
+        let text = "is asked by HTTP, so it is not asked about connections of the TCP and TLS passthrough servers of \
+                    this gateway, which pass, as in Istio";
+        report.warning(
+            object,
+            "spec.provider",
+            "requests-alone",
+            text,
+            "use a provider of envoyExtAuthzGrpc",
+        );
+    }
     for (i, rule) in policy.rules.iter().enumerate() {
         let mut clauses = rule.sources.iter().chain(&rule.operations).flatten().chain(&rule.conditions);
         let asks_requests = clauses.clone().any(|c| !c.attribute.is_of_connections());

@@ -28,7 +28,7 @@ use tidegate_model::{
 pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     let world = World::new(objects, env);
     let mut report = Report::default();
-    let ready = unserved::report(&world, &mut report);
+    unserved::report(&world, &mut report);
     enforcement::report(&world, &mut report);
     references::report(&world, &mut report);
     let expanded: Vec<Vec<Rule<'_>>> =
@@ -40,7 +40,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     for item in &world.virtual_services {
         unreachable::report_tcp(*item, &mut report);
     }
-    let mut out = Translation { ready, ..Translation::default() };
+    let mut out = Translation::default();
     for (object, _) in selected(&world) {
         out.bindings.insert(full_name(object), crate::Binding::default());
     }

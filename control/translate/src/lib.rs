@@ -72,7 +72,7 @@ pub struct Env {
     pub domain: Arc<str>,
     /// The namespace of mesh-wide objects: `istio-system`.
     pub root_namespace: Arc<str>,
-    /// Become ready although security objects that select this gateway are not enforced.
+    /// Become ready, and deny nothing, although security objects that may select this gateway are refused.
     pub allow_unenforced: bool,
     /// Rules that say nothing about retries have Istio's default policy.
     pub default_retries: bool,
@@ -103,9 +103,6 @@ pub struct Translation {
     pub model: Model,
     /// What there is to say about the objects, by file, line and column.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether the gateway may take traffic: false when a security object that selects it is not enforced and
-    /// [`Env::allow_unenforced`] is not set.
-    pub ready: bool,
     /// The Gateways that select this gateway, as `namespace/name` (or `mesh`), with what they opened.
     pub bindings: BTreeMap<Arc<str>, Binding>,
     /// Why there is no cluster, for each that a route names and that the model does not have.

@@ -3,6 +3,7 @@
 mod access_log;
 mod admission;
 mod authentication;
+mod authorization;
 mod clusters;
 mod delegates;
 mod diagnostics;

@@ -61,12 +61,15 @@ impl Side<'_> {
     }
 }
 
+/// Name and value of a field.
+pub(crate) type Line = (Box<[u8]>, Box<[u8]>);
+
 /// What was answered.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     /// The end-to-end fields of its head.
-    pub(crate) fields: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub(crate) fields: Vec<Line>,
     pub(crate) body: Vec<u8>,
     /// Trailer lines, each with its CRLF.
     pub(crate) trailers: Vec<u8>,

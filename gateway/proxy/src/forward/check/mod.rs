@@ -25,7 +25,7 @@ use crate::connection::Connection;
 use crate::h1::body::BodyScan;
 use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{AuthorizationCount, Flag};
+use crate::telemetry::AuthorizationCount;
 use grant::Grant;
 use room::Room;
 use std::net::SocketAddr;
@@ -107,10 +107,7 @@ pub(crate) async fn decide<'t, D: Downstream>(
 ) -> Plan<'t> {
     let grant = match ask_for(down, w, site, snapshot, check.by, first).await {
         Ok(grant) => grant,
-        Err(answer) => {
-            life.flags.set(Flag::ExternalAuthorization);
-            return Plan::Answer(answer);
-        }
+        Err(answer) => return Plan::Answer(answer),
     };
     // what the provider changes counts for routing only where it may
     let routed = (!check.by.clear_route_cache).then(|| route(life, w, site, snapshot));
