@@ -42,6 +42,10 @@ pub trait RequestView {
     fn scheme(&self) -> Scheme;
     /// `Host` or `:authority` as sent, with its port; empty when there is none.
     fn authority(&self) -> &[u8];
+    /// What `Host` says where the request's target names another authority, which counts instead (RFC 9112 3.2.2).
+    fn ignored_host(&self) -> Option<&[u8]> {
+        None
+    }
     /// The canonical path, without query.
     fn path(&self) -> &[u8];
     /// The query, without its `?`; `None` when there is no `?`.

@@ -140,12 +140,13 @@ impl CompiledClause {
             (Test::Scheme, Some(request)) => text(&[request.scheme().as_str().as_bytes()], Case::Sensitive),
             (Test::Authority, Some(request)) => text(&[request.authority()], Case::Sensitive),
             (Test::Host, Some(request)) => {
-                let sent = request.authority();
-                let is_sent = text(&[sent], Case::Ignored);
-                let host = host_of(sent);
+                let is = |host: &[u8]| text(&[host], Case::Ignored);
+                let or_bare = |sent: &[u8]| is(sent) || (host_of(sent) != sent && is(host_of(sent)));
                 match reading {
-                    Reading::Any => is_sent || (host != sent && text(&[host], Case::Ignored)),
-                    Reading::All => is_sent,
+                    Reading::Any => {
+                        or_bare(request.authority()) || request.ignored_host().is_some_and(or_bare)
+                    }
+                    Reading::All => is(request.authority()),
                 }
             }
             (Test::Path, Some(request)) => {

@@ -16,16 +16,12 @@ pub(crate) fn ends(connection: &Connection, remote: IpAddr) -> Ends<'_> {
     Ends { source: connection.peer.ip(), remote, destination: connection.local, sni: connection.sni() }
 }
 
-/// Who must be asked about the request before anything else, if anyone. A request that names two hosts, in its target
-/// and in `Host`, is refused: whoever wrote a policy for one of them may have meant either.
+/// Who must be asked about the request before anything else, if anyone.
 pub(crate) fn check<'t>(
     authorizer: &'t Authorizer,
     w: &Work,
     site: Site<'_>,
 ) -> Result<Option<Check<'t>>, Answer<'static>> {
-    if w.request.host_ignored {
-        return Err(Answer::Error(Kind::BadRequest(400, "ambiguous_host"), None));
-    }
     let view = View::of(w);
     let subject = Subject { ends: ends(site.connection, w.identity.client.ip()), request: Some(&view) };
     authorizer.check(&subject).map_err(|why| forbidden(&why, site.worker))

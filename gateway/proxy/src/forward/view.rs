@@ -115,6 +115,11 @@ impl RequestView for View<'_> {
         self.head.authority.of_buffer(self.buf)
     }
 
+    fn ignored_host(&self) -> Option<&[u8]> {
+        let ignored = self.head.known(self.buf, Known::Host).next();
+        ignored.filter(|_| self.head.host_ignored)
+    }
+
     fn path(&self) -> &[u8] {
         self.path
     }
