@@ -56,6 +56,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     }
     let Tables { mut clusters, mut report, .. } = tables;
     let mut settings = world.mesh.settings(&mut report);
+    settings.strict_paths = env.strict_paths;
     let telemetries = Telemetries::new(&world, &mut report);
     settings.access_log = access_log::access_log(&world.mesh, &telemetries, &mut report);
     settings.tracing = tracing::tracing(&world, &telemetries, &mut clusters, &mut report);

@@ -76,6 +76,8 @@ pub struct Env {
     pub allow_unenforced: bool,
     /// Rules that say nothing about retries have Istio's default policy.
     pub default_retries: bool,
+    /// Paths that some server may read otherwise than the gateway are refused.
+    pub strict_paths: bool,
     /// Clusters for which nothing is said have a budget for retries, which in Istio they have not.
     pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.

@@ -96,7 +96,8 @@ impl World {
     /// What is wrong with the question: the URL, the Gateway, the port.
     pub(crate) fn explain(&self, query: &ExplainQuery, running: Standings<'_>) -> Result<Answer, String> {
         let mut request = Request::of(query)?;
-        let mut answer = if request.canonicalize(self.gateway.model.mesh.path_normalization) {
+        let mesh = &self.gateway.model.mesh;
+        let mut answer = if request.canonicalize(mesh.path_normalization, mesh.strict_paths) {
             match query.gateway.as_deref() {
                 Some("mesh") => self.explain_mesh(&request)?,
                 Some(name) => {

@@ -2,7 +2,7 @@ use http::Uri;
 use std::borrow::Cow;
 use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::{HeaderName, PathNormalization};
-use tidegate_proxy::{ExplainQuery, canonical_path};
+use tidegate_proxy::{ExplainQuery, canonical_path, is_plain_path};
 
 /// What a URL's scheme says of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,10 @@ impl Request {
     }
 
     /// Gives the path the form that the data plane routes by; false when it has none.
-    pub(super) fn canonicalize(&mut self, mode: PathNormalization) -> bool {
+    pub(super) fn canonicalize(&mut self, mode: PathNormalization, strict: bool) -> bool {
+        if strict && !is_plain_path(&self.path) {
+            return false;
+        }
         let canonical = canonical_path(mode, &self.path).map(Cow::into_owned);
         canonical.map(|path| self.path = path).is_some()
     }

@@ -44,6 +44,11 @@ pub(crate) fn plan<'t>(
     let buf = &buf[*pos..];
     authority.clear();
     authority.extend_from_slice(request.authority.of_buffer(buf));
+    // a fragment stands behind the target
+    let has_fragment = || buf.get(request.target.end()) == Some(&b'#');
+    if snapshot.mesh.strict_paths && (!path::is_plain_path(request.target.of_buffer(buf)) || has_fragment()) {
+        return Plan::Answer(Answer::Error(Kind::BadPath, None));
+    }
     let sent = request.path.of_buffer(buf);
     if sent != b"*" && path::canonicalize(snapshot.mesh.path_normalization, sent, path).is_err() {
         return Plan::Answer(Answer::Error(Kind::BadPath, None));

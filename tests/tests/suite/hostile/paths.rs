@@ -7,7 +7,7 @@ use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use tidegate_tests::{Net, workspace};
+use tidegate_tests::{Net, Start, workspace};
 use tokio::task::JoinSet;
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +41,7 @@ struct Row {
     acceptable: Vec<Expected>,
     canonical_forwarded: Option<String>,
     canonical_seen_by_policy: Option<String>,
+    hardened_profile: String,
 }
 
 /// Istio's patterns of paths, and its template `{*}`: one segment.
@@ -150,24 +151,37 @@ fn mesh_config(mode: &str) -> String {
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn paths_are_canonical_where_policies_and_workloads_see_them() -> Result<()> {
+fn rows() -> Result<Vec<Row>> {
     let corpus = std::fs::read_to_string(workspace().join("tests/hostile/paths.jsonl"))?;
     let rows: Vec<Row> = corpus.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     ensure!(rows.len() >= 704, "the corpus lost rows: {}", rows.len());
+    Ok(rows)
+}
+
+/// The policies of all rows, each once.
+fn policies(rows: &[Row]) -> Vec<&Policy> {
     let mut policies: Vec<&Policy> = Vec::new();
-    for row in &rows {
+    for row in rows {
         if !policies.contains(&&row.policy) {
             policies.push(&row.policy);
         }
     }
-    let attempt = |row: &Row| {
-        let policy = policies.iter().position(|policy| **policy == row.policy).unwrap_or_default();
-        (row.raw_path.clone(), policy)
-    };
+    policies
+}
+
+fn attempt(row: &Row, policies: &[&Policy]) -> Attempt {
+    let policy = policies.iter().position(|policy| **policy == row.policy).unwrap_or_default();
+    (row.raw_path.clone(), policy)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paths_are_canonical_where_policies_and_workloads_see_them() -> Result<()> {
+    let rows = rows()?;
+    let policies = policies(&rows);
     let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
     std::fs::write(folder.path().join("policies.yaml"), authorization(&policies))?;
-    let (lanes, gateway) = start_lanes(&net, folder.path(), LANES, "off").await?;
+    let start = Start::with(folder.path()).access_log("off");
+    let (lanes, gateway) = start_lanes(&net, folder.path(), LANES, start).await?;
     let lanes = Arc::new(Mutex::new(lanes));
     let modes: BTreeSet<&str> = rows.iter().map(|row| &*row.mode).collect();
     ensure!(modes.len() == 4, "{modes:?}");
@@ -177,14 +191,38 @@ async fn paths_are_canonical_where_policies_and_workloads_see_them() -> Result<(
         let before = gateway.generation().await?;
         std::fs::write(folder.path().join("mesh.yaml"), mesh_config(mode))?;
         gateway.wait_for_generation_after(before).await?;
-        let rows = || rows.iter().filter(|row| row.mode == mode);
-        let played = play_all(rows().map(attempt).collect(), &lanes).await?;
-        rows().try_for_each(|row| {
-            score.count(row, played.get(&attempt(row)).context("a path was not played")?);
+        let of_mode = || rows.iter().filter(|row| row.mode == mode);
+        let played = play_all(of_mode().map(|row| attempt(row, &policies)).collect(), &lanes).await?;
+        of_mode().try_for_each(|row| {
+            score.count(row, played.get(&attempt(row, &policies)).context("a path was not played")?);
             Ok::<_, anyhow::Error>(())
         })?;
     }
     score.report()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_paths_are_those_that_everyone_reads_alike() -> Result<()> {
+    let rows = rows()?;
+    let policies = policies(&rows);
+    let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
+    std::fs::write(folder.path().join("policies.yaml"), authorization(&policies))?;
+    let start = Start::with(folder.path()).access_log("off").arg("--strict-paths");
+    let (lanes, _gateway) = start_lanes(&net, folder.path(), LANES, start).await?;
+    let lanes = Arc::new(Mutex::new(lanes));
+    let by_default = || rows.iter().filter(|row| row.mode == "BASE");
+    let played = play_all(by_default().map(|row| attempt(row, &policies)).collect(), &lanes).await?;
+    for row in by_default() {
+        let played = played.get(&attempt(row, &policies)).context("a path was not played")?;
+        let is_expected = match (&*row.hardened_profile, played) {
+            ("allow", Played::Forwarded(path)) => !row.policy.denies(path),
+            ("deny", Played::Denied) => true,
+            (profile, Played::Rejected) => profile.starts_with("reject"),
+            _ => false,
+        };
+        ensure!(is_expected, "{}: wants {}, got {played:?}", row.raw_path, row.hardened_profile);
+    }
+    Ok(())
 }
 
 #[derive(Default)]
