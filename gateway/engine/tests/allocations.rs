@@ -89,11 +89,12 @@ fn deciding_and_rewriting_allocate_nothing() {
 }
 
 /// A policy of each action, with every kind of attribute that a request has.
+#[expect(clippy::unwrap_used, reason = "what is written here is well-formed")]
 fn authorizer() -> Authorizer {
     let text = |pattern: &str| Expected::Text(TextPattern::parse(pattern));
     let is = |attribute, value| Clause { attribute, values: vec![value], not_values: vec![] };
     let claim = ClaimPath::parse("@request.auth.claims.group").unwrap();
-    let clauses = vec![
+    let clauses = [
         is(Attribute::Host, text("*.example.com")),
         is(Attribute::Method, text("GET")),
         is(Attribute::Path, Expected::Template(PathTemplate::parse("/a/{*}/c/{**}").unwrap())),

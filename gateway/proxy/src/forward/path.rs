@@ -60,7 +60,7 @@ fn has_plain_escapes(path: &[u8]) -> bool {
         let before = last.filter(|_| at == 0);
         let is_plain = match decoded {
             b'/' | b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 => false,
-            b'%' => !behind.get(..2).is_some_and(|two| hex(two).is_some()),
+            b'%' => behind.get(..2).is_none_or(|two| hex(two).is_none()),
             0x80..=0x9f => before != Some(0xe0) && (before != Some(0xf0) || decoded > 0x8f),
             _ => true,
         };

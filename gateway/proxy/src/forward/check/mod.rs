@@ -9,7 +9,7 @@ mod messages;
 mod room;
 
 pub(crate) use grant::Granted;
-pub(crate) use room::Checks;
+pub(crate) use room::{Checks, Held};
 
 use super::answer::Answer;
 use super::authorize;
@@ -133,7 +133,7 @@ async fn ask_for<D: Downstream>(
     let asked = async {
         let mut room = Room::take(site.worker).map_err(Ok)?;
         let body = match &by.body {
-            Some(wanted) => Some(read(down, w, *wanted, first, &mut room).await?),
+            Some(wanted) => Some(read(down, w, site, *wanted, first, &mut room).await?),
             None => None,
         };
         let question = question(w, site, body);
@@ -319,6 +319,7 @@ fn headers(w: &Work, view: View<'_>) -> Vec<(String, Vec<Vec<u8>>)> {
 async fn read<D: Downstream>(
     down: &mut D,
     w: &mut Work,
+    site: Site<'_>,
     wanted: CheckedBody,
     first: Range<usize>,
     room: &mut Room,
@@ -331,13 +332,16 @@ async fn read<D: Downstream>(
     if !down.uploaded() {
         go_ahead(down, w).await?;
     }
+    // it stays for as long as the request
+    let mut held = Held::by(site.worker);
     while !down.uploaded() && down.received() <= most {
         let piece =
             under_deadline(down, w, Waiting::ForClient, |down, w, cx| down.poll_upload(w, cx)).await?;
         down.deadline().touch();
-        room.grow(piece.bytes().len()).map_err(Unasked::Provider)?;
+        held.grow(piece.bytes().len()).map_err(Unasked::Provider)?;
         w.ahead.extend_from_slice(piece.bytes());
     }
+    w.held = Some(held);
     let mut content = [&w.buf[first], &w.ahead].concat();
     room.grow(content.len()).map_err(Unasked::Provider)?;
     // it was scanned before, so it is well-formed

@@ -15,20 +15,16 @@ pub(crate) struct Checks {
     bytes: Cell<usize>,
 }
 
-/// The room of one check.
-pub(super) struct Room {
+/// Bytes that are held for a request.
+pub(crate) struct Held {
     worker: Rc<Worker>,
     bytes: usize,
 }
 
-impl Room {
-    pub(super) fn take(worker: &Rc<Worker>) -> Result<Room, CheckError> {
-        let under_way = &worker.checks.under_way;
-        if under_way.get() >= AT_ONCE {
-            return Err(CheckError::Busy);
-        }
-        under_way.set(under_way.get() + 1);
-        Ok(Room { worker: worker.clone(), bytes: 0 })
+impl Held {
+    /// None yet.
+    pub(super) fn by(worker: &Rc<Worker>) -> Held {
+        Held { worker: worker.clone(), bytes: 0 }
     }
 
     pub(super) fn grow(&mut self, more: usize) -> Result<(), CheckError> {
@@ -42,11 +38,35 @@ impl Room {
     }
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bytes = &self.worker.checks.bytes;
+        bytes.set(bytes.get() - self.bytes);
+    }
+}
+
+/// The room of one check.
+pub(super) struct Room(Held);
+
+impl Room {
+    pub(super) fn take(worker: &Rc<Worker>) -> Result<Room, CheckError> {
+        let under_way = &worker.checks.under_way;
+        if under_way.get() >= AT_ONCE {
+            return Err(CheckError::Busy);
+        }
+        under_way.set(under_way.get() + 1);
+        Ok(Room(Held::by(worker)))
+    }
+
+    pub(super) fn grow(&mut self, more: usize) -> Result<(), CheckError> {
+        self.0.grow(more)
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
-        let Checks { under_way, bytes } = &self.worker.checks;
+        let under_way = &self.0.worker.checks.under_way;
         under_way.set(under_way.get() - 1);
-        bytes.set(bytes.get() - self.bytes);
     }
 }
 
