@@ -31,6 +31,7 @@ const HEADER_LIST: u32 = 56 << 10;
 pub(crate) struct Session {
     send: SendRequest<Bytes>,
     local: Option<SocketAddr>,
+    remote: SocketAddr,
     active: Cell<usize>,
     /// Whether a request was sent on it before.
     used: Cell<bool>,
@@ -64,7 +65,7 @@ impl Session {
         connection: UpstreamConnection,
         limits: &ConnectionLimits,
     ) -> io::Result<Rc<Session>> {
-        let UpstreamConnection { stream, local, in_use, .. } = connection;
+        let UpstreamConnection { stream, local, remote, in_use, .. } = connection;
         let now = Instant::now();
         let (io, flusher) = coalesce_client(stream);
         let mut builder = h2::client::Builder::new();
@@ -79,6 +80,7 @@ impl Session {
         let session = Rc::new(Session {
             send,
             local,
+            remote,
             active: Cell::new(0),
             used: Cell::new(false),
             greeted: Cell::new(false),
@@ -165,6 +167,11 @@ impl Place {
     /// Our address towards the endpoint.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.session.local
+    }
+
+    /// The address that the connection leads to.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.session.remote
     }
 }
 

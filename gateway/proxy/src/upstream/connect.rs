@@ -20,6 +20,8 @@ pub(crate) struct UpstreamConnection {
     pub(crate) reused: bool,
     /// Our address towards the endpoint.
     pub(crate) local: Option<SocketAddr>,
+    /// The endpoint's address when it was made.
+    pub(crate) remote: SocketAddr,
     /// When it was made.
     pub(super) born: Instant,
     /// Requests that it has carried.
@@ -130,8 +132,8 @@ impl Connector {
         };
         let digest = stream.get_socket_digest();
         let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
-        let born = Instant::now();
-        Ok(UpstreamConnection { stream, reused: false, local, born, served: 0, handed_on: 0, in_use })
+        let (remote, born) = (endpoint.address(), Instant::now());
+        Ok(UpstreamConnection { stream, reused: false, local, remote, born, served: 0, handed_on: 0, in_use })
     }
 }
 

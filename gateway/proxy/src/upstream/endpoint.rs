@@ -22,7 +22,8 @@ pub(super) struct Endpoint {
     /// What is known of its health.
     pub(super) health: Health,
     active: AtomicU32,
-    removed: AtomicBool,
+    /// Shared with those whose connections it has taken over.
+    removed: Arc<AtomicBool>,
 }
 
 impl Endpoint {
@@ -39,7 +40,20 @@ impl Endpoint {
             created,
             health: Health::default(),
             active: AtomicU32::new(0),
-            removed: AtomicBool::new(false),
+            removed: Arc::default(),
+        })
+    }
+
+    /// The same endpoint at another address: connections to it stay, new ones go there.
+    pub(super) fn moved(&self, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Endpoint {
+            id: self.id,
+            peer: Peer::new(address),
+            address,
+            created: self.created,
+            health: Health::default(),
+            active: AtomicU32::new(0),
+            removed: self.removed.clone(),
         })
     }
 

@@ -11,8 +11,11 @@ use tidegate_model::{Cluster, EndpointSet, Locality};
 /// An endpoint as `explain` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointStanding {
-    /// Where it listens.
+    /// Where it listens; a name and a port where it has no address.
     pub address: String,
+    /// The DNS name that led to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// `region/zone/subzone`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub locality: String,
@@ -40,6 +43,7 @@ pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> 
         let place = *places.entry(&e.locality).or_insert(next);
         Known {
             address: e.address.to_string(),
+            name: None,
             place: &e.locality,
             weight: e.weight.max(1),
             candidate: Candidate {
@@ -58,10 +62,12 @@ pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> 
 pub(crate) fn running(cluster: &Cluster, state: &ClusterState) -> Vec<EndpointStanding> {
     let table = state.endpoints.load();
     let detects = cluster.outlier_detection.is_some();
-    let known = table.members().iter().map(|m| {
+    let of_requests = table.hosts().map(|hosts| hosts.members()).unwrap_or_default();
+    let known = table.members().iter().chain(&of_requests).map(|m| {
         let out = Some(m.endpoint.health.standing()).filter(|standing| detects && standing.ejected);
         Known {
             address: m.endpoint.address().to_string(),
+            name: m.name.as_deref(),
             place: &m.place,
             weight: m.weight,
             candidate: Candidate { priority: m.priority, locality: m.locality, healthy: out.is_none() },
@@ -69,12 +75,30 @@ pub(crate) fn running(cluster: &Cluster, state: &ClusterState) -> Vec<EndpointSt
             out,
         }
     });
-    judge(cluster, &known.collect::<Vec<_>>())
+    let mut judged = judge(cluster, &known.collect::<Vec<_>>());
+    let troubles = state.troubles().into_iter();
+    let of_requests = table.hosts().map(|hosts| hosts.troubles()).unwrap_or_default();
+    judged.extend(troubles.chain(of_requests).map(|(name, addresses, why)| EndpointStanding {
+        address: name.to_string(),
+        name: Some(name.to_string()),
+        locality: String::new(),
+        weight: 0,
+        priority: 0,
+        healthy: addresses > 0,
+        active: None,
+        percent: 0.0,
+        reason: Some(match addresses {
+            0 => format!("the name has no addresses: {why}"),
+            _ => format!("the name keeps those that are known: {why}"),
+        }),
+    }));
+    judged
 }
 
 /// What is known of an endpoint.
 struct Known<'a> {
     address: String,
+    name: Option<&'a str>,
     place: &'a Locality,
     weight: u32,
     candidate: Candidate,
@@ -97,6 +121,7 @@ fn judge(cluster: &Cluster, known: &[Known<'_>]) -> Vec<EndpointStanding> {
         let Locality { region, zone, subzone } = k.place;
         EndpointStanding {
             address: k.address.clone(),
+            name: k.name.map(str::to_owned),
             locality: format!("{region}/{zone}/{subzone}").trim_end_matches('/').to_owned(),
             weight: k.weight,
             priority: k.candidate.priority,
