@@ -212,6 +212,7 @@ const SERVICE_ENTRY: Fields = Fields {
         "hosts",
         "ports",
         "resolution",
+        "location",
         "exportTo",
         "workloadSelector",
         "endpoints[].address",
@@ -222,7 +223,6 @@ const SERVICE_ENTRY: Fields = Fields {
     ],
     reasons: &[
         ("addresses", "has no effect at a gateway: it captures traffic of sidecars by its address"),
-        ("location", "has no effect at a gateway yet: mesh TLS is not spoken to upstreams"),
         ("endpoints[].network", "is not enforced yet: endpoints of all networks are dialled directly"),
         ("endpoints[].serviceAccount", "has no effect as long as mesh TLS is not spoken"),
     ],
@@ -365,6 +365,11 @@ const VALUES: &[(&str, &str, &str)] = &[
         "loadBalancer.simple",
         "PASSTHROUGH",
         "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
+    ),
+    (
+        "location",
+        "MESH_INTERNAL",
+        "MESH_INTERNAL has no effect on requests yet: mesh TLS is not spoken to upstreams",
     ),
     (
         "retryOn",

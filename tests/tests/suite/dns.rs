@@ -176,6 +176,13 @@ async fn names_are_resolved_as_their_service_entry_says() -> Result<()> {
         let line = world.logged(host).await?;
         ensure!(line["response_flags"] == flag && line["response_code_details"] == details, "{line}");
     }
+    // what one host is like says nothing of the others
+    let page = world.explain("c.wild.example").await?;
+    ensure!(page["reason"].is_null() && page["endpoint"] == "*.wild.example:7000", "{page}");
+    let standings = page["endpoint_standings"].as_array().context("no standings")?.clone();
+    let of = |name: &str| standings.iter().find(|s| s["name"] == name).cloned().unwrap_or_default();
+    ensure!(of("a.wild.example")["address"] == format!("{a}:{PORT}"), "{page}");
+    ensure!(of("here.wild.example")["healthy"] == false, "{page}");
     let why = world.logged("here.wild.example").await?["upstream_transport_failure_reason"].to_string();
     ensure!(why.contains("refused: 169.254.169.254"), "{why}");
     for (host, why) in [("metadata.example", "refused"), ("gone.example", "the last lookup failed")] {

@@ -132,6 +132,11 @@ impl RequestHosts {
         }
     }
 
+    /// What hosts they may be, and their port.
+    pub(super) fn pattern(&self) -> String {
+        format!("{}:{}", self.pattern, self.port)
+    }
+
     /// The addresses in use.
     pub(super) fn members(&self) -> Vec<Arc<Member>> {
         let known = self.known.load();

@@ -2,11 +2,12 @@
 
 use super::outlier::{Millis, Standing};
 use super::plan::{self, Candidate, Tier};
-use super::state::ClusterState;
+use super::state::{ClusterState, dns_name};
+use super::table::Member;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tidegate_model::{Cluster, EndpointSet, Locality};
+use tidegate_model::{Address, Cluster, EndpointSet, Locality};
 
 /// An endpoint as `explain` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,13 +38,17 @@ pub struct EndpointStanding {
 
 /// The endpoints of a cluster of which nothing is known but its config.
 pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> {
+    let asked_for = set.endpoints.iter().find(|e| matches!(e.address, Address::RequestHost(..)));
+    if let Some(endpoint) = asked_for {
+        return vec![of_requests(endpoint.address.to_string())];
+    }
     let mut places = BTreeMap::new();
     let known = set.endpoints.iter().map(|e| {
         let next = places.len();
         let place = *places.entry(&e.locality).or_insert(next);
         Known {
             address: e.address.to_string(),
-            name: None,
+            name: dns_name(&e.address).map(|name| &**name),
             place: &e.locality,
             weight: e.weight.max(1),
             candidate: Candidate {
@@ -62,8 +67,7 @@ pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> 
 pub(crate) fn running(cluster: &Cluster, state: &ClusterState) -> Vec<EndpointStanding> {
     let table = state.endpoints.load();
     let detects = cluster.outlier_detection.is_some();
-    let of_requests = table.hosts().map(|hosts| hosts.members()).unwrap_or_default();
-    let known = table.members().iter().chain(&of_requests).map(|m| {
+    let known = table.members().iter().map(|m| {
         let out = Some(m.endpoint.health.standing()).filter(|standing| detects && standing.ejected);
         Known {
             address: m.endpoint.address().to_string(),
@@ -75,24 +79,57 @@ pub(crate) fn running(cluster: &Cluster, state: &ClusterState) -> Vec<EndpointSt
             out,
         }
     });
-    let mut judged = judge(cluster, &known.collect::<Vec<_>>());
-    let troubles = state.troubles().into_iter();
-    let of_requests = table.hosts().map(|hosts| hosts.troubles()).unwrap_or_default();
-    judged.extend(troubles.chain(of_requests).map(|(name, addresses, why)| EndpointStanding {
-        address: name.to_string(),
-        name: Some(name.to_string()),
+    let mut standings = judge(cluster, &known.collect::<Vec<_>>());
+    let mut troubles = state.troubles();
+    if let Some(hosts) = table.hosts() {
+        standings.push(of_requests(hosts.pattern()));
+        standings.extend(hosts.members().iter().map(|m| asked_for(m)));
+        troubles.extend(hosts.troubles());
+    }
+    standings.extend(troubles.into_iter().map(|(name, addresses, why)| in_trouble(&name, addresses, &why)));
+    standings
+}
+
+/// All hosts that requests may ask for, of which none is known before.
+fn of_requests(pattern: String) -> EndpointStanding {
+    EndpointStanding {
+        address: pattern,
+        name: None,
         locality: String::new(),
-        weight: 0,
+        weight: 1,
         priority: 0,
-        healthy: addresses > 0,
+        healthy: true,
         active: None,
+        percent: 100.0,
+        reason: Some("the host that a request asks for is resolved when it comes".to_owned()),
+    }
+}
+
+/// A host that a request asked for.
+fn asked_for(member: &Member) -> EndpointStanding {
+    let name = member.name.as_deref().unwrap_or_default();
+    EndpointStanding {
+        name: Some(name.to_owned()),
+        active: Some(member.endpoint.active()),
+        percent: 0.0,
+        reason: Some(format!("gets requests that ask for {name}")),
+        ..of_requests(member.endpoint.address().to_string())
+    }
+}
+
+/// A name without addresses, or without all that it was answered.
+fn in_trouble(name: &str, addresses: usize, why: &str) -> EndpointStanding {
+    EndpointStanding {
+        name: Some(name.to_owned()),
+        weight: 0,
+        healthy: addresses > 0,
         percent: 0.0,
         reason: Some(match addresses {
             0 => format!("the name has no addresses: {why}"),
             _ => format!("the name keeps those that are known: {why}"),
         }),
-    }));
-    judged
+        ..of_requests(name.to_owned())
+    }
 }
 
 /// What is known of an endpoint.
