@@ -352,7 +352,10 @@ const MESH_CONFIG: Fields = Fields {
             "is not enforced yet: values that are absent are written as - and null",
         ),
         ("extensionProviders[].prometheus", "has no effect: metrics are served for Prometheus in any case"),
-        ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
+        (
+            "outboundTrafficPolicy",
+            "has no effect at a gateway, in Istio neither: it goes to the hosts that routes name and to no others",
+        ),
         ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("defaultConfig.discoveryAddress", "has no effect: there is no control plane to ask here"),
     ],

@@ -326,6 +326,7 @@ fn what_runs_says_who_is_healthy() {
         priority: 0,
         healthy: reason.is_none(),
         active: Some(0),
+        last_failure: None,
         percent,
         reason: reason.map(str::to_owned),
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tidegate_tests::{Backend, Gateway, NameServer, Net, Start, get};
 
 const PORT: u16 = 7000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A gateway that asks a name server of its own, and workloads that names may lead to.
 struct World {
@@ -23,7 +23,8 @@ struct World {
 }
 
 /// Hosts, and how each is resolved.
-const ENTRIES: [(&str, &str); 7] = [
+const ENTRIES: [(&str, &str); 8] = [
+    ("down.example", "DNS"),
     ("all.example", "DNS"),
     ("one.example", "DNS_ROUND_ROBIN"),
     ("*.wild.example", "DYNAMIC_DNS"),
@@ -76,6 +77,7 @@ impl World {
         names.answer("b.wild.example", &[b]);
         names.answer("here.wild.example", &["169.254.169.254".parse()?]);
         names.answer("metadata.example", &["169.254.169.254".parse()?, "fd00:ec2::254".parse()?]);
+        names.answer("down.example", &[net.next()?.into()]);
         names.answer("old.example", &[a]);
         names.answer("new.example", &[c]);
         site.write("entries.yaml", &entries())?;
@@ -132,45 +134,61 @@ impl World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_resolved_as_their_service_entry_says() -> Result<()> {
     let mut world = World::new().await?;
-    let [a, b, c] = world.workloads;
+    addresses(&world).await?;
+    failures(&world).await?;
+    changes(&mut world).await
+}
+
+async fn addresses(world: &World) -> Result<()> {
+    let [a, b, _] = world.workloads;
     // it was not ready before the first answers, so that no request finds a name without address
     for host in ["all.example", "one.example", "old.example"] {
         ensure!(world.ask(host).await?.0 == 200, "{host}: {}", world.gateway.said());
     }
-    // all addresses, or one at a time
-    for host in ["all.example", "one.example"] {
-        let mut seen = BTreeSet::new();
-        let end = Instant::now() + PATIENCE;
-        while seen.len() < 2 {
-            seen.extend(world.ask(host).await?.1);
-            ensure!(Instant::now() < end, "{host} was answered by {seen:?} alone");
-            // a connection that was made goes on to where it leads
-            if host == "one.example" {
-                break;
-            }
-        }
-        ensure!(seen.is_subset(&[a, b].into()), "{seen:?}");
+    let end = Instant::now() + PATIENCE;
+    let mut seen = BTreeSet::new();
+    while seen.len() < 2 {
+        seen.extend(world.ask("all.example").await?.1);
+        ensure!(Instant::now() < end, "all.example was answered by {seen:?} alone");
     }
-    let standings = world.explain("one.example").await?["endpoint_standings"].clone();
-    ensure!(
-        standings.as_array().is_some_and(|s| s.len() == 1 && s[0]["name"] == "one.example"),
-        "{standings}"
-    );
+    ensure!(seen == [a, b].into(), "{seen:?}");
+    // the connection that was made goes on to where it leads, new ones go to each address in turn
+    let first = world.ask("one.example").await?;
+    let mut turns = BTreeSet::new();
+    while turns.len() < 2 {
+        let standings = world.explain("one.example").await?["endpoint_standings"].clone();
+        ensure!(standings.as_array().is_some_and(|s| s.len() == 1), "{standings}");
+        ensure!(standings[0]["name"] == "one.example", "{standings}");
+        turns.insert(standings[0]["address"].to_string());
+        ensure!(world.ask("one.example").await? == first, "another connection than {first:?}");
+        ensure!(Instant::now() < end, "one.example is always {turns:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let standings = world.explain("all.example").await?["endpoint_standings"].clone();
     ensure!(
         standings.as_array().is_some_and(|s| s.len() == 2 && s[0]["name"] == "all.example"),
         "{standings}"
     );
 
-    // whatever a request asks for, if it is the service's
+    // whatever a request asks for
     for (host, expected) in [("a.wild.example", a), ("B.wild.example", b), ("a.wild.example:8080", a)] {
         ensure!(world.ask(host).await? == (200, Some(expected)), "{host}: {}", world.gateway.said());
     }
+    Ok(())
+}
+
+async fn failures(world: &World) -> Result<()> {
+    let [a, ..] = world.workloads;
     for (host, flag, details) in [
         ("no.wild.example", "DF", "dns_resolution_failure"),
         ("here.wild.example", "DF", "dns_resolution_failure"),
         ("metadata.example", "UH", "no_healthy_upstream"),
         ("gone.example", "UH", "no_healthy_upstream"),
+        (
+            "down.example",
+            "UF",
+            "upstream_reset_before_response_started{remote_connection_failure|connection_refused}",
+        ),
     ] {
         ensure!(world.ask(host).await?.0 == 503, "{host}");
         let line = world.logged(host).await?;
@@ -191,10 +209,18 @@ async fn names_are_resolved_as_their_service_entry_says() -> Result<()> {
         ensure!(reason.contains("no addresses") && reason.contains(why), "{page}");
         ensure!(page["reason"].as_str().is_some_and(|r| r.starts_with("503")), "{page}");
     }
+    let page = world.explain("down.example").await?;
+    let last = page["endpoint_standings"][0]["last_failure"].as_str();
+    ensure!(last.is_some_and(|l| l.starts_with("connection refused, ")), "{page}");
     let said = world.gateway.messages.since(0);
     let refused = said.iter().find(|line| line.contains("DNS answer is refused")).context("not reported")?;
     ensure!(refused.contains("169.254.169.254") && refused.contains("--allow-dns-answers"), "{refused}");
 
+    Ok(())
+}
+
+async fn changes(world: &mut World) -> Result<()> {
+    let [a, _, c] = world.workloads;
     // another answer is followed, and the last one stays when nobody answers any more
     world.names.answer("all.example", &[c]);
     world.until("all.example", |_, at| at == Some(c)).await?;

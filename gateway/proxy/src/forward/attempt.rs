@@ -319,6 +319,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             Err(NoConnection::Abandoned(kind)) => return Err(kind.into()),
             Err(NoConnection::Failed(error)) => error,
         };
+        pick.failed(&error);
         self.life.transport_failure = Cow::Owned(error.to_string());
         // who is over a limit is not let in by trying again
         let outcome = (!matches!(error, ConnectError::Overflow)).then_some(Outcome::NoConnection);

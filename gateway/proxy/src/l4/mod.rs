@@ -149,6 +149,7 @@ async fn connect(
             Err(outcome)
         }
         Err(e) => {
+            pick.failed(&e);
             cluster.observe(&pick, Seen::Failure);
             let mut outcome = Outcome::failed(Flag::UpstreamConnectFailure, "upstream_connect_failure");
             if matches!(e, ConnectError::Timeout) {

@@ -105,10 +105,14 @@ impl Cluster {
 
     /// Counts what came of a try, for the health of its endpoint.
     pub(crate) fn observe(&self, pick: &Pick, seen: Seen) {
-        if let Some(rule) = self.config.outlier_detection.as_ref().filter(|_| self.hosts().is_none())
+        if let Some(rule) = &self.config.outlier_detection
             && let Some(cause) = pick.endpoint().health.count(rule, seen)
         {
-            self.state.eject(&self.config.name, pick.endpoint(), rule, cause);
+            let state =
+                self.hosts().map_or_else(|| Some(self.state.clone()), |hosts| hosts.state(pick.name()?));
+            if let Some(state) = state {
+                state.eject(&self.config.name, pick.endpoint(), rule, cause);
+            }
         }
     }
 

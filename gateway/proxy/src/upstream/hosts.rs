@@ -67,8 +67,12 @@ impl RequestHosts {
 
     /// Whether they are those of this config.
     pub(super) fn are(&self, config: &Cluster, pattern: &str, port: u16) -> bool {
-        let same = self.config.load_balancer == config.load_balancer && self.config.warmup == config.warmup;
-        same && *self.pattern == *pattern && self.port == port
+        let own = &self.config;
+        own.load_balancer == config.load_balancer
+            && own.outlier_detection == config.outlier_detection
+            && own.warmup == config.warmup
+            && *self.pattern == *pattern
+            && self.port == port
     }
 
     /// Picks an address of `host`, none of `tried` while there is another. Waits for its first answer.
@@ -130,6 +134,11 @@ impl RequestHosts {
             priority: 0,
             locality_weight: None,
         }
+    }
+
+    /// What is kept of a host.
+    pub(super) fn state(&self, host: &Arc<str>) -> Option<Arc<ClusterState>> {
+        self.known.load().get(host).map(|host| host.state.clone())
     }
 
     /// What hosts they may be, and their port.
@@ -207,9 +216,12 @@ fn matches(pattern: &str, host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cluster::Cluster as Running;
     use super::super::dns::testing::Scripted;
-    use super::super::testing::cluster;
+    use super::super::outlier::{Seen, testing::rule};
+    use super::super::testing::{asked_for, cluster};
     use super::*;
+    use tidegate_model::OutlierDetection;
 
     #[test]
     fn names_and_what_they_belong_to() {
@@ -250,6 +262,28 @@ mod tests {
         assert_eq!(pick("127.0.0.1").await.unwrap_err(), "the host is none of *.example.com");
         assert_eq!(hosts.members().len(), 1);
         assert_eq!(hosts.troubles().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn addresses_of_a_host_are_left_out_as_those_of_a_cluster() {
+        let dns = Arc::new(Scripted::default());
+        dns.answer("a.example.com", Ok(&["192.0.2.1", "192.0.2.2"]));
+        let mut config = cluster("a");
+        config.outlier_detection = Some(OutlierDetection { consecutive_5xx: 1, ..rule() });
+        let config = Arc::new(config);
+        let names = Arc::new(Names::new(tokio::runtime::Handle::current(), dns, &[]));
+        let cluster = Running::new(config.clone(), ClusterState::new());
+        let set =
+            EndpointSet { cluster: config.name.clone(), endpoints: vec![asked_for("*.example.com", 443)] };
+        cluster.state.set_endpoints(config, Some(Arc::new(set)), &names);
+        let hosts = cluster.hosts().unwrap();
+        let pick = async |dice: u64| hosts.pick(b"a.example.com", dice << 58, &[]).await.unwrap();
+        assert!(cluster.pick(0).is_none(), "the cluster has no endpoint of its own");
+        let bad = pick(0).await;
+        cluster.observe(&bad, Seen::Status(500));
+        for dice in 0..64 {
+            assert_ne!(pick(dice).await.address, bad.address);
+        }
     }
 
     #[tokio::test(start_paused = true)]

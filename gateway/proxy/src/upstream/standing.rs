@@ -1,5 +1,6 @@
 //! What is said of a cluster's endpoints: their health, their share of the requests, and why some get none.
 
+use super::endpoint::Endpoint;
 use super::outlier::{Millis, Standing};
 use super::plan::{self, Candidate, Tier};
 use super::state::{ClusterState, dns_name};
@@ -29,6 +30,9 @@ pub struct EndpointStanding {
     /// Requests that it has now; `None` where nothing runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<u32>,
+    /// Why it could not be connected to the last time that it could not, and how long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
     /// Its share of the requests by weight, in percent.
     pub percent: f64,
     /// Why that is nothing, or something although it is not healthy.
@@ -56,7 +60,7 @@ pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> 
                 locality: e.locality_weight.map(|weight| (place, weight)),
                 healthy: true,
             },
-            active: None,
+            running: None,
             out: None,
         }
     });
@@ -75,7 +79,7 @@ pub(crate) fn running(cluster: &Cluster, state: &ClusterState) -> Vec<EndpointSt
             place: &m.place,
             weight: m.weight,
             candidate: Candidate { priority: m.priority, locality: m.locality, healthy: out.is_none() },
-            active: Some(m.endpoint.active()),
+            running: Some(&m.endpoint),
             out,
         }
     });
@@ -100,6 +104,7 @@ fn of_requests(pattern: String) -> EndpointStanding {
         priority: 0,
         healthy: true,
         active: None,
+        last_failure: None,
         percent: 100.0,
         reason: Some("the host that a request asks for is resolved when it comes".to_owned()),
     }
@@ -111,6 +116,7 @@ fn asked_for(member: &Member) -> EndpointStanding {
     EndpointStanding {
         name: Some(name.to_owned()),
         active: Some(member.endpoint.active()),
+        last_failure: last_failure(&member.endpoint),
         percent: 0.0,
         reason: Some(format!("gets requests that ask for {name}")),
         ..of_requests(member.endpoint.address().to_string())
@@ -139,7 +145,7 @@ struct Known<'a> {
     place: &'a Locality,
     weight: u32,
     candidate: Candidate,
-    active: Option<u32>,
+    running: Option<&'a Endpoint>,
     /// Since when it is left out, and how often it was.
     out: Option<Standing>,
 }
@@ -163,12 +169,19 @@ fn judge(cluster: &Cluster, known: &[Known<'_>]) -> Vec<EndpointStanding> {
             weight: k.weight,
             priority: k.candidate.priority,
             healthy: k.candidate.healthy,
-            active: k.active,
+            active: k.running.map(Endpoint::active),
+            last_failure: k.running.and_then(last_failure),
             percent: (percent * 100.0).round() / 100.0,
             reason: reason(cluster, k, tier),
         }
     });
     judged.collect()
+}
+
+fn last_failure(endpoint: &Endpoint) -> Option<String> {
+    let (at, error) = endpoint.last_failure()?;
+    let ago = Duration::from_secs(Millis::now().since(at).as_secs());
+    Some(format!("{error}, {ago:?} ago"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two decimals are made of it")]

@@ -136,7 +136,8 @@ impl EndpointTable {
 
     /// Active requests of all endpoints.
     pub(super) fn requests(&self) -> u32 {
-        self.members.iter().map(|member| member.endpoint.active()).sum()
+        let of_requests = self.hosts.as_ref().map(|hosts| hosts.members()).unwrap_or_default();
+        self.members.iter().chain(&of_requests).map(|member| member.endpoint.active()).sum()
     }
 
     /// Whether some endpoint has not its full weight yet.
