@@ -51,9 +51,9 @@ impl Upstream {
     }
 
     /// The address that the connection leads to.
-    pub(crate) fn remote(&self) -> SocketAddr {
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
         match self {
-            Upstream::One(c) => c.remote,
+            Upstream::One(c) => c.remote(),
             Upstream::Two(x) => x.place().remote(),
         }
     }

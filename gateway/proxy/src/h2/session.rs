@@ -31,7 +31,7 @@ const HEADER_LIST: u32 = 56 << 10;
 pub(crate) struct Session {
     send: SendRequest<Bytes>,
     local: Option<SocketAddr>,
-    remote: SocketAddr,
+    remote: Option<SocketAddr>,
     active: Cell<usize>,
     /// Whether a request was sent on it before.
     used: Cell<bool>,
@@ -65,7 +65,8 @@ impl Session {
         connection: UpstreamConnection,
         limits: &ConnectionLimits,
     ) -> io::Result<Rc<Session>> {
-        let UpstreamConnection { stream, local, remote, in_use, .. } = connection;
+        let remote = connection.remote();
+        let UpstreamConnection { stream, local, in_use, .. } = connection;
         let now = Instant::now();
         let (io, flusher) = coalesce_client(stream);
         let mut builder = h2::client::Builder::new();
@@ -170,7 +171,7 @@ impl Place {
     }
 
     /// The address that the connection leads to.
-    pub(crate) fn remote(&self) -> SocketAddr {
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
         self.session.remote
     }
 }

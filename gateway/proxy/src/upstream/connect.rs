@@ -20,8 +20,6 @@ pub(crate) struct UpstreamConnection {
     pub(crate) reused: bool,
     /// Our address towards the endpoint.
     pub(crate) local: Option<SocketAddr>,
-    /// The endpoint's address when it was made.
-    pub(crate) remote: SocketAddr,
     /// When it was made.
     pub(super) born: Instant,
     /// Requests that it has carried.
@@ -33,6 +31,11 @@ pub(crate) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
+    /// The address that it leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
+    }
+
     /// Whether it has carried as many requests as it may, or is as old as it may be.
     pub(super) fn is_spent(&self, limits: &ConnectionLimits) -> bool {
         limits.max_requests_per_connection.is_some_and(|most| self.served >= most)
@@ -132,8 +135,8 @@ impl Connector {
         };
         let digest = stream.get_socket_digest();
         let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
-        let (remote, born) = (endpoint.address(), Instant::now());
-        Ok(UpstreamConnection { stream, reused: false, local, remote, born, served: 0, handed_on: 0, in_use })
+        let born = Instant::now();
+        Ok(UpstreamConnection { stream, reused: false, local, born, served: 0, handed_on: 0, in_use })
     }
 }
 

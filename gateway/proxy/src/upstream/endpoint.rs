@@ -18,6 +18,8 @@ pub(super) struct Endpoint {
     /// How Pingora's connector reaches it, made once.
     pub(super) peer: Peer,
     address: SocketAddr,
+    /// Whether it was at another address before, where connections may lead still.
+    moved: bool,
     /// When it was first seen.
     pub(super) created: Millis,
     /// What is known of its health.
@@ -40,6 +42,7 @@ impl Endpoint {
             id: EndpointId(NEXT.fetch_add(1, Ordering::Relaxed)),
             peer: Peer::new(address),
             address,
+            moved: false,
             created,
             health: Health::default(),
             active: AtomicU32::new(0),
@@ -54,6 +57,7 @@ impl Endpoint {
             id: self.id,
             peer: Peer::new(address),
             address,
+            moved: true,
             created: self.created,
             health: Health::default(),
             active: AtomicU32::new(0),
@@ -102,6 +106,11 @@ impl Pick {
     /// The workload behind the endpoint, for metrics.
     pub(crate) fn workload(&self) -> &Arc<Workload> {
         &self.member.workload
+    }
+
+    /// Whether connections to it may lead to another address than its own.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.member.endpoint.moved
     }
 
     /// Notes that it could not be connected to.
