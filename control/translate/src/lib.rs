@@ -20,6 +20,7 @@ mod external_authorizer;
 mod fault;
 mod gateway;
 mod headers;
+mod hold;
 mod host_index;
 mod hosts;
 mod l4;

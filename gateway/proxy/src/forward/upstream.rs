@@ -50,6 +50,14 @@ impl Upstream {
         }
     }
 
+    /// The address that the connection leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        match self {
+            Upstream::One(c) => c.remote(),
+            Upstream::Two(x) => x.place().remote(),
+        }
+    }
+
     /// Whether requests go as content, without the framing of HTTP/1.
     pub(crate) fn is_http2(&self) -> bool {
         matches!(self, Upstream::Two(_))

@@ -31,6 +31,7 @@ const HEADER_LIST: u32 = 56 << 10;
 pub(crate) struct Session {
     send: SendRequest<Bytes>,
     local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
     active: Cell<usize>,
     /// Whether a request was sent on it before.
     used: Cell<bool>,
@@ -64,6 +65,7 @@ impl Session {
         connection: UpstreamConnection,
         limits: &ConnectionLimits,
     ) -> io::Result<Rc<Session>> {
+        let remote = connection.remote();
         let UpstreamConnection { stream, local, in_use, .. } = connection;
         let now = Instant::now();
         let (io, flusher) = coalesce_client(stream);
@@ -79,6 +81,7 @@ impl Session {
         let session = Rc::new(Session {
             send,
             local,
+            remote,
             active: Cell::new(0),
             used: Cell::new(false),
             greeted: Cell::new(false),
@@ -165,6 +168,11 @@ impl Place {
     /// Our address towards the endpoint.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.session.local
+    }
+
+    /// The address that the connection leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.session.remote
     }
 }
 

@@ -1,6 +1,7 @@
 use super::budget::RetryPermit;
 use super::connect::ConnectError;
 use super::endpoint::{EndpointId, Pick};
+use super::hosts::RequestHosts;
 use super::outlier::Seen;
 use super::standing::{self, EndpointStanding};
 use super::state::ClusterState;
@@ -48,6 +49,11 @@ impl Cluster {
     /// another one. The last pick may be among them.
     pub(crate) fn pick_other(&self, tried: &[EndpointId]) -> Option<Pick> {
         self.state.endpoints.load().pick_other(&self.state.turn, tried)
+    }
+
+    /// Where endpoints are what requests ask for: then no other way of picking finds one.
+    pub(crate) fn hosts(&self) -> Option<Arc<RequestHosts>> {
+        self.state.endpoints.load().hosts().cloned()
     }
 
     /// What of a request its endpoint is picked by, if anything.
@@ -102,7 +108,11 @@ impl Cluster {
         if let Some(rule) = &self.config.outlier_detection
             && let Some(cause) = pick.endpoint().health.count(rule, seen)
         {
-            self.state.eject(&self.config.name, pick.endpoint(), rule, cause);
+            let state =
+                self.hosts().map_or_else(|| Some(self.state.clone()), |hosts| hosts.state(pick.name()?));
+            if let Some(state) = state {
+                state.eject(&self.config.name, pick.endpoint(), rule, cause);
+            }
         }
     }
 

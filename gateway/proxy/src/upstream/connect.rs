@@ -31,6 +31,11 @@ pub(crate) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
+    /// The address that it leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
+    }
+
     /// Whether it has carried as many requests as it may, or is as old as it may be.
     pub(super) fn is_spent(&self, limits: &ConnectionLimits) -> bool {
         limits.max_requests_per_connection.is_some_and(|most| self.served >= most)
