@@ -227,6 +227,22 @@ async fn policies_decide_about_connections() -> Result<()> {
             ensure!(line.is_some(), "{policy}: {}", gateway.log.tail());
         }
     }
+    // a provider is asked about a connection by gRPC
+    let at = SocketAddr::new(IpAddr::V4(net.next()?), 8081);
+    let provider = provider::Provider::start(at).await?;
+    let generation = gateway.generation().await?;
+    let custom = policies(&[("p", "{action: CUSTOM, provider: {name: me}, rules: [{}]}")]);
+    let mesh = providers::mesh("envoyExtAuthzGrpc", "timeout: 5s");
+    site.replace("policies.yaml", &(custom + &providers::entry(at, "GRPC") + &mesh))?;
+    gateway.wait_for_generation_after(generation).await?;
+    let request = Request::to(gateway.at(9000));
+    assert_eq!(Connection::open(&request).await?.echo(b"\x01hello").await?, b"\x01hello");
+    assert_eq!(provider.asked().len(), 1);
+    drop(provider);
+    let mark = gateway.log.since(0).len();
+    let unasked = Connection::open(&request).await?.echo(b"\x01hello").await;
+    let line = gateway.log.find(mark, SOON, |line| line.contains("ext_authz_error")).await;
+    ensure!(unasked.is_err() && line.is_some_and(|line| line.contains("UAEX")), "{}", gateway.log.tail());
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A provider with its address in a config of its own.
-fn entry(at: SocketAddr, protocol: &str) -> String {
+pub(super) fn entry(at: SocketAddr, protocol: &str) -> String {
     format!(
         "\n---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: provider}}\nspec:\n  hosts: \
          [provider.example]\n  resolution: STATIC\n  ports: [{{number: 80, name: p, protocol: {protocol}}}]\n  \
@@ -21,7 +21,7 @@ fn entry(at: SocketAddr, protocol: &str) -> String {
     )
 }
 
-fn mesh(kind: &str, settings: &str) -> String {
+pub(super) fn mesh(kind: &str, settings: &str) -> String {
     format!(
         "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    \
          extensionProviders: [{{name: me, {kind}: {{service: provider.example, port: 80, {settings}}}}}]\n"
