@@ -27,6 +27,7 @@ mod secret;
 mod tcp;
 mod tls;
 mod tracing;
+mod upstream_tls;
 
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
@@ -56,3 +57,4 @@ pub use secret::{Authorities, Secret, SecretKey};
 pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
 pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};
 pub use tracing::{OtlpTransport, SpanTag, Tracing};
+pub use upstream_tls::{ProxyProtocol, ServerAuthorities, UpstreamTls};

@@ -9,7 +9,7 @@ use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spre
 use crate::lock::lock;
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
-use crate::tls::{self, ServerConfigs};
+use crate::tls::{self, Credentials, ServerConfigs};
 use crate::trace::Target;
 use crate::upstream::{Connector, EndpointStanding, Pool, Registry};
 use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
@@ -182,6 +182,8 @@ pub(crate) struct Shown {
 struct Control {
     model: Arc<Model>,
     registry: Registry,
+    /// What TLS needs of the model, on both sides.
+    credentials: Credentials,
     keys: KeyStore,
     listeners: Listeners,
     access_log: Option<AccessLog>,
@@ -219,7 +221,8 @@ impl Proxy {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let keys = KeyStore::over_network(runtime.handle().clone(), HttpFetch::new(&options.keys)?);
         let mut registry = Registry::new(runtime.handle().clone());
-        let clusters = registry.apply(&Model::default());
+        let credentials = Credentials::default();
+        let clusters = registry.update(&Model::default(), &credentials);
         let live = Arc::new(Live::new(Snapshot {
             generation: 0,
             table: Table::default(),
@@ -249,6 +252,7 @@ impl Proxy {
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
+            credentials,
             keys,
             listeners,
             access_log: options.access_log,
@@ -268,7 +272,8 @@ impl Proxy {
         let old = self.state.live.load();
         let changes = model.diff(&control.model);
         let compiled = old.table.apply(&model, &changes);
-        let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
+        control.credentials = Credentials::load(&model, &control.credentials);
+        let (tls, certificates) = ServerConfigs::build(&model, &control.credentials, &old.tls);
         let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
         let (authentication, unusable) =
@@ -285,7 +290,8 @@ impl Proxy {
         let is_new = old.generation == 0 || !changes.is_empty();
         let generation = old.generation + u64::from(is_new);
         if is_new {
-            let clusters = control.registry.apply(&model);
+            let Control { registry, credentials, .. } = &mut *control;
+            let clusters = registry.update(&model, credentials);
             let mesh = model.mesh.clone();
             let target = mesh.tracing.clone().and_then(|tracing| {
                 Some(Target { cluster: clusters.get(&tracing.collector)?.clone(), tracing })
@@ -295,8 +301,10 @@ impl Proxy {
             let authentication = authentication.map(Arc::new);
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
+        let live = self.state.live.load();
+        diagnostics.extend(live.clusters.unusable());
         if is_new {
-            old.tls.drain_changed(&self.state.live.load().tls);
+            old.tls.drain_changed(&live.tls);
         }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);

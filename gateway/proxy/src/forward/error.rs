@@ -2,6 +2,7 @@
 
 use crate::auth::Denial;
 use crate::telemetry::Flag;
+use crate::tls::OriginateError;
 use crate::upstream::ConnectError;
 use std::time::Duration;
 
@@ -42,6 +43,10 @@ pub(crate) enum Kind {
     ConnectTimeout,
     /// Connecting failed otherwise.
     ConnectFailed,
+    /// The endpoint is not who it should be, or speaks no TLS.
+    HandshakeFailed,
+    /// The cluster's TLS cannot be spoken, for this request or for all.
+    NoTls,
     /// The upstream ended the connection before its response.
     UpstreamClosed,
     /// The upstream reset the stream.
@@ -72,7 +77,9 @@ impl From<ConnectError> for Kind {
             ConnectError::Refused => Kind::ConnectRefused,
             ConnectError::Overflow => Kind::Overflow,
             ConnectError::Timeout => Kind::ConnectTimeout,
-            ConnectError::Other(_) => Kind::ConnectFailed,
+            ConnectError::Tls(OriginateError::Handshake(_)) => Kind::HandshakeFailed,
+            ConnectError::Tls(OriginateError::Unusable(_) | OriginateError::NoName) => Kind::NoTls,
+            ConnectError::Header(_) | ConnectError::Other(_) => Kind::ConnectFailed,
         }
     }
 }
@@ -116,6 +123,7 @@ impl Kind {
             Kind::ConnectRefused
             | Kind::ConnectTimeout
             | Kind::ConnectFailed
+            | Kind::HandshakeFailed
             | Kind::UpstreamClosed
             | Kind::UpstreamReset
             | Kind::UpstreamMalformed
@@ -135,6 +143,7 @@ impl Kind {
             | Kind::NoCluster
             | Kind::NoEndpoint
             | Kind::Overflow
+            | Kind::NoTls
             | Kind::NoWebSocket
             | Kind::Idle
             | Kind::Stalled
@@ -177,6 +186,9 @@ impl Kind {
             Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
             Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
             Kind::ConnectFailed => no_connection(before!("remote_connection_failure")),
+            Kind::HandshakeFailed | Kind::NoTls => {
+                no_connection(before!("remote_connection_failure|TLS_error"))
+            }
             Kind::UpstreamClosed => unanswered(Flag::UpstreamTermination, before!("connection_termination")),
             Kind::UpstreamReset => row(503, Flag::UpstreamReset, before!("remote_reset"), RESET),
             Kind::UpstreamMalformed => malformed(before!("protocol_error"), RESET),
@@ -227,6 +239,8 @@ mod tests {
             (Kind::Overflow, 503, Some(Flag::Overflow)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::HandshakeFailed, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::NoTls, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),

@@ -19,6 +19,8 @@ mod session;
 mod tasks;
 
 pub(crate) use self::exchange::{Broken, Exchange};
+#[cfg(test)]
+pub(crate) use self::session::TESTED_STREAM_IDS;
 pub(crate) use self::session::{Place, Session};
 pub(crate) use self::tasks::Tasks;
 

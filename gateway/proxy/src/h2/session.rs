@@ -27,6 +27,22 @@ const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 /// Bytes of a response's header list, less than what a response head of HTTP/1 may have.
 const HEADER_LIST: u32 = 56 << 10;
 
+/// Streams that a connection has ids for (RFC 9113 5.1.1): odd ones of 31 bits.
+const STREAM_IDS: u32 = 1 << 30;
+
+#[cfg(test)]
+thread_local! {
+    /// As many as there are for a connection in a test.
+    pub(crate) static TESTED_STREAM_IDS: Cell<u32> = const { Cell::new(STREAM_IDS) };
+}
+
+fn stream_ids() -> u32 {
+    #[cfg(test)]
+    return TESTED_STREAM_IDS.get();
+    #[cfg(not(test))]
+    STREAM_IDS
+}
+
 /// A connection that takes many requests at once.
 pub(crate) struct Session {
     send: SendRequest<Bytes>,
@@ -85,7 +101,9 @@ impl Session {
             greeting: Notify::new(),
             idle_since: Cell::new(now),
             most: limits.max_concurrent_streams.map_or(STREAMS, |most| STREAMS.min(most as usize)),
-            left: Cell::new(limits.max_requests_per_connection.unwrap_or(u32::MAX)),
+            left: Cell::new(
+                limits.max_requests_per_connection.map_or(stream_ids(), |most| most.min(stream_ids())),
+            ),
             ends: limits.max_connection_duration.and_then(|most| now.checked_add(most)),
             in_use,
         });

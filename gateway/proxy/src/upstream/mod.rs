@@ -10,12 +10,14 @@ mod keeper;
 mod outlier;
 mod plan;
 mod pool;
+mod proxy_header;
 mod queue;
 mod registry;
 mod sessions;
 mod standing;
 mod state;
 mod table;
+mod transport;
 mod usage;
 
 pub(crate) use balance::hash;
@@ -28,6 +30,7 @@ pub(crate) use outlier::Seen;
 pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;
 pub use standing::{EndpointStanding, standings};
+pub(crate) use transport::TransportOptions;
 pub(crate) use usage::InUse;
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 use super::cluster::{Cluster, Clusters};
 use super::dns::{Names, Resolve, SystemResolver, Watcher};
 use super::state::ClusterState;
+use super::transport::Transport;
+use crate::tls::Credentials;
 use ahash::AHashMap;
 use std::sync::{Arc, Weak};
 use tidegate_model::{Address, EndpointSet, Model};
@@ -29,16 +31,21 @@ impl Registry {
     ///
     /// Never waits: names are resolved in the background, and until one was resolved for the
     /// first time its endpoint does not exist (a cluster of such endpoints alone answers 503, UH).
-    pub(crate) fn apply(&mut self, model: &Model) -> Clusters {
+    pub(crate) fn update(&mut self, model: &Model, credentials: &Credentials) -> Clusters {
         let mut next = AHashMap::with_capacity(model.clusters.len());
         for (name, config) in &model.clusters {
-            let cluster = match self.clusters.get(name) {
-                Some(old) if old.config() == config => old.clone(),
+            let old = self.clusters.get(name);
+            let transport = Transport::build(config, credentials, old.map(|old| &old.transport));
+            let cluster = match old {
+                Some(old) if old.config() == config && Arc::ptr_eq(&old.transport, &transport) => old.clone(),
                 Some(old) => {
+                    if !Arc::ptr_eq(&old.transport, &transport) {
+                        old.transport.retire();
+                    }
                     old.state.usage.look_again();
-                    Cluster::new(config.clone(), old.state.clone())
+                    Cluster::new(config.clone(), old.state.clone(), transport)
                 }
-                None => Cluster::new(config.clone(), ClusterState::new()),
+                None => Cluster::new(config.clone(), ClusterState::new(), transport),
             };
             self.apply_endpoints(&cluster, model.endpoints.get(name));
             next.insert(name.clone(), cluster);
@@ -48,8 +55,14 @@ impl Registry {
         self.clusters.clone()
     }
 
+    /// [`Registry::update`] for models without TLS.
+    #[cfg(test)]
+    pub(crate) fn apply(&mut self, model: &Model) -> Clusters {
+        self.update(model, &Credentials::default())
+    }
+
     fn apply_endpoints(&mut self, cluster: &Cluster, set: Option<&Arc<EndpointSet>>) {
-        let Cluster { config, state } = cluster;
+        let Cluster { config, state, .. } = cluster;
         if state.is_made_from(config, set) {
             return;
         }
