@@ -22,6 +22,7 @@ mod soak;
 mod stop;
 mod telemetry;
 mod tokens;
+mod upstream_tls;
 mod upstreams;
 mod websocket;
 

@@ -146,7 +146,7 @@ impl Originator {
         let name = name.cloned().ok_or(OriginateError::NoName)?;
         let connector = TlsConnector::from(config);
         let begun = connector.with_alpn(inside.protocols()).connect(name, stream).await;
-        begun.map_err(|e| OriginateError::Handshake(e.to_string().into()))
+        begun.map_err(|e| OriginateError::Handshake(cause(&e).into()))
     }
 }
 
@@ -162,6 +162,16 @@ impl Source {
             && (policy, host) == (&other.policy, &other.host)
             && (certificate, authorities) == (&other.certificate, &other.authorities)
             && missing == &other.missing
+    }
+}
+
+/// What rustls or the system said; of what is ours, what we said.
+fn cause(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(ours)))) => {
+            format!("invalid peer certificate: {ours}")
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -247,7 +257,7 @@ impl Verifier {
 
 /// A certificate that is signed as it should be, of somebody else.
 #[derive(Debug, thiserror::Error)]
-#[error("the server's certificate has none of the names {0}")]
+#[error("it is for none of the names {0}")]
 struct OtherName(String);
 
 impl ServerCertVerifier for Verifier {
