@@ -123,8 +123,15 @@ async fn serve(mut stream: TcpStream, mut seen: Seen, wants: Arc<Wants>, tls: Op
         }
     }
     let Some(tls) = tls else { return talk(stream, seen, wants.bytes).await };
-    // a client that likes no certificate of ours is no news here
-    let Ok(stream) = tls.accept(stream).await else { return };
+    let stream = match tls.accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        // what it was told must not be lost for what it sent meanwhile
+        Err((_, mut stream)) => {
+            let _ = stream.shutdown().await;
+            while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
+            return;
+        }
+    };
     let session = stream.get_ref().1;
     seen.sni = session.server_name().map(ToOwned::to_owned);
     seen.alpn = session.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());

@@ -79,6 +79,12 @@ fn secret(name: &str, data: &[(&str, &str)]) -> Result<String> {
     Ok(text)
 }
 
+/// The Secret `pair`: a certificate of the gateway's, and who signs those of upstreams.
+fn pair(me: &Identity, authority: &Authority) -> Result<String> {
+    let authority = authority.certificate();
+    secret("pair", &[("tls.crt", &me.certificate), ("tls.key", &me.key), ("ca.crt", &authority)])
+}
+
 fn request(gateway: &Gateway, service: &str, host: &str) -> Request {
     Request::to(gateway.at(PORT)).host(host).path(&format!("/{service}/"))
 }
@@ -150,103 +156,76 @@ impl Stage {
 type Outcome = Result<fn(&Seen) -> bool, &'static str>;
 
 const NOT_TRUSTED: Outcome = Err("TLS_error: invalid peer certificate: UnknownIssuer");
+const NOT_B: Outcome = Err("not valid for name \"b.example\"");
+const ANYTHING: Outcome = Ok(|_| true);
+const ASKS_FOR_A: Outcome = Ok(|seen| seen.sni.as_deref() == Some("a.example"));
+const QUANTUM: Outcome = Ok(|seen| seen.group.as_deref() == Some("X25519MLKEM768"));
+const HTTP1: Outcome =
+    Ok(|seen| seen.alpn.as_deref() == Some("http/1.1") && seen.http.as_deref() == Some("HTTP/1.1"));
+const HTTP2: Outcome =
+    Ok(|seen| seen.alpn.as_deref() == Some("h2") && seen.http.as_deref() == Some("HTTP/2"));
+const UPGRADE: &str = "mode: SIMPLE}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}";
 
-/// Policies, and the host of requests, towards an upstream that is `a.example`.
-fn policies(stage: &Stage) -> Vec<(&'static str, &'static str, String, Outcome)> {
-    let (one, two) = (stage.file("one.pem"), stage.file("two.pem"));
-    let is_a: Outcome = Ok(|seen| seen.sni.as_deref() == Some("a.example"));
-    let tls = |settings: &str| format!("tls: {{{settings}}}");
-    let [plain, quantum]: [Outcome; 2] = [
-        Ok(|seen| seen.alpn.as_deref() == Some("http/1.1") && seen.http.as_deref() == Some("HTTP/1.1")),
-        Ok(|seen| seen.group.as_deref() == Some("X25519MLKEM768")),
-    ];
-    let h2: Outcome = Ok(|seen| seen.alpn.as_deref() == Some("h2") && seen.http.as_deref() == Some("HTTP/2"));
-    let pool = "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}";
-    vec![
-        ("system", "a.example", tls("mode: SIMPLE"), is_a),
-        ("port", "A.example:8080", tls("mode: SIMPLE"), is_a),
-        ("http1", "a.example", tls("mode: SIMPLE"), plain),
-        ("group", "a.example", tls("mode: SIMPLE"), quantum),
-        ("http2", "a.example", format!("{}, {pool}", tls("mode: SIMPLE")), h2),
-        ("host", "b.example", tls("mode: SIMPLE"), Err("not valid for name \"b.example\"")),
-        ("nohost", "b_:80", tls("mode: SIMPLE"), Err("TLS_error")),
-        ("file", "a.example", tls(&format!("mode: SIMPLE, caCertificates: {one}")), is_a),
-        ("wrong", "a.example", tls(&format!("mode: SIMPLE, caCertificates: {two}")), NOT_TRUSTED),
-        ("sni", "b.example", tls("mode: SIMPLE, sni: a.example"), is_a),
-        (
-            "othersni",
-            "a.example",
-            tls("mode: SIMPLE, sni: b.example"),
-            Err("not valid for name \"b.example\""),
-        ),
-        (
-            "san",
-            "a.example",
-            tls("mode: SIMPLE, sni: b.example, subjectAltNames: [x, a.example]"),
-            Ok(|_| true),
-        ),
-        ("nosan", "a.example", tls("mode: SIMPLE, subjectAltNames: [x]"), Err("it is for none of the names x")),
-        (
-            "skip",
-            "b.example",
-            tls(&format!("mode: SIMPLE, caCertificates: {two}, insecureSkipVerify: true")),
-            Ok(|_| true),
-        ),
-        (
-            "wrongsan",
-            "a.example",
-            tls(&format!("mode: SIMPLE, caCertificates: {two}, subjectAltNames: [a.example]")),
-            NOT_TRUSTED,
-        ),
-        ("secret", "a.example", tls("mode: SIMPLE, credentialName: one"), is_a),
-        ("wrongsecret", "a.example", tls("mode: SIMPLE, credentialName: two"), NOT_TRUSTED),
-        (
-            "nosecret",
-            "a.example",
-            tls("mode: SIMPLE, credentialName: nowhere"),
-            Err("authorities of servers istio-system/nowhere is not there"),
-        ),
-        ("nofile", "a.example", tls("mode: SIMPLE, caCertificates: /nowhere/ca.pem"), Err("/nowhere/ca.pem")),
-        (
-            "nopair",
-            "a.example",
-            tls("mode: MUTUAL, credentialName: one"),
-            Err("client certificate istio-system/one"),
-        ),
-        ("mesh", "a.example", tls("mode: ISTIO_MUTUAL"), Err("")),
-    ]
+/// Settings towards an upstream that is `a.example`, by a service of this name for requests for this host. `ONE` and
+/// `TWO` stand for the files of the authorities, of which it has its certificate from the first.
+const POLICIES: [(&str, &str, &str, Outcome); 21] = [
+    ("system", "a.example", "mode: SIMPLE", ASKS_FOR_A),
+    ("port", "A.example:8080", "mode: SIMPLE", ASKS_FOR_A),
+    ("http1", "a.example", "mode: SIMPLE", HTTP1),
+    ("http2", "a.example", UPGRADE, HTTP2),
+    ("group", "a.example", "mode: SIMPLE", QUANTUM),
+    ("host", "b.example", "mode: SIMPLE", NOT_B),
+    ("address", "192.0.2.1:80", "mode: SIMPLE", Err("not valid for name")),
+    ("file", "a.example", "mode: SIMPLE, caCertificates: ONE", ASKS_FOR_A),
+    ("wrong", "a.example", "mode: SIMPLE, caCertificates: TWO", NOT_TRUSTED),
+    ("sni", "b.example", "mode: SIMPLE, sni: a.example", ASKS_FOR_A),
+    ("othersni", "a.example", "mode: SIMPLE, sni: b.example", NOT_B),
+    ("san", "a.example", "mode: SIMPLE, sni: b.example, subjectAltNames: [x, a.example]", ANYTHING),
+    ("nosan", "a.example", "mode: SIMPLE, subjectAltNames: [x]", Err("it is for none of the names x")),
+    ("skip", "b.example", "mode: SIMPLE, caCertificates: TWO, insecureSkipVerify: true", ANYTHING),
+    ("wrongsan", "a.example", "mode: SIMPLE, caCertificates: TWO, subjectAltNames: [a.example]", NOT_TRUSTED),
+    ("secret", "a.example", "mode: SIMPLE, credentialName: one", ASKS_FOR_A),
+    ("wrongsecret", "a.example", "mode: SIMPLE, credentialName: two", NOT_TRUSTED),
+    ("nosecret", "a.example", "mode: SIMPLE, credentialName: none", Err("istio-system/none is not there")),
+    ("nofile", "a.example", "mode: SIMPLE, caCertificates: /nowhere/ca", Err("/nowhere/ca")),
+    ("nopair", "a.example", "mode: MUTUAL, credentialName: one", Err("client certificate istio-system/one")),
+    ("mesh", "a.example", "mode: ISTIO_MUTUAL", Err("")),
+];
+
+/// Sends a request that must fail, of which the log must say why.
+async fn refused(gateway: &Gateway, service: &str, host: &str, why: &str, flag: &str) -> Result<()> {
+    let mark = gateway.log.count();
+    let answer = exchange(&request(gateway, service, host)).await.map_err(failed)?;
+    ensure!(answer.status == 503, "{service}: {} {}", answer.status, answer.text());
+    let line = gateway.log.find(mark, PATIENCE, |l| l.contains(&format!("/{service}/"))).await;
+    let line: serde_json::Value = serde_json::from_str(&line.context("no line")?)?;
+    let reason = line["upstream_transport_failure_reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains(why) && line["response_flags"] == flag, "{service}: {line}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_is_who_the_policy_says_or_gets_nothing() -> Result<()> {
     let stage = Stage::new()?;
     let (at, _upstream) = stage.simple().await?;
-    let policies = policies(&stage);
-    let services: Vec<_> =
-        policies.iter().map(|(name, _, policy, _)| Service::new(name, at, policy)).collect();
-    let secrets = [("one-cacert", &stage.authority), ("two", &stage.other)];
-    for (name, authority) in secrets {
+    let policy = |settings: &str| {
+        let settings = settings.replace("ONE", &stage.file("one.pem")).replace("TWO", &stage.file("two.pem"));
+        format!("tls: {{{settings}}}")
+    };
+    let services = POLICIES.map(|(name, _, settings, _)| Service::new(name, at, policy(settings)));
+    for (name, authority) in [("one-cacert", &stage.authority), ("two", &stage.other)] {
         stage.site.write(&format!("{name}.yaml"), &secret(name, &[("ca.crt", &authority.certificate())])?)?;
     }
     stage.site.write("routes.yaml", &config(&services))?;
     let gateway = stage.start().await?;
-    for (name, host, _, expected) in &policies {
-        let mark = gateway.log.count();
-        let answer = exchange(&request(&gateway, name, host)).await.map_err(failed)?;
+    for (name, host, _, expected) in POLICIES {
         match expected {
             Ok(as_expected) => {
-                let seen = seen(&answer).context(*name)?;
+                let seen = ask(&gateway, name, host).await.context(name)?;
                 ensure!(as_expected(&seen), "{name}: {seen:?}");
             }
-            Err(why) => {
-                ensure!(answer.status == 503, "{name}: {} {}", answer.status, answer.text());
-                let line = gateway.log.find(mark, PATIENCE, |l| l.contains(&format!("/{name}/"))).await;
-                let line: serde_json::Value = serde_json::from_str(&line.context("no line")?)?;
-                let reason = line["upstream_transport_failure_reason"].as_str().unwrap_or_default();
-                ensure!(reason.contains(why), "{name}: {line}");
-                let flag = if why.is_empty() { "NC" } else { "UF" };
-                ensure!(line["response_flags"] == flag, "{name}: {line}");
-            }
+            Err("") => refused(&gateway, name, host, "", "NC").await?,
+            Err(why) => refused(&gateway, name, host, why, "UF").await?,
         }
     }
     let page = gateway.page(&format!("/explain?url=http://b.example:{PORT}/sni/")).await?;
@@ -268,19 +247,17 @@ async fn certificates_of_the_gateway_and_protocols_of_the_upstream() -> Result<(
     let silent = tokio::net::TcpListener::bind(stage.address()?).await?;
     stage.site.write("me.pem", &me.certificate)?;
     stage.site.write("me.key", &me.key)?;
-    let pair = [("tls.crt", &*me.certificate), ("tls.key", &me.key)];
-    let authority = stage.authority.certificate();
-    stage.site.write("pair.yaml", &secret("pair", &[pair[0], pair[1], ("ca.crt", &authority)])?)?;
+    stage.site.write("pair.yaml", &pair(&me, &stage.authority)?)?;
     let files = format!(
         "tls: {{mode: MUTUAL, clientCertificate: {}, privateKey: {}}}",
         stage.file("me.pem"),
         stage.file("me.key")
     );
     let simple = "tls: {mode: SIMPLE}";
-    let names = "tls: {mode: SIMPLE, sni: b.example}";
-    let mut named = Service::new("named", h1, names);
+    let mut named = Service::new("named", h1, "tls: {mode: SIMPLE, sni: b.example}");
     named.more = ", subjectAltNames: [a.example]".into();
     let client = "connectionPool: {http: {useClientProtocol: true}}";
+    let soon = "connectionPool: {tcp: {connectTimeout: 300ms}}";
     let services = [
         Service::new("pair", mutual, "tls: {mode: MUTUAL, credentialName: pair}"),
         Service::new("files", mutual, files),
@@ -290,11 +267,8 @@ async fn certificates_of_the_gateway_and_protocols_of_the_upstream() -> Result<(
         Service::new("client", h1, format!("{simple}, {client}")),
         Service::new("h1asked", h2, simple),
         Service::new("notls", plain, simple),
-        Service::new(
-            "silent",
-            silent.local_addr()?,
-            format!("{simple}, connectionPool: {{tcp: {{connectTimeout: 300ms}}}}"),
-        ),
+        Service::new("nocert", mutual, simple),
+        Service::new("silent", silent.local_addr()?, format!("{simple}, {soon}")),
     ];
     stage.site.write("routes.yaml", &config(&services))?;
     let gateway = stage.start().await?;
@@ -308,13 +282,13 @@ async fn certificates_of_the_gateway_and_protocols_of_the_upstream() -> Result<(
         let seen = ask(&gateway, service, "a.example").await.context(service)?;
         ensure!(seen.http.as_deref() == Some(http) && seen.client.is_none(), "{service}: {seen:?}");
     }
-    for (service, why) in [("h1asked", "TLS_error"), ("notls", "TLS_error"), ("silent", "connect timeout")] {
-        let mark = gateway.log.count();
-        let answer = exchange(&request(&gateway, service, "a.example")).await.map_err(failed)?;
-        ensure!(answer.status == 503, "{service}: {}", answer.status);
-        let line = gateway.log.find(mark, PATIENCE, |l| l.contains(&format!("/{service}/"))).await;
-        let line = line.context("no line")?;
-        ensure!(line.contains(why) && line.contains("\"UF\""), "{service}: {line}");
+    for (service, why, flag) in [
+        ("h1asked", "TLS_error", "UF"),
+        ("notls", "TLS_error", "UF"),
+        ("silent", "connect timeout", "UF"),
+        ("nocert", "TLS_error: received fatal alert: CertificateRequired", "UC"),
+    ] {
+        refused(&gateway, service, "a.example", why, flag).await?;
     }
     // what a client of HTTP/2 asks for is spoken to the upstream too, and its name is the one that it says
     let mut over_h2 = request(&gateway, "h2", "a.example");
@@ -334,7 +308,7 @@ async fn until<F: Future<Output = Result<bool>>>(what: &str, holds: impl Fn() ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_secret_or_policy_costs_no_request_and_leaves_no_connection() -> Result<()> {
+async fn another_secret_costs_no_request() -> Result<()> {
     let stage = Stage::new()?;
     let wants = Wants {
         tls: Some(stage.identity("a.example")?),
@@ -342,17 +316,10 @@ async fn another_secret_or_policy_costs_no_request_and_leaves_no_connection() ->
         ..Wants::default()
     };
     let (at, upstream) = stage.upstream(wants).await?;
-    let pair = |name: &str| {
-        let me = stage.authority.issue(name, &[name.to_owned()])?;
-        let authority = stage.authority.certificate();
-        secret("pair", &[("tls.crt", &me.certificate), ("tls.key", &me.key), ("ca.crt", &authority)])
-    };
-    let policy = |more: &str| {
-        let service = Service::new("it", at, format!("tls: {{mode: MUTUAL, credentialName: pair{more}}}"));
-        config(&[service])
-    };
+    let pair = |name: &str| pair(&stage.authority.issue(name, &[name.to_owned()])?, &stage.authority);
+    let service = Service::new("it", at, "tls: {mode: MUTUAL, credentialName: pair}");
     stage.site.write("pair.yaml", &pair("first")?)?;
-    stage.site.write("routes.yaml", &policy(""))?;
+    stage.site.write("routes.yaml", &config(&[service]))?;
     let gateway = stage.start().await?;
     let gateway = &gateway;
     let request = request(gateway, "it", "a.example");
@@ -387,20 +354,58 @@ async fn another_secret_or_policy_costs_no_request_and_leaves_no_connection() ->
     stop.store(true, Ordering::Relaxed);
     load.await??;
     ensure!(sent.load(Ordering::Relaxed) > 0);
-    // an upstream that is somebody else now gets nothing over connections from before
-    let mut kept = Connection::open(&request).await.map_err(failed)?;
-    seen(&kept.send(&request).await.map_err(failed)?)?;
-    stage.site.write("routes.yaml", &policy(", subjectAltNames: [b.example]"))?;
-    until("503", || async { anyhow::Ok(exchange(&request).await.map_err(failed)?.status == 503) }).await?;
-    for _ in 0..20 {
-        ensure!(kept.send(&request).await.map_err(failed)?.status == 503);
-    }
-    // a Secret that is gone is not replaced by anything
-    stage.site.write("routes.yaml", &policy(""))?;
-    until("200", || async { anyhow::Ok(exchange(&request).await.map_err(failed)?.status == 200) }).await?;
-    std::fs::remove_file(stage.site.path().join("pair.yaml"))?;
-    until("503", || async { anyhow::Ok(exchange(&request).await.map_err(failed)?.status == 503) }).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_trusted_before_gets_nothing_any_more() -> Result<()> {
+    let stage = Stage::new()?;
+    let (at, _upstream) = stage.simple().await?;
+    let policy = |name: &str| {
+        let file = format!("tls: {{mode: SIMPLE, caCertificates: {}, sni: {name}}}", stage.file("ca.pem"));
+        let secret = format!("tls: {{mode: SIMPLE, credentialName: ca, sni: {name}}}");
+        let http2 = Service::new("secret", at, secret).speaking("HTTP2");
+        config(&[Service::new("file", at, file), http2])
+    };
+    let trust = |authority: &Authority| {
+        stage.site.write("ca.pem", &authority.certificate())?;
+        stage.site.write("ca.yaml", &secret("ca", &[("ca.crt", &authority.certificate())])?)
+    };
+    trust(&stage.authority)?;
+    stage.site.write("routes.yaml", &policy("a.example"))?;
+    let gateway = stage.start().await?;
+    let mut clients = Vec::new();
+    for service in ["file", "secret"] {
+        let request = request(&gateway, service, "x.example");
+        clients.push((Connection::open(&request).await.map_err(failed)?, request));
+    }
+    // each has a connection that is kept, and those of before must not be used any more once one gets another answer
+    let mut becomes = async |status: u16| {
+        for (kept, request) in &mut clients {
+            until("another answer", || async {
+                anyhow::Ok(exchange(request).await.map_err(failed)?.status == status)
+            })
+            .await?;
+            for _ in 0..10 {
+                let got = kept.send(request).await.map_err(failed)?.status;
+                ensure!(got == status, "{got} over a connection that is kept");
+            }
+        }
+        anyhow::Ok(())
+    };
+    becomes(200).await?;
+    trust(&stage.other)?;
+    becomes(503).await?;
+    trust(&stage.authority)?;
+    becomes(200).await?;
+    stage.site.write("routes.yaml", &policy("b.example"))?;
+    becomes(503).await?;
+    stage.site.write("routes.yaml", &policy("a.example"))?;
+    becomes(200).await?;
+    // what is gone is not replaced by anything
+    std::fs::remove_file(stage.site.path().join("ca.yaml"))?;
+    std::fs::remove_file(stage.site.path().join("ca.pem"))?;
+    becomes(503).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -241,6 +241,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
                 Ok(Tried { upstream, bulk, sender })
             }
             Err(why) => {
+                if let Some(fault) = upstream.fault() {
+                    self.life.transport_failure = Cow::Owned(format!("TLS_error: {fault}"));
+                }
                 let mut failed = why.failed(&sender, upstream.reused(), is_idempotent(self.w));
                 failed.stale &= self.interim == 0 && self.upload.is_whole();
                 Err(failed)

@@ -2,6 +2,7 @@ use super::buffers::{Bulk, Work};
 use super::error::Kind;
 use super::tunnel::End;
 use crate::h2::{Broken, Exchange};
+use crate::tls::fault;
 use crate::upstream::UpstreamConnection;
 use std::io;
 use std::net::SocketAddr;
@@ -47,6 +48,14 @@ impl Upstream {
         match self {
             Upstream::One(c) => c.local,
             Upstream::Two(x) => x.place().local(),
+        }
+    }
+
+    /// Why the connection ended, where TLS said that.
+    pub(super) fn fault(&self) -> Option<&str> {
+        match self {
+            Upstream::One(c) => c.fault.as_deref(),
+            Upstream::Two(_) => None,
         }
     }
 
@@ -123,7 +132,10 @@ impl Upstream {
                         n
                     }),
                 };
-                read.map(|n| Ok(n.unwrap_or(0) > 0))
+                read.map(|n| {
+                    c.fault = n.as_ref().err().and_then(fault);
+                    Ok(n.unwrap_or(0) > 0)
+                })
             }
             Upstream::Two(exchange) => exchange.poll_head(got, cx).map(|head| match head {
                 Ok(()) => Ok(true),

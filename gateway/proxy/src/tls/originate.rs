@@ -165,6 +165,13 @@ impl Source {
     }
 }
 
+/// What ended a connection, where TLS knows that: an alert of the server, mostly because it does not like our
+/// certificate, which in TLS 1.3 it says after the handshake.
+pub(crate) fn fault(error: &std::io::Error) -> Option<Box<str>> {
+    let of_tls = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(of_tls.to_string().into())
+}
+
 /// What rustls or the system said; of what is ours, what we said.
 fn cause(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
@@ -311,5 +318,172 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::ServerConfig;
+    use tidegate_model::Model;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
+
+    struct Authority {
+        pem: String,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new(name: &str) -> Authority {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            Authority { pem, issuer: Issuer::new(params, key) }
+        }
+
+        /// A certificate for these names with its key, in PEM.
+        fn issue(&self, names: &[&str]) -> (String, String) {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            let key = KeyPair::generate().unwrap();
+            let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+            (certificate.pem(), key.serialize_pem())
+        }
+    }
+
+    fn key(name: &str) -> SecretKey {
+        SecretKey { namespace: "ns".into(), name: name.into() }
+    }
+
+    fn model(authority: Option<&str>, pair: Option<(&str, &str)>) -> Model {
+        let mut model = Model::default();
+        if let Some(pem) = authority {
+            let found = Authorities { key: key("ca"), certificates: pem.as_bytes().into(), revoked: None };
+            model.authorities.insert(key("ca"), found.into());
+        }
+        if let Some((chain, private)) = pair {
+            let (certificate_chain, private_key) = (chain.as_bytes().into(), private.as_bytes().into());
+            model.secrets.insert(key("me"), Secret { key: key("me"), certificate_chain, private_key }.into());
+        }
+        model
+    }
+
+    fn policy(names: &[&str]) -> UpstreamTls {
+        UpstreamTls {
+            certificate: None,
+            authorities: ServerAuthorities::Named(key("ca")),
+            server_name: Some("a.example".into()),
+            names: names.iter().map(|n| (*n).into()).collect(),
+        }
+    }
+
+    fn build(
+        policy: &UpstreamTls,
+        credentials: &Credentials,
+        old: Option<&Arc<Originator>>,
+    ) -> Arc<Originator> {
+        Originator::build(policy, &"host.example".into(), credentials, old)
+    }
+
+    /// What a server with this certificate is told, or why there is no TLS with it.
+    fn speak(originator: &Originator, (chain, private): &(String, String)) -> Result<String, String> {
+        use rustls::pki_types::pem::PemObject as _;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
+        let private = PrivateKeyDer::from_pem_slice(private.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = tokio::io::duplex(64 << 10);
+            let server = async {
+                let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(theirs).await else { return };
+                stream.write_all(b"hello").await.unwrap();
+                stream.flush().await.unwrap();
+                let _ = stream.read(&mut [0]).await;
+            };
+            let client = async {
+                let mut stream =
+                    originator.begin(ours, None, Inside::Bytes).await.map_err(|e| e.to_string())?;
+                let mut said = [0; 5];
+                stream.read_exact(&mut said).await.unwrap();
+                Ok(String::from_utf8_lossy(&said).into_owned())
+            };
+            let (said, ()) = tokio::join!(client, server);
+            said
+        })
+    }
+
+    #[test]
+    fn who_signed_counts_before_the_names() {
+        let (authority, other) = (Authority::new("one"), Authority::new("two"));
+        let credentials = Credentials::load(&model(Some(&authority.pem), None), &Credentials::default());
+        let (a, b) = (authority.issue(&["a.example"]), authority.issue(&["b.example", "10.0.0.1"]));
+        let stranger = other.issue(&["a.example", "b.example"]);
+        let other_name = Err("TLS_error: invalid peer certificate: it is for none of the names c, d");
+        for (names, certificate, expected) in [
+            (&[][..], &a, Ok(())),
+            (
+                &[],
+                &b,
+                Err("TLS_error: invalid peer certificate: certificate not valid for name \"a.example\""),
+            ),
+            (&[], &stranger, Err("TLS_error: invalid peer certificate: UnknownIssuer")),
+            (&["c", "b.example"], &b, Ok(())),
+            (&["10.0.0.1"], &b, Ok(())),
+            (&["c", "d"], &a, other_name),
+            (&["c", "d"], &b, other_name),
+            (&["b.example"], &stranger, Err("TLS_error: invalid peer certificate: UnknownIssuer")),
+        ] {
+            let got = speak(&build(&policy(names), &credentials, None), certificate);
+            match (got, expected) {
+                (Ok(said), Ok(())) => assert_eq!(said, "hello"),
+                (Err(e), Err(why)) => assert!(e.starts_with(why), "{names:?}: {e}"),
+                (got, expected) => panic!("{names:?}: {got:?} and not {expected:?}"),
+            }
+        }
+        let any = UpstreamTls { authorities: ServerAuthorities::Any, ..policy(&["c"]) };
+        assert_eq!(speak(&build(&any, &credentials, None), &stranger).as_deref(), Ok("hello"));
+    }
+
+    #[test]
+    fn one_lasts_while_nothing_changes_of_it_and_what_is_broken_changes_nothing() {
+        let authority = Authority::new("one");
+        let (first, second) = (authority.issue(&["me"]), authority.issue(&["me"]));
+        let with = |pair: &(String, String), before: &Credentials| {
+            Credentials::load(&model(Some(&authority.pem), Some((&pair.0, &pair.1))), before)
+        };
+        let mutual = UpstreamTls { certificate: Some(key("me")), ..policy(&[]) };
+        let mut credentials = with(&first, &Credentials::default());
+        let one = build(&mutual, &credentials, None);
+        assert_eq!(one.unusable(), None);
+        credentials = with(&first, &credentials);
+        assert!(Arc::ptr_eq(&one, &build(&mutual, &credentials, Some(&one))));
+        for other in [policy(&[]), UpstreamTls { server_name: None, ..mutual.clone() }] {
+            assert!(!Arc::ptr_eq(&one, &build(&other, &credentials, Some(&one))));
+        }
+        // of a pair that does not belong together, nothing is used
+        credentials = with(&(second.0.clone(), first.1.clone()), &credentials);
+        assert!(Arc::ptr_eq(&one, &build(&mutual, &credentials, Some(&one))), "the last good one");
+        credentials = with(&second, &credentials);
+        let two = build(&mutual, &credentials, Some(&one));
+        assert!(!Arc::ptr_eq(&one, &two) && two.unusable().is_none());
+        credentials = Credentials::load(&model(Some(&authority.pem), None), &credentials);
+        let gone = build(&mutual, &credentials, Some(&two));
+        assert_eq!(gone.unusable(), Some("the client certificate ns/me is not there"));
+        assert_eq!(
+            speak(&gone, &authority.issue(&["a.example"])).unwrap_err(),
+            "TLS to this cluster is not possible: the client certificate ns/me is not there"
+        );
+        let broken = Credentials::load(&model(Some("no PEM"), None), &Credentials::default());
+        let why = build(&policy(&[]), &broken, None).unusable().unwrap().to_owned();
+        assert_eq!(why, "the authorities of servers ns/ca cannot be used: there is no authority in it");
     }
 }

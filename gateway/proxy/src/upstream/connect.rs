@@ -32,6 +32,8 @@ pub(crate) struct UpstreamConnection {
     pub(crate) in_use: InUse,
     /// Where it leads, and for whom.
     pub(super) way: Way,
+    /// What TLS said when it ended.
+    pub(crate) fault: Option<Box<str>>,
 }
 
 impl UpstreamConnection {
@@ -159,8 +161,17 @@ impl Connector {
         };
         let digest = stream.get_socket_digest();
         let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
-        let born = Instant::now();
-        Ok(UpstreamConnection { stream, reused: false, local, born, served: 0, handed_on: 0, in_use, way })
+        Ok(UpstreamConnection {
+            stream,
+            reused: false,
+            local,
+            born: Instant::now(),
+            served: 0,
+            handed_on: 0,
+            in_use,
+            way,
+            fault: None,
+        })
     }
 }
 
