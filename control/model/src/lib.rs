@@ -41,7 +41,7 @@ pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, GrpcStatusForm, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
 pub use health::{OutlierDetection, Warmup};
-pub use limits::{ConnectionLimits, TcpKeepalive};
+pub use limits::{ConnectionLimits, Http2Keepalive, TcpKeepalive};
 pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
 pub use log_filter::{Comparison, LogCondition, LogFilter, TextTest};
 pub use mesh::{AccessLog, AccessLogFormat, ForwardClientCert, MeshSettings, PathNormalization};

@@ -154,6 +154,7 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "portLevelSettings[].connectionPool.http.useClientProtocol"),
                 concat!($at, "portLevelSettings[].connectionPool.http.maxRetries"),
+                concat!($at, "portLevelSettings[].connectionPool.http.http2KeepAlive"),
                 concat!($at, "portLevelSettings[].tls"),
                 concat!($at, "loadBalancer.simple"),
                 concat!($at, "loadBalancer.consistentHash"),
@@ -182,6 +183,7 @@ macro_rules! traffic_policy {
                 concat!($at, "connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "connectionPool.http.useClientProtocol"),
                 concat!($at, "connectionPool.http.maxRetries"),
+                concat!($at, "connectionPool.http.http2KeepAlive"),
                 concat!($at, "retryBudget"),
                 concat!($at, "proxyProtocol"),
                 // Mesh TLS is reported with the reference to it: it fails closed.

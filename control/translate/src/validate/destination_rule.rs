@@ -198,6 +198,15 @@ fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings
             check.not_negative(&format!("{field}.{name}"), value);
         }
         check.duration(&format!("{field}.idleTimeout"), http.idle_timeout);
+        if let Some(pings) = &http.http2_keep_alive {
+            let field = format!("{field}.http2KeepAlive");
+            check.duration(&format!("{field}.interval"), pings.interval);
+            check.duration(&format!("{field}.timeout"), pings.timeout);
+            if pings.interval.is_none() {
+                let advice = "set interval and timeout";
+                check.warning(&field, "no-effect", "has no interval, so nothing is pinged", advice);
+            }
+        }
     }
     if let Some(tcp) = &pool.tcp {
         let field = format!("{field}.tcp");

@@ -11,6 +11,7 @@ mod fields;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod keepalive;
 mod lower;
 mod memory;
 mod refused;

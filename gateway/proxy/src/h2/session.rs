@@ -1,6 +1,7 @@
 //! An HTTP/2 connection to an upstream, shared by the requests of one worker.
 
 use super::coalesce::{Coalesce, Flusher, coalesce_client};
+use super::keepalive::Keepalive;
 use super::{LAST, SEND_BUFFER};
 use crate::upstream::{InUse, UpstreamConnection};
 use bytes::Bytes;
@@ -91,7 +92,9 @@ impl Session {
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false);
-        let (send, connection) = builder.handshake(io).await.map_err(super::fields::broken)?;
+        let (send, mut connection) = builder.handshake(io).await.map_err(super::fields::broken)?;
+        let pings = limits.http2_keepalive.and_then(|rule| Some((connection.ping_pong()?, rule)));
+        let keepalive = pings.map(|(pings, rule)| Keepalive::new(pings, rule));
         let session = Rc::new(Session {
             send,
             local,
@@ -107,7 +110,7 @@ impl Session {
             ends: limits.max_connection_duration.and_then(|most| now.checked_add(most)),
             in_use,
         });
-        tokio::task::spawn_local(drive(connection, flusher, Rc::downgrade(&session)));
+        tokio::task::spawn_local(drive(connection, flusher, keepalive, Rc::downgrade(&session)));
         Ok(session)
     }
 
@@ -198,6 +201,7 @@ impl Drop for Place {
 async fn drive(
     connection: Connection<Coalesce<Stream>, Bytes>,
     flusher: Flusher<Stream>,
+    mut keepalive: Option<Keepalive>,
     session: Weak<Session>,
 ) {
     {
@@ -206,7 +210,8 @@ async fn drive(
         poll_fn(|cx| {
             let ended = connection.as_mut().poll(cx).is_ready()
                 || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)))
-                || flusher.flooded();
+                || flusher.flooded()
+                || keepalive.as_mut().is_some_and(|keepalive| keepalive.poll_gone(cx).is_ready());
             if !greeted && (ended || flusher.greeted()) {
                 greeted = true;
                 if let Some(session) = session.upgrade() {
