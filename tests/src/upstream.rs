@@ -15,8 +15,8 @@ use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -57,11 +57,14 @@ pub struct Seen {
     pub client: Option<String>,
     /// The version of HTTP of the request.
     pub http: Option<String>,
+    /// Its path.
+    pub path: Option<String>,
 }
 
 /// A listener, which ends with this.
 pub struct Upstream {
     connections: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<Seen>>>,
     listener: JoinHandle<()>,
 }
 
@@ -77,16 +80,22 @@ impl Upstream {
         let listener = TcpListener::bind(at).await.with_context(|| format!("an upstream at {at}"))?;
         let connections = Arc::new(AtomicUsize::new(0));
         let acceptor = wants.tls.as_ref().map(|identity| acceptor(identity, &wants)).transpose()?;
-        let (count, wants) = (connections.clone(), Arc::new(wants));
+        let requests: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let (count, wants, record) = (connections.clone(), Arc::new(wants), requests.clone());
         let listener = tokio::spawn(async move {
             let mut serving = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let seen = Seen { connection: count.fetch_add(1, Ordering::Relaxed) + 1, ..Seen::default() };
-                serving.spawn(serve(stream, seen, wants.clone(), acceptor.clone()));
+                serving.spawn(serve(stream, seen, wants.clone(), acceptor.clone(), record.clone()));
                 while serving.try_join_next().is_some() {}
             }
         });
-        Ok(Upstream { connections, listener })
+        Ok(Upstream { connections, requests, listener })
+    }
+
+    /// The requests that it has answered.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many connections it has accepted.
@@ -114,7 +123,13 @@ fn acceptor(identity: &Identity, wants: &Wants) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn serve(mut stream: TcpStream, mut seen: Seen, wants: Arc<Wants>, tls: Option<TlsAcceptor>) {
+async fn serve(
+    mut stream: TcpStream,
+    mut seen: Seen,
+    wants: Arc<Wants>,
+    tls: Option<TlsAcceptor>,
+    record: Arc<Mutex<Vec<Seen>>>,
+) {
     let _ = stream.set_nodelay(true);
     if wants.proxy_header {
         match proxy_header(&mut stream).await {
@@ -122,7 +137,7 @@ async fn serve(mut stream: TcpStream, mut seen: Seen, wants: Arc<Wants>, tls: Op
             None => return,
         }
     }
-    let Some(tls) = tls else { return talk(stream, seen, wants.bytes).await };
+    let Some(tls) = tls else { return talk(stream, seen, wants.bytes, record).await };
     let stream = match tls.accept(stream).into_fallible().await {
         Ok(stream) => stream,
         // what it was told must not be lost for what it sent meanwhile
@@ -141,15 +156,15 @@ async fn serve(mut stream: TcpStream, mut seen: Seen, wants: Arc<Wants>, tls: Op
         x509_parser::parse_x509_certificate(leaf)
             .map_or_else(|e| e.to_string(), |(_, c)| c.subject().to_string())
     });
-    talk(stream, seen, wants.bytes).await;
+    talk(stream, seen, wants.bytes, record).await;
 }
 
-async fn talk<S>(mut stream: S, seen: Seen, bytes: bool)
+async fn talk<S>(mut stream: S, seen: Seen, bytes: bool, record: Arc<Mutex<Vec<Seen>>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if !bytes {
-        let service = service_fn(move |request| answer(request, seen.clone()));
+        let service = service_fn(move |request| answer(request, seen.clone(), record.clone()));
         let builder = auto::Builder::new(TokioExecutor::new());
         let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         return;
@@ -166,14 +181,20 @@ where
     }
 }
 
-async fn answer(request: http::Request<Incoming>, seen: Seen) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: http::Request<Incoming>,
+    seen: Seen,
+    record: Arc<Mutex<Vec<Seen>>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let http = match request.version() {
         Version::HTTP_2 => "HTTP/2",
         _ => "HTTP/1.1",
     };
+    let path = Some(request.uri().path().to_owned());
     // a body must not stand in front of the next request
     let _ = request.into_body().collect().await;
-    let seen = Seen { http: Some(http.to_owned()), ..seen };
+    let seen = Seen { http: Some(http.to_owned()), path, ..seen };
+    record.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
     Ok(Response::new(Full::from(serde_json::to_string(&seen).unwrap_or_default())))
 }
 

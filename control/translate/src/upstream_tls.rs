@@ -1,5 +1,7 @@
 //! How a DestinationRule has TLS spoken to an upstream.
 
+use crate::hosts::resolve;
+use crate::protocol::Protocol;
 use crate::report::Report;
 use crate::secret::{self, Place};
 use crate::world::{Item, World};
@@ -150,7 +152,7 @@ pub(crate) fn report(world: &World<'_>, (object, rule): Item<'_, DestinationRule
             Some(Tls::Own(tls)) => {
                 let mut model = Model::default();
                 settings(&place(world, object, &field), tls, &[], &mut model, report);
-                unverified(object, &field, tls, report);
+                unverified(world, (object, rule), &field, tls, report);
                 without_effect(object, &field, tls, report);
             }
         }
@@ -168,20 +170,37 @@ fn mesh(world: &World<'_>, object: &Object, field: &str, report: &mut Report) {
 }
 
 /// What is verified less, or more, than one may think.
-fn unverified(object: &Object, field: &str, tls: &ClientTlsSettings, report: &mut Report) {
+fn unverified(
+    world: &World<'_>,
+    (object, rule): Item<'_, DestinationRule>,
+    field: &str,
+    tls: &ClientTlsSettings,
+    report: &mut Report,
+) {
     if tls.insecure_skip_verify == Some(true) {
         let text = "the upstream is not verified: whoever is on the way there can answer in its place";
         let advice = "name its authorities with credentialName or caCertificates instead";
         report.warning(object, &format!("{field}.insecureSkipVerify"), "unverified-upstream", text, advice);
         return;
     }
-    if let Some(name) = written(&tls.sni).filter(|_| tls.subject_alt_names.is_empty()) {
+    let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
+    let service = world.registry.get(&host);
+    if !tls.subject_alt_names.is_empty() || service.is_some_and(|s| !s.subject_alt_names().is_empty()) {
+        return;
+    }
+    let bytes = service.filter(|service| service.ports.iter().any(|port| port.protocol == Protocol::Tcp));
+    let asked = match (written(&tls.sni), bytes) {
+        (Some(name), _) => Some(("sni", name)),
+        (None, Some(service)) => Some(("mode", &*service.host)),
+        (None, None) => None,
+    };
+    if let Some((name, asked)) = asked {
+        let of = if name == "sni" { "where sni is set" } else { "of what is not HTTP" };
         let text = format!(
-            "the upstream's certificate must be for {name} too, unless its ServiceEntry has subjectAltNames; Istio asks \
-             for no name where sni is set and subjectAltNames are not"
+            "the upstream's certificate must be for {asked}; Istio asks for no name {of} and subjectAltNames are not"
         );
-        let advice = "set subjectAltNames where the certificate has another name";
-        report.note(object, &format!("{field}.sni"), "stricter-than-istio", text, advice);
+        let advice = "set subjectAltNames to the names that the certificate has";
+        report.warning(object, &format!("{field}.{name}"), "stricter-than-istio", text, advice);
     }
 }
 

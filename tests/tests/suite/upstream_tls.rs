@@ -492,3 +492,44 @@ async fn each_client_is_told_of_by_the_proxy_protocol() -> Result<()> {
     }
     Ok(())
 }
+
+const MESH: &str = "---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    defaultProviders: {tracing: [spans]}
+    defaultConfig: {tracing: {sampling: 100}}
+    extensionProviders:
+    - {name: spans, opentelemetry: {service: spans.example, port: 443, http: {path: /v1/traces}}}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_and_spans_go_by_tls_too() -> Result<()> {
+    let stage = Stage::new()?;
+    let (at, upstream) = stage.simple().await?;
+    let simple = "tls: {mode: SIMPLE}";
+    let services = [
+        Service::new("it", at, simple),
+        Service::new("copy", at, simple),
+        Service::new("spans", at, "tls: {mode: SIMPLE, sni: a.example}"),
+    ];
+    let rule = "  - {match: [{uri: {prefix: /both/}}], route: [{destination: {host: it.example}}], mirror: {host: \
+                copy.example}}\n";
+    let mut text = format!("{ROUTES}{rule}");
+    services.iter().for_each(|service| text += &service.objects());
+    stage.site.write("routes.yaml", &(text + MESH))?;
+    let gateway = stage.start().await?;
+    seen(&exchange(&request(&gateway, "both", "a.example")).await.map_err(failed)?)?;
+    let upstream = &upstream;
+    let came = |path: &'static str, times: usize| async move {
+        let of_path = |seen: &&Seen| seen.path.as_deref() == Some(path);
+        let all = upstream.requests();
+        anyhow::Ok(
+            all.iter().filter(of_path).filter(|s| s.sni.as_deref() == Some("a.example")).count() >= times,
+        )
+    };
+    until("a request and its copy", || came("/both/", 2)).await?;
+    until("spans", || came("/v1/traces", 1)).await
+}

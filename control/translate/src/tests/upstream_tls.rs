@@ -134,7 +134,7 @@ fn what_is_said_of_a_policy() {
     for (settings, expected) in [
         ("mode: SIMPLE", None),
         ("mode: SIMPLE, sni: x, subjectAltNames: [z]", None),
-        ("mode: SIMPLE, sni: x", Some(at("note", ".sni", "stricter-than-istio"))),
+        ("mode: SIMPLE, sni: x", Some(at("warning", ".sni", "stricter-than-istio"))),
         (
             "mode: SIMPLE, insecureSkipVerify: true",
             Some(at("warning", ".insecureSkipVerify", "unverified-upstream")),
@@ -157,6 +157,19 @@ fn what_is_said_of_a_policy() {
             Some(expected) => assert!(of_tls.contains(&expected), "{settings}: {said:?}"),
             None => assert!(of_tls.is_empty(), "{settings}: {said:?}"),
         }
+    }
+}
+
+#[test]
+fn bytes_are_sent_to_nobody_of_another_name() {
+    for (protocol, expected) in [("tcp", true), ("http", false), ("https", false)] {
+        let lines = format!(
+            "Service default/a: {{ports: [{{name: {protocol}, port: 80}}]}}\n\
+             DestinationRule default/a: {{host: a, trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}"
+        );
+        let (.., said) = routed("host: a, port: {number: 80}", &lines);
+        let stricter = "warning spec.trafficPolicy.tls.mode stricter-than-istio".to_owned();
+        assert_eq!(said.contains(&stricter), expected, "{protocol}: {said:?}");
     }
 }
 

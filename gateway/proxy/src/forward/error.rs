@@ -254,6 +254,7 @@ mod tests {
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }
+        assert!(Kind::HandshakeFailed.blames_endpoint() && !Kind::NoTls.blames_endpoint());
         assert_eq!(Kind::BadRequest(431, "head_too_large").row().body, "Request Header Fields Too Large");
     }
 }
