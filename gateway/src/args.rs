@@ -70,6 +70,10 @@ pub(crate) struct Serve {
     pub(crate) jwks_allow: Vec<IpNet>,
     /// Authorities that are trusted for fetching token keys beside those of the system.
     pub(crate) jwks_ca: Option<PathBuf>,
+    /// Name servers in place of those of the system.
+    pub(crate) dns_server: Vec<SocketAddr>,
+    /// Local networks that names of endpoints may lead to.
+    pub(crate) allow_dns_answers: Vec<IpNet>,
 }
 
 /// An output format.
@@ -165,6 +169,13 @@ struct ServeArgs {
     /// Trust these authorities (PEM) for fetching token keys, beside those of the system
     #[arg(long, value_name = "FILE")]
     jwks_ca: Option<PathBuf>,
+    /// Ask this name server instead of those of /etc/resolv.conf; may be repeated
+    #[arg(long, value_name = "IP:PORT", value_parser = name_server)]
+    dns_server: Vec<SocketAddr>,
+    /// Send requests to names that resolve into these networks too, although they are loopback, link-local, multicast or
+    /// a cloud's metadata
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',', value_parser = network)]
+    allow_dns_answers: Vec<IpNet>,
     /// How much of a request's body is kept so that it can be sent again; a larger one is not retried
     #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
     retry_body: u32,
@@ -271,6 +282,8 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         },
         jwks_allow: serve.jwks_allow,
         jwks_ca: serve.jwks_ca,
+        dns_server: serve.dns_server,
+        allow_dns_answers: serve.allow_dns_answers,
     })))
 }
 
@@ -358,6 +371,11 @@ fn address(text: &str) -> anyhow::Result<SocketAddr> {
         return Ok(SocketAddr::new(any_address(), port_number(port)?));
     }
     text.parse().context("write IP:PORT, such as 127.0.0.1:15000 or [::1]:15000, or :PORT for every address")
+}
+
+fn name_server(text: &str) -> anyhow::Result<SocketAddr> {
+    let advice = "write IP:PORT or IP, such as 127.0.0.1:5353";
+    ip(text).map(|ip| SocketAddr::new(ip, 53)).or_else(|_| text.parse().context(advice))
 }
 
 /// `[::]`, which is dual stack on Linux, or `0.0.0.0` where IPv6 is off.
@@ -455,8 +473,12 @@ mod tests {
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
              --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
              --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
-             --retry-body 100 --no-default-retries --no-default-retry-budget",
+             --retry-body 100 --no-default-retries --no-default-retry-budget --dns-server 127.0.0.1:5353 \
+             --dns-server ::1 --allow-dns-answers 127.0.0.0/8,169.254.169.254",
         );
+        assert_eq!(s.dns_server, ["127.0.0.1:5353", "[::1]:53"].map(|a| a.parse().unwrap()));
+        let nets = ["127.0.0.0/8", "169.254.169.254/32"].map(|net| net.parse().unwrap());
+        assert_eq!(s.allow_dns_answers, nets);
         assert_eq!(s.retry_body, 100);
         assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
@@ -506,6 +528,8 @@ mod tests {
             ("--config a --status 127.0.0.1:15000", "--admin and --status"),
             ("--config a --concurrency 0", "concurrency"),
             ("--config a --drain-timeout 30", "30s"),
+            ("--config a --dns-server dns.example", "IP:PORT"),
+            ("--config a --allow-dns-answers here", "127.0.0.0/8"),
             ("--config a --log x=y=z", "level"),
             ("--config a --access-log xml", "possible values"),
             ("--config a --nonsense", "--nonsense"),

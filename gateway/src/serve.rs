@@ -7,7 +7,7 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::sync::Arc;
-use tidegate_proxy::{Identity, KeyFetching, Limits, Options, Proxy};
+use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
 
 /// Serves.
 ///
@@ -44,6 +44,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             namespace: env.namespace.to_string(),
         },
         keys: KeyFetching { allowed: serve.jwks_allow.clone(), roots },
+        dns: Dns { servers: serve.dns_server.clone(), allowed: serve.allow_dns_answers.clone() },
         explain: Arc::new(move |query, standings| {
             let world: Option<Arc<World>> = live.load_full();
             let answer = world.ok_or("no config is live yet")?.explain(query, standings)?;

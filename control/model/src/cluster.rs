@@ -120,15 +120,22 @@ pub struct Endpoint {
 pub enum Address {
     /// A socket address.
     Socket(SocketAddr),
-    /// A name resolved by DNS while running, and a port.
+    /// A name resolved by DNS while running, and a port: all its addresses.
     Dns(Arc<str>, u16),
+    /// The same, one address at a time, another with each answer; connections to those before stay.
+    DnsInTurns(Arc<str>, u16),
+    /// Whatever host a request asks for, resolved by DNS when it comes, and a port. It must be one of these: a name, or
+    /// `*.` and the end of names.
+    RequestHost(Arc<str>, u16),
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Socket(a) => a.fmt(f),
-            Address::Dns(h, p) => write!(f, "{h}:{p}"),
+            Address::Dns(h, p) | Address::DnsInTurns(h, p) | Address::RequestHost(h, p) => {
+                write!(f, "{h}:{p}")
+            }
         }
     }
 }

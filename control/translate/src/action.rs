@@ -266,7 +266,8 @@ pub(crate) fn dangling(
             report.warning(object, &format!("{field}.host"), "upstream-tls", text, advice);
         }
         Absent::NoAddress => {
-            let advice = "set its resolution to STATIC with endpoints, or to DNS";
+            let advice = "set its resolution to STATIC with endpoints, to DNS, or to DYNAMIC_DNS, which goes to the host \
+                          that a request asks for";
             report.warning(object, &format!("{field}.host"), "no-address", text, advice);
         }
     }

@@ -1,18 +1,19 @@
-use crate::clusters::{Absent, Clusters};
-use crate::hosts::resolve;
-use crate::world::World;
-use crate::{Env, validate};
+use crate::{Env, hold, validate};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidegate_api::istio::{Destination, VirtualService};
-use tidegate_api::{Object, Objects, Spec};
+use tidegate_api::{Object, Objects};
 use tidegate_model::{Diagnostic, ObjectRef, Severity};
 
 /// Decides which version of each object counts. It remembers the versions that it admitted:
 ///
 /// 1. An object that is not valid keeps its last good version; without one it is left out.
-/// 2. A VirtualService that now names a host, port or subset that does not exist, while its last version names none such,
-///    is held at that version until what it waits for is there (make before break).
+/// 2. A VirtualService that now names a host, port, subset, mirror, delegate or Gateway that does not exist, while its
+///    last version names none such, is held at that version until what it waits for is there (make before break).
+/// 3. A subset that a DestinationRule no longer has, or a host or port that a ServiceEntry no longer has, stays for as long
+///    as a route needs it.
+/// 4. A ServiceEntry or DestinationRule that was deleted stays for as long as a VirtualService that is held needs it.
+///
+/// Whatever else was deleted is gone: nothing stands in for an object that there is not.
 #[derive(Debug, Default)]
 pub struct Admission {
     admitted: BTreeMap<Key, Arc<Object>>,
@@ -20,7 +21,8 @@ pub struct Admission {
     checked: BTreeMap<Key, (Arc<Object>, Arc<[Diagnostic]>)>,
 }
 
-type Key = (ObjectRef, Arc<str>);
+/// What an object is known by: its reference and its API group.
+pub(crate) type Key = (ObjectRef, Arc<str>);
 
 /// The objects that count.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +65,7 @@ impl Admission {
                 None => left_out.push(object.clone()),
             }
         }
-        self.hold(&mut objects, env, &mut diagnostics);
+        hold::hold(&self.admitted, &mut objects, env, &mut diagnostics);
         self.checked = checked;
         self.admitted = objects.iter().map(|o| (key(o), o.clone())).collect();
         Admitted { objects, diagnostics, left_out }
@@ -76,37 +78,9 @@ impl Admission {
             _ => validate::validate(object).into(),
         }
     }
-
-    /// Puts the last version of each VirtualService back that would otherwise lose a destination.
-    fn hold(&self, objects: &mut Objects, env: &Env, diagnostics: &mut Vec<Diagnostic>) {
-        let mut held = Vec::new();
-        {
-            let world = World::new(objects, env);
-            let mut clusters = Clusters::new(&world);
-            for object in objects.iter() {
-                let Spec::VirtualService(new) = &object.spec else { continue };
-                let Some(last) = self.admitted.get(&key(object)).filter(|last| *last != object) else {
-                    continue;
-                };
-                let Spec::VirtualService(old) = &last.spec else { continue };
-                let Some((field, missing)) = dangling(object, new, env, &mut clusters) else { continue };
-                if dangling(last, old, env, &mut clusters).is_some() {
-                    continue;
-                }
-                let text =
-                    format!("waits for {missing}, which does not exist; the last version keeps serving");
-                let advice = "create it, or correct the name; the change goes live by itself then";
-                diagnostics.push(object.diagnostic(Severity::Warning, &field, text, advice, "held"));
-                held.push(last.clone());
-            }
-        }
-        for last in held {
-            objects.insert(last);
-        }
-    }
 }
 
-fn key(object: &Object) -> Key {
+pub(crate) fn key(object: &Object) -> Key {
     (object.reference.clone(), object.group().into())
 }
 
@@ -117,52 +91,4 @@ fn refused(object: &Object, has_last: bool) -> Diagnostic {
         "is refused for its errors and has no good version yet; it is left out"
     };
     object.diagnostic(Severity::Error, "", text, "correct the errors", "refused")
-}
-
-/// The first destination whose host, port or subset does not exist, and what is missing.
-fn dangling(
-    object: &Object,
-    vs: &VirtualService,
-    env: &Env,
-    clusters: &mut Clusters<'_, '_>,
-) -> Option<(String, String)> {
-    for (field, target) in destinations(vs) {
-        let host = resolve(&target.host, &object.reference.namespace, &env.domain);
-        let subset = target.subset.as_deref().unwrap_or_default();
-        let number = target.port.as_ref().and_then(|p| p.number);
-        match clusters.resolve(&host, subset, number, 80).1 {
-            Err(Absent::Host) => return Some((format!("{field}.host"), format!("service {host}"))),
-            Err(Absent::Port(_)) if let Some(number) = number => {
-                return Some((format!("{field}.port"), format!("port {number} of {host}")));
-            }
-            Err(Absent::Subset(_)) => {
-                return Some((format!("{field}.subset"), format!("subset {subset} of {host}")));
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The destinations of all rules that have a weight, each with its field.
-fn destinations(vs: &VirtualService) -> Vec<(String, &Destination)> {
-    let mut found = Vec::new();
-    let mut add = |field: String, several: bool, weight: Option<i32>, target| {
-        if !several || weight.unwrap_or(0) != 0 {
-            found.push((format!("{field}.destination"), target));
-        }
-    };
-    for (r, rule) in vs.http.iter().enumerate() {
-        for (d, to) in rule.route.iter().enumerate() {
-            add(format!("spec.http[{r}].route[{d}]"), rule.route.len() > 1, to.weight, &to.destination);
-        }
-    }
-    let tls = vs.tls.iter().enumerate().map(|(r, rule)| (format!("spec.tls[{r}]"), &rule.route));
-    let tcp = vs.tcp.iter().enumerate().map(|(r, rule)| (format!("spec.tcp[{r}]"), &rule.route));
-    for (field, route) in tls.chain(tcp) {
-        for (d, to) in route.iter().enumerate() {
-            add(format!("{field}.route[{d}]"), route.len() > 1, to.weight, &to.destination);
-        }
-    }
-    found
 }

@@ -103,6 +103,49 @@ fn delegated<'a>(
     }
 }
 
+/// Why a rule has no delegate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoDelegate {
+    Unknown(String),
+    HasHosts(String),
+    NotExported(String),
+}
+
+impl NoDelegate {
+    /// What would have to be there.
+    pub(crate) fn wanted(&self) -> String {
+        match self {
+            NoDelegate::Unknown(name) => format!("VirtualService {name}"),
+            NoDelegate::HasHosts(name) => format!("VirtualService {name} without hosts"),
+            NoDelegate::NotExported(name) => format!("VirtualService {name} exported to it"),
+        }
+    }
+}
+
+/// The VirtualService that a rule of `root` delegates to.
+///
+/// # Errors
+/// When there is none that may be delegated to.
+pub(crate) fn target<'a>(
+    world: &World<'a>,
+    root: &Object,
+    route: &HttpRoute,
+) -> Result<Item<'a, VirtualService>, NoDelegate> {
+    let own = &*root.reference.namespace;
+    let delegate = route.delegate.as_ref();
+    let namespace = delegate.and_then(|d| d.namespace.as_deref()).filter(|n| !n.is_empty()).unwrap_or(own);
+    let name = delegate.and_then(|d| d.name.as_deref()).unwrap_or_default();
+    let full = || format!("{namespace}/{name}");
+    let item = world.virtual_service(namespace, name).ok_or_else(|| NoDelegate::Unknown(full()))?;
+    if !item.1.hosts.is_empty() {
+        return Err(NoDelegate::HasHosts(full()));
+    }
+    if reach(&item.1.export_to, world.mesh.virtual_service_export_to(), namespace, own).is_none() {
+        return Err(NoDelegate::NotExported(full()));
+    }
+    Ok(item)
+}
+
 fn find<'a>(
     world: &World<'a>,
     root: &'a Object,
@@ -110,27 +153,24 @@ fn find<'a>(
     field: &str,
     report: &mut Report,
 ) -> Option<Item<'a, VirtualService>> {
-    let delegate = route.delegate.as_ref()?;
     let own = &*root.reference.namespace;
-    let namespace = delegate.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(own);
-    let name = delegate.name.as_deref().unwrap_or_default();
-    let left_out = "so this rule is left out and later ones take its requests";
-    let Some(item) = world.virtual_service(namespace, name) else {
-        let text = format!("there is no VirtualService {namespace}/{name}, {left_out}");
-        report.warning(root, field, "unknown-delegate", text, "create it, or correct the name or namespace");
-        return None;
+    let (why, advice) = match target(world, root, route) {
+        Ok(item) => return Some(item),
+        Err(NoDelegate::Unknown(name)) => (
+            format!("there is no VirtualService {name}"),
+            "create it, or correct the name or namespace".into(),
+        ),
+        Err(NoDelegate::HasHosts(name)) => {
+            (format!("VirtualService {name} has hosts"), "remove hosts and gateways from the delegate".into())
+        }
+        Err(NoDelegate::NotExported(name)) => (
+            format!("VirtualService {name} is not exported to {own}"),
+            format!("add {own:?} to its exportTo"),
+        ),
     };
-    if !item.1.hosts.is_empty() {
-        let text = format!("VirtualService {namespace}/{name} has hosts, {left_out}");
-        report.warning(root, field, "unknown-delegate", text, "remove hosts and gateways from the delegate");
-        return None;
-    }
-    if reach(&item.1.export_to, world.mesh.virtual_service_export_to(), namespace, own).is_none() {
-        let text = format!("VirtualService {namespace}/{name} is not exported to {own}, {left_out}");
-        report.warning(root, field, "unknown-delegate", text, format!("add {own:?} to its exportTo"));
-        return None;
-    }
-    Some(item)
+    let text = format!("{why}, so this rule is left out and later ones take its requests");
+    report.warning(root, field, "unknown-delegate", text, advice);
+    None
 }
 
 /// A delegate's rule over the root's: each field is taken whole from the one that has it, the delegate first.

@@ -137,13 +137,16 @@ impl<'a> Registry<'a> {
             }
             return;
         }
+        let number = target.unwrap_or(at.number);
         match resolution {
-            Resolution::None | Resolution::DynamicDns => {}
+            Resolution::None => {}
+            Resolution::DynamicDns => out.push(bare(Address::RequestHost(service.host.clone(), number))),
             Resolution::Dns | Resolution::DnsRoundRobin if entry.endpoints.is_empty() => {
-                out.push(bare(Address::Dns(service.host.clone(), target.unwrap_or(at.number))));
+                out.push(bare(resolved(Address::Dns(service.host.clone(), number), resolution)));
             }
             Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
-                out.extend(entry.endpoints.iter().filter_map(|e| of_workload(e, None, at, named.as_ref())));
+                let made = entry.endpoints.iter().filter_map(|e| of_workload(e, None, at, named.as_ref()));
+                out.extend(made.map(|e| Endpoint { address: resolved(e.address, resolution), ..e }));
             }
         }
     }
@@ -232,6 +235,14 @@ fn address_of(text: &str, port: u16) -> Address {
     match text.parse::<IpAddr>() {
         Ok(ip) => Address::Socket((ip, port).into()),
         Err(_) => Address::Dns(text.to_ascii_lowercase().into(), port),
+    }
+}
+
+/// A name as the resolution has it: all of its addresses, or one at a time.
+fn resolved(address: Address, resolution: Resolution) -> Address {
+    match (address, resolution) {
+        (Address::Dns(name, port), Resolution::DnsRoundRobin) => Address::DnsInTurns(name, port),
+        (address, _) => address,
     }
 }
 

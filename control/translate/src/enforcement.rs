@@ -215,6 +215,7 @@ const SERVICE_ENTRY: Fields = Fields {
         "hosts",
         "ports",
         "resolution",
+        "location",
         "exportTo",
         "workloadSelector",
         "endpoints[].address",
@@ -226,7 +227,6 @@ const SERVICE_ENTRY: Fields = Fields {
     ],
     reasons: &[
         ("addresses", "has no effect at a gateway: it captures traffic of sidecars by its address"),
-        ("location", "has no effect at a gateway yet: mesh TLS is not spoken to upstreams"),
         ("endpoints[].network", "is not enforced yet: endpoints of all networks are dialled directly"),
         ("endpoints[].serviceAccount", "has no effect as long as mesh TLS is not spoken"),
     ],
@@ -356,7 +356,10 @@ const MESH_CONFIG: Fields = Fields {
             "is not enforced yet: values that are absent are written as - and null",
         ),
         ("extensionProviders[].prometheus", "has no effect: metrics are served for Prometheus in any case"),
-        ("outboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
+        (
+            "outboundTrafficPolicy",
+            "has no effect at a gateway, in Istio neither: it goes to the hosts that routes name and to no others",
+        ),
         ("inboundTrafficPolicy", "has no effect at a gateway: it is about sidecars"),
         ("defaultConfig.discoveryAddress", "has no effect: there is no control plane to ask here"),
     ],
@@ -369,6 +372,11 @@ const VALUES: &[(&str, &str, &str)] = &[
         "loadBalancer.simple",
         "PASSTHROUGH",
         "PASSTHROUGH has no effect at a gateway, which knows no original address: LEAST_REQUEST is used",
+    ),
+    (
+        "location",
+        "MESH_INTERNAL",
+        "MESH_INTERNAL has no effect on requests yet: mesh TLS is not spoken to upstreams",
     ),
     (
         "retryOn",

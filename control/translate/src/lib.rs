@@ -18,6 +18,7 @@ mod export;
 mod fault;
 mod gateway;
 mod headers;
+mod hold;
 mod host_index;
 mod hosts;
 mod l4;

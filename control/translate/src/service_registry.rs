@@ -222,7 +222,8 @@ impl Service<'_> {
             && self.sources.iter().all(|s| match s {
                 Source::Kubernetes(_) => false,
                 Source::Entry((_, entry)) => {
-                    matches!(entry.resolution, None | Some(Resolution::None | Resolution::DynamicDns))
+                    matches!(entry.resolution, None | Some(Resolution::None))
+                        && entry.workload_selector.is_none()
                 }
             })
     }

@@ -20,6 +20,7 @@ mod l4;
 mod limits;
 mod listener;
 mod lock;
+mod reserved;
 mod scan;
 mod server;
 mod snapshot;
@@ -35,6 +36,6 @@ pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::canonical_path;
 pub use limits::Limits;
 pub use server::{
-    Applied, ExplainQuery, Explainer, Identity, Options, Proxy, Report, Standings, StartError, refused,
+    Applied, Dns, ExplainQuery, Explainer, Identity, Options, Proxy, Report, Standings, StartError, refused,
 };
 pub use upstream::{EndpointStanding, standings};

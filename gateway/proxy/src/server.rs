@@ -11,7 +11,7 @@ use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, Credentials, ServerConfigs};
 use crate::trace::Target;
-use crate::upstream::{Connector, EndpointStanding, Pool, Registry};
+use crate::upstream::{Connector, EndpointStanding, Pool, Registry, SystemResolver};
 use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -54,8 +54,20 @@ pub struct Options {
     pub identity: Identity,
     /// How the keys that tokens are verified with may be fetched.
     pub keys: KeyFetching,
+    /// How names are resolved.
+    pub dns: Dns,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, Default)]
+pub struct Dns {
+    /// Name servers in place of the system's, unless there are none.
+    pub servers: Vec<SocketAddr>,
+    /// Networks that the names of endpoints may lead to although they are local: loopback, link-local, or a cloud's
+    /// metadata.
+    pub allowed: Vec<IpNet>,
 }
 
 /// Who this gateway is in Istio's metrics labels.
@@ -90,6 +102,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How long a config waits for the token keys that were never fetched before.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
+/// How long a config waits for the first answers to names that were never resolved before: as long as that what is live
+/// goes on.
+const FIRST_ADDRESSES: Duration = Duration::from_secs(5);
 /// How long a config waits for the listeners that it removes.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -219,8 +234,10 @@ impl Proxy {
         let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
         let status_socket = own_socket("the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let keys = KeyStore::over_network(runtime.handle().clone(), HttpFetch::new(&options.keys)?);
-        let mut registry = Registry::new(runtime.handle().clone());
+        let resolver = || SystemResolver::asking(&options.dns.servers);
+        let fetch = HttpFetch::new(&options.keys)?.with_resolver(resolver());
+        let keys = KeyStore::over_network(runtime.handle().clone(), fetch);
+        let mut registry = Registry::new(runtime.handle().clone(), resolver(), &options.dns.allowed);
         let credentials = Credentials::default();
         let clusters = registry.update(&Model::default(), &credentials);
         let live = Arc::new(Live::new(Snapshot {
@@ -279,6 +296,7 @@ impl Proxy {
         let (authentication, unusable) =
             Authenticator::build(&model.authentication, old.authentication.as_deref(), &mut control.keys);
         diagnostics.extend(unusable);
+        let prepared = control.registry.prepare(&model, FIRST_ADDRESSES);
         control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
@@ -301,6 +319,7 @@ impl Proxy {
             let authentication = authentication.map(Arc::new);
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
+        drop(prepared);
         let live = self.state.live.load();
         diagnostics.extend(live.clusters.unusable());
         if is_new {

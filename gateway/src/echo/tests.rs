@@ -100,6 +100,14 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
+metadata: {name: asked, namespace: other}
+spec:
+  hosts: ['*.asked.example.com']
+  resolution: DYNAMIC_DNS
+  ports: [{name: http, number: 80, protocol: HTTP}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
 metadata: {name: none, namespace: other}
 spec: {hosts: [none.example.com], ports: [{name: http, number: 80, protocol: HTTP}]}
 ";
@@ -136,6 +144,7 @@ fn endpoints_and_entries_and_services_play() {
         found(&objects(OTHERS)),
         [
             "alone alone[] 8000",
+            "asked *.asked.example.com[] 80",
             "entry a.example.com[] 8080",
             "fixed 10.1.1.1[] 80",
             "fixed 10.1.1.2[] 8123",
@@ -201,7 +210,7 @@ fn listeners_stay_across_reloads_and_leave_ports_that_are_needed() {
     assert_eq!((moved.len(), moved[0].ip()), (2, first[0].ip()));
     assert_ne!(moved[0].port(), needed);
     assert_eq!(moved[1], first[1]);
-    assert_eq!(echo.retired.len(), 7);
+    assert_eq!(echo.retired.len(), 8);
     echo.retire();
     assert!(std::net::TcpStream::connect(moved[1]).is_ok());
     assert!(echo.retired.is_empty());

@@ -258,7 +258,7 @@ impl<'o> World<'o> {
 
     fn of_service_entry(&self, object: &'o Object, entry: &'o ServiceEntry) -> Vec<Station<'o>> {
         // there is nothing to put an address in place of where the client's own is used
-        if matches!(entry.resolution, None | Some(Resolution::None | Resolution::DynamicDns)) {
+        if matches!(entry.resolution, None | Some(Resolution::None)) {
             return Vec::new();
         }
         let base = Base { object, hosts: entry.hosts.clone() };

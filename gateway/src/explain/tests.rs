@@ -320,11 +320,13 @@ fn claims_are_taken_as_verified() {
 fn what_runs_says_who_is_healthy() {
     let standing = |address: &str, percent, reason: Option<&str>| EndpointStanding {
         address: address.to_owned(),
+        name: None,
         locality: String::new(),
         weight: 1,
         priority: 0,
         healthy: reason.is_none(),
         active: Some(0),
+        last_failure: None,
         percent,
         reason: reason.map(str::to_owned),
     };

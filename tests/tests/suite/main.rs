@@ -9,6 +9,7 @@ mod cases;
 mod cli;
 mod connections;
 mod diagnostics;
+mod dns;
 mod edges;
 mod grpc;
 mod h2spec;

@@ -21,7 +21,12 @@ pub(super) fn routed(
 }
 
 fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
-    endpoints.iter().map(|e| e.address.to_string()).collect()
+    let shown = |e: &Endpoint| match &e.address {
+        Address::DnsInTurns(..) => format!("one of {}", e.address),
+        Address::RequestHost(..) => format!("asked for {}", e.address),
+        address => address.to_string(),
+    };
+    endpoints.iter().map(shown).collect()
 }
 
 const MULTI: &str = "Service default/multi: {ports: [{name: http, port: 81}, {name: grpc, port: 82}]}";
@@ -91,9 +96,19 @@ fn service_entries() {
         ("resolution: DNS", vec!["e.com:8080"]),
         ("resolution: DNS, endpoints: [{address: b.e.com}]", vec!["b.e.com:8080"]),
         ("resolution: STATIC, workloadSelector: {labels: {app: vm}}", vec!["10.0.0.9:8080"]),
+        // an external name of another kind of workload
+        ("resolution: DNS, workloadSelector: {labels: {app: named}}", vec!["vm.example:8080"]),
+        (
+            "resolution: DNS, endpoints: [{address: b.e.com}, {address: 10.0.0.3}]",
+            vec!["b.e.com:8080", "10.0.0.3:8080"],
+        ),
+        ("resolution: DNS_ROUND_ROBIN", vec!["one of e.com:8080"]),
+        ("resolution: DNS_ROUND_ROBIN, endpoints: [{address: B.e.com}]", vec!["one of b.e.com:8080"]),
+        ("resolution: DNS_ROUND_ROBIN, endpoints: [{address: 10.0.0.3}]", vec!["10.0.0.3:8080"]),
+        ("resolution: DYNAMIC_DNS", vec!["asked for e.com:8080"]),
     ] {
         let lines = format!(
-            "{}\nWorkloadEntry default/w: {{address: 10.0.0.9, labels: {{app: vm}}}}\nWorkloadEntry default/x: {{address: 10.0.0.8, labels: {{app: other}}}}",
+            "{}\nWorkloadEntry default/w: {{address: 10.0.0.9, labels: {{app: vm}}}}\nWorkloadEntry default/x: {{address: 10.0.0.8, labels: {{app: other}}}}\nWorkloadEntry default/named: {{address: vm.example, labels: {{app: named}}}}",
             entry(rest)
         );
         let (_, _, endpoints, _) = routed("host: e.com", &lines);
@@ -102,6 +117,62 @@ fn service_entries() {
     let (_, cluster, _, said) = routed("host: e.com", &entry("resolution: NONE"));
     assert!(cluster.is_none());
     assert!(said.iter().any(|s| s.ends_with("no-address")), "{said:?}");
+}
+
+#[test]
+fn wildcard_hosts_are_destinations_by_their_own_name() {
+    let entry = |rest: &str| {
+        format!(
+            "ServiceEntry default/e: {{hosts: ['*.e.com'], ports: [{{number: 443, name: tls, protocol: TLS}}], {rest}}}"
+        )
+    };
+    let destination = "host: '*.e.com', port: {number: 443}";
+    for (rest, expected) in [
+        ("resolution: DYNAMIC_DNS", vec!["asked for *.e.com:443"]),
+        ("resolution: DNS, endpoints: [{address: www.e.com}]", vec!["www.e.com:443"]),
+        ("resolution: STATIC, endpoints: [{address: 10.0.0.1}]", vec!["10.0.0.1:443"]),
+    ] {
+        let (name, _, endpoints, said) = routed(destination, &entry(rest));
+        assert_eq!(name, "outbound|443||*.e.com");
+        assert_eq!(addresses(&endpoints), expected, "{said:?}");
+    }
+    let (_, cluster, _, said) =
+        routed("host: a.e.com, port: {number: 443}", &entry("resolution: DYNAMIC_DNS"));
+    assert!(cluster.is_none() && said.iter().any(|s| s.ends_with("unknown-host")), "as in Istio: {said:?}");
+}
+
+#[test]
+fn who_exports_to_whom() {
+    let env = env();
+    for (export_to, visible) in [
+        ("'*'", true),
+        ("istio-system", true),
+        ("istio-system, other", true),
+        ("., istio-system", true),
+        (".", false),
+        ("other", false),
+        ("'~'", false),
+    ] {
+        let entry = format!(
+            "ServiceEntry default/e: {{hosts: [e.com], exportTo: [{export_to}], resolution: STATIC, \
+             ports: [{{number: 80, name: http, protocol: HTTP}}], endpoints: [{{address: 10.0.0.1}}]}}"
+        );
+        let (_, cluster, _, _) = routed("host: e.com", &entry);
+        assert_eq!(cluster.is_some(), visible, "ServiceEntry {export_to}");
+        let rule = format!(
+            "DestinationRule default/a: {{host: a, exportTo: [{export_to}], subsets: [{{name: v1, labels: {{}}}}]}}"
+        );
+        let (_, cluster, _, _) = routed("host: a, subset: v1", &rule);
+        assert_eq!(cluster.is_some(), visible, "DestinationRule {export_to}");
+        let routes = format!(
+            "{GATEWAY}\n{A}\nVirtualService default/v: {{hosts: [x.com], gateways: [gateway], exportTo: [{export_to}], \
+             http: [{{route: [{{destination: {{host: a}}}}]}}]}}"
+        );
+        let t = translate(&objects(&routes), &env);
+        assert_eq!(host(&t, "http.80", "x.com").is_some(), visible, "VirtualService {export_to}");
+        let said = t.diagnostics.iter().any(|d| d.code == "not-exported");
+        assert_eq!(said, !visible, "VirtualService {export_to}");
+    }
 }
 
 const PODS: &str = "---

@@ -50,7 +50,7 @@ fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
             vec!["note spec.trafficPolicy.loadBalancer.simple no-effect"],
         ),
         (
-            "ServiceEntry default/s: {hosts: [e.com], location: MESH_EXTERNAL, addresses: [10.0.0.1], resolution: DNS, ports: [{number: 80, name: http}]}",
+            "ServiceEntry default/s: {hosts: [e.com], location: MESH_INTERNAL, addresses: [10.0.0.1], resolution: DNS, ports: [{number: 80, name: http}]}",
             vec!["note spec.addresses no-effect", "note spec.location no-effect"],
         ),
         (

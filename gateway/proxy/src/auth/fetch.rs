@@ -1,4 +1,5 @@
-use super::target::{InvalidTarget, Target, is_allowed};
+use super::target::{InvalidTarget, Target};
+use crate::reserved::is_allowed;
 use crate::tls;
 use crate::upstream::{Resolve, SystemResolver};
 use async_trait::async_trait;
@@ -106,6 +107,12 @@ impl HttpFetch {
             extra_roots,
             tls: OnceLock::new(),
         })
+    }
+
+    /// Names are resolved by this resolver.
+    pub(crate) fn with_resolver(mut self, resolver: SystemResolver) -> Self {
+        self.resolver = resolver;
+        self
     }
 
     async fn follow(&self, url: &str) -> Result<Bytes, FetchError> {

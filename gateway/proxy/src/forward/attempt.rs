@@ -15,6 +15,7 @@ use super::relay;
 use super::retry::{self, Outcome, Refusal, Verdict};
 use super::upload::{Sender, Upload};
 use super::upstream::{NoHead, Upstream};
+use super::view::View;
 use super::websocket;
 use crate::h1::field::Known;
 use crate::h2::Exchange;
@@ -26,6 +27,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tidegate_engine::RequestView;
 use tidegate_model::UpstreamProtocol;
 use tokio::time::timeout;
 
@@ -110,7 +112,10 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         let affinity = Affinity::of(cluster, self.w, self.site, self.outgoing.is_copy());
         (self.hash, self.life.affinity_cookie) = (affinity.hash, affinity.cookie);
         let dice = self.hash.unwrap_or_else(|| fastrand::u64(..));
-        self.life.pick = Some(cluster.pick(dice).ok_or(Kind::NoEndpoint)?);
+        self.life.pick = match cluster.pick(dice) {
+            None => Some(Box::pin(self.pick_by_host(dice, false)).await?),
+            picked => picked,
+        };
         loop {
             self.life.attempts += 1;
             let rest = self.down.deadline().rest();
@@ -220,14 +225,44 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         let cluster = self.outgoing.cluster;
         // as in Istio, a key keeps its endpoint
         let next = self.hash.map_or_else(|| cluster.pick_other(avoided), |hash| cluster.pick(hash));
-        self.life.pick = Some(next.ok_or(Kind::NoEndpoint)?);
+        self.life.pick = match next {
+            None => Some(self.pick_by_host(fastrand::u64(..), policy.avoid_previous_hosts).await?),
+            picked => picked,
+        };
         Ok(())
+    }
+
+    /// Picks an endpoint where it is the host that the request asks for, as it is sent: a rule may have replaced it.
+    async fn pick_by_host(&mut self, dice: u64, another: bool) -> Result<Pick, Kind> {
+        let hosts = self.outgoing.cluster.hosts().ok_or(Kind::NoEndpoint)?;
+        self.outgoing.write(self.w, self.life, self.site, None)?;
+        let host = match &*self.w.authority {
+            [] => View::of(self.w).authority().to_vec(),
+            replaced => replaced.to_vec(),
+        };
+        let avoided = if another { &self.tried[..] } else { &[] };
+        let mut pick = pin!(hosts.pick(&host, dice, avoided));
+        let upload = &mut self.upload;
+        let picked = under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
+            let picked = pick.as_mut().poll(cx).map(Ok::<_, Kind>);
+            if picked.is_pending() {
+                upload.read_ahead(down, w, cx)?;
+            }
+            picked
+        });
+        picked.await?.map_err(|why| {
+            self.life.transport_failure = Cow::Owned(why.to_string());
+            why.into()
+        })
     }
 
     async fn one(&mut self) -> Result<Tried, Failed> {
         self.life.transport_failure = Cow::Borrowed("");
         self.life.upstream_local = None;
         let mut upstream = self.connect().await?;
+        if let Some(pick) = self.life.pick.as_mut().filter(|pick| pick.has_moved()) {
+            pick.address = upstream.remote().unwrap_or(pick.address);
+        }
         self.life.upstream_local = upstream.local();
         self.limit(self.outgoing.retries().and_then(|r| r.per_try_timeout));
         let sent_at = Instant::now();
@@ -290,6 +325,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             Err(NoConnection::Abandoned(kind)) => return Err(kind.into()),
             Err(NoConnection::Failed(error)) => error,
         };
+        pick.failed(&error);
         Err(no_connection(&mut self.life.transport_failure, error))
     }
 

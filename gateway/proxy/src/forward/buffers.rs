@@ -175,11 +175,23 @@ impl Work {
 
     /// Keeps bytes that were read too far: they belong to the next request.
     pub(crate) fn push_back(&mut self, bytes: &[u8]) {
-        let end = self.end + bytes.len();
+        self.append([bytes]);
+    }
+
+    /// Appends text to what stands in `buf`, with one look at how much room there is.
+    // Always: a part of known length is then copied without a call.
+    #[inline(always)]
+    pub(crate) fn append<const N: usize>(&mut self, parts: [&[u8]; N]) {
+        let end = self.end + parts.iter().map(|part| part.len()).sum::<usize>();
         if self.buf.len() < end {
             self.buf.resize(end, 0);
         }
-        self.buf[self.end..end].copy_from_slice(bytes);
+        let mut room = &mut self.buf[self.end..end];
+        for part in parts {
+            let (place, rest) = room.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            room = rest;
+        }
         self.end = end;
     }
 }

@@ -3,7 +3,7 @@
 use crate::auth::Denial;
 use crate::telemetry::Flag;
 use crate::tls::OriginateError;
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, NoHost};
 use std::time::Duration;
 
 /// What went wrong, and so who is at fault.
@@ -35,6 +35,10 @@ pub(crate) enum Kind {
     NoCluster,
     /// The cluster has no endpoint.
     NoEndpoint,
+    /// The request's host is none that the cluster goes to.
+    ForeignHost,
+    /// The request's host has no address.
+    NoAddress,
     /// The cluster has as many requests, or as many that wait for a connection, as it may have.
     Overflow,
     /// The endpoint does not listen.
@@ -80,6 +84,16 @@ impl From<ConnectError> for Kind {
             ConnectError::Tls(OriginateError::Handshake(_)) => Kind::HandshakeFailed,
             ConnectError::Tls(OriginateError::Unusable(_) | OriginateError::NoName) => Kind::NoTls,
             ConnectError::Header(_) | ConnectError::Other(_) => Kind::ConnectFailed,
+        }
+    }
+}
+
+impl From<NoHost> for Kind {
+    fn from(error: NoHost) -> Self {
+        match error {
+            NoHost::Foreign(_) => Kind::ForeignHost,
+            NoHost::TooMany => Kind::Overflow,
+            NoHost::NoAddress(_) => Kind::NoAddress,
         }
     }
 }
@@ -142,6 +156,8 @@ impl Kind {
             | Kind::NoRoute
             | Kind::NoCluster
             | Kind::NoEndpoint
+            | Kind::ForeignHost
+            | Kind::NoAddress
             | Kind::Overflow
             | Kind::NoTls
             | Kind::NoWebSocket
@@ -182,6 +198,15 @@ impl Kind {
             Kind::NoEndpoint => {
                 row(503, Flag::NoHealthyUpstream, "no_healthy_upstream", "no healthy upstream")
             }
+            Kind::ForeignHost => {
+                row(503, Flag::NoHealthyUpstream, "host_not_of_service", "no healthy upstream")
+            }
+            Kind::NoAddress => row(
+                503,
+                Flag::DnsFailure,
+                "dns_resolution_failure",
+                "the name of the upstream does not resolve",
+            ),
             Kind::Overflow => row(503, Flag::Overflow, before!("overflow"), OVERFLOW),
             Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
             Kind::ConnectTimeout => no_connection(before!("connection_timeout")),

@@ -21,9 +21,13 @@ use tidegate_engine::ForwardDecision;
 
 /// Serves the request whose head stands in `w`:
 /// head -> canonical path -> identity -> route -> (pick, connect, send, await), again where that
-/// failed and may be -> response -> log. Returns when that ended.
-pub(crate) async fn serve<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) -> Instant {
-    let now = Instant::now();
+/// failed and may be -> response -> log. `now` is when the head was there. Returns when all that ended.
+pub(crate) async fn serve<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    now: Instant,
+) -> Instant {
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
     let mut in_hand = InHand::begin(now, w, site);

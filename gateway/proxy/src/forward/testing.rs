@@ -9,7 +9,7 @@ use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{Credentials, ServerConfigs};
-use crate::upstream::{Connector, Pool, Registry};
+use crate::upstream::{Connector, Pool, Registry, SystemResolver};
 use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -122,7 +122,7 @@ pub(crate) fn change(model: &mut Model, domain: &str, f: impl FnOnce(&mut Forwar
 /// A worker on which the model is live. Must be made in a runtime.
 pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     crate::tls::install_provider();
-    let mut registry = Registry::new(tokio::runtime::Handle::current());
+    let mut registry = Registry::new(tokio::runtime::Handle::current(), SystemResolver::default(), &[]);
     let fetch = HttpFetch::new(&KeyFetching::default()).unwrap();
     let mut keys = KeyStore::over_network(tokio::runtime::Handle::current(), fetch);
     let snapshot = Snapshot {

@@ -51,6 +51,14 @@ impl Upstream {
         }
     }
 
+    /// The address that the connection leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        match self {
+            Upstream::One(c) => c.remote(),
+            Upstream::Two(x) => x.place().remote(),
+        }
+    }
+
     /// Why the connection ended, where TLS said that.
     pub(super) fn fault(&self) -> Option<&str> {
         match self {

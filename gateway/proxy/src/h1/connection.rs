@@ -61,7 +61,7 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
             }
         };
         client.closing = stop.stopping(site);
-        let ended = request::serve(client, &mut w, site).await;
+        let ended = request::serve(client, &mut w, site, Instant::now()).await;
         if !client.goes_on() {
             return w.give_back();
         }

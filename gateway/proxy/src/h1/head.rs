@@ -251,6 +251,7 @@ impl Head {
     }
 
     /// Takes one field: remembers it, and what it says about the message.
+    #[inline]
     pub(crate) fn take_field(&mut self, buf: &[u8], name: Span, value: Span) -> Result<(), Refused> {
         let field = Field { name, value, known: known(name.of_buffer(buf)) };
         self.fields.push(field);

@@ -46,20 +46,6 @@ pub(super) fn lower(
     let tunnel = extended_connect(parts)?;
     let method = if tunnel.is_some() { "GET" } else { parts.method.as_str() };
     request_line(method.as_bytes(), target, w)?;
-    let mut hosts = parts.headers.get_all(HOST).iter().map(http::HeaderValue::as_bytes);
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return bad("two_hosts");
-    }
-    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
-    if let (Some(a), Some(h)) = (authority, host)
-        && !a.eq_ignore_ascii_case(h)
-    {
-        return bad("host_differs_from_authority");
-    }
-    if let Some(authority) = authority.or(host) {
-        field(w, b"host", authority)?;
-    }
     fields(parts, w)?;
     if let Some(Tunnel { keyed }) = tunnel {
         field(w, b"connection", b"upgrade")?;
@@ -70,7 +56,7 @@ pub(super) fn lower(
     } else if !end && w.request.content_length().is_none() {
         field(w, b"transfer-encoding", b"chunked")?;
     }
-    w.push_back(b"\r\n");
+    w.append([b"\r\n"]);
     let Work { request, buf, end, .. } = w;
     request.len = *end;
     request.finish_request(buf)?;
@@ -102,9 +88,7 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
     if method.len() > METHOD {
         return Err(Refused { status: 400, reason: "method" });
     }
-    for part in [method, b" ", target, b" HTTP/1.1\r\n"] {
-        w.push_back(part);
-    }
+    w.append([method, b" ", target, b" HTTP/1.1\r\n"]);
     let Work { request, buf, end, .. } = w;
     request.http11 = true;
     request.method = Span::new(0..method.len());
@@ -115,32 +99,47 @@ fn request_line(method: &[u8], target: &[u8], w: &mut Work) -> Result<(), Refuse
     if request.origin_form { Ok(()) } else { Err(Refused { status: 400, reason: "target_form" }) }
 }
 
+/// All fields, of which the authority becomes the host, and the crumbs of a cookie its last.
 fn fields(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
-    let mut crumbs = 0;
+    let bad = |reason| Err(Refused { status: 400, reason });
+    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    if let Some(authority) = authority {
+        field(w, b"host", authority)?;
+    }
+    let (mut hosts, mut crumbs) = (0, 0);
     for (name, value) in &parts.headers {
-        if matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
-            return Err(Refused { status: 400, reason: "space_around_value" });
+        let value = value.as_bytes();
+        if matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
+            return bad("space_around_value");
         }
         if *name == COOKIE {
             crumbs += 1;
         } else if *name != HOST {
-            end_to_end(name.as_str().as_bytes(), value.as_bytes(), w)?;
+            end_to_end(name.as_str().as_bytes(), value, w)?;
+        } else if hosts > 0 {
+            return bad("two_hosts");
+        } else {
+            hosts += 1;
+            match authority {
+                None => field(w, b"host", value)?,
+                Some(authority) if authority.eq_ignore_ascii_case(value) => {}
+                Some(_) => return bad("host_differs_from_authority"),
+            }
         }
     }
-    if crumbs == 0 {
-        return Ok(());
-    }
+    if crumbs == 0 { Ok(()) } else { cookie(parts, w) }
+}
+
+/// The crumbs of a cookie, as one field.
+fn cookie(parts: &Parts, w: &mut Work) -> Result<(), Refused> {
     let line = w.end;
-    w.push_back(b"cookie: ");
+    w.append([b"cookie: "]);
     let value = w.end;
     for (i, crumb) in parts.headers.get_all(COOKIE).iter().enumerate() {
-        w.push_back(crumb.as_bytes());
-        if i + 1 < crumbs {
-            w.push_back(b"; ");
-        }
+        w.append([if i == 0 { &b""[..] } else { b"; " }, crumb.as_bytes()]);
     }
     let end = w.end;
-    w.push_back(b"\r\n");
+    w.append([b"\r\n"]);
     let Work { request, buf, .. } = w;
     request.take_field(buf, Span::new(line..line + b"cookie".len()), Span::new(value..end))
 }
@@ -160,15 +159,8 @@ fn end_to_end(name: &[u8], value: &[u8], w: &mut Work) -> Result<(), Refused> {
 fn field(w: &mut Work, name: &[u8], value: &[u8]) -> Result<(), Refused> {
     let (line, at) = (w.end, w.end + name.len() + 2);
     let end = at + value.len();
-    w.end = end + 2;
-    if w.buf.len() < w.end {
-        w.buf.resize(w.end, 0);
-    }
+    w.append([name, b": ", value, b"\r\n"]);
     let Work { request, buf, .. } = w;
-    buf[line..line + name.len()].copy_from_slice(name);
-    buf[line + name.len()..at].copy_from_slice(b": ");
-    buf[at..end].copy_from_slice(value);
-    buf[end..end + 2].copy_from_slice(b"\r\n");
     request.take_field(buf, Span::new(line..line + name.len()), Span::new(at..end))
 }
 

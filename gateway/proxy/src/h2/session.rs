@@ -48,6 +48,7 @@ fn stream_ids() -> u32 {
 pub(crate) struct Session {
     send: SendRequest<Bytes>,
     local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
     active: Cell<usize>,
     /// Whether a request was sent on it before.
     used: Cell<bool>,
@@ -81,6 +82,7 @@ impl Session {
         connection: UpstreamConnection,
         limits: &ConnectionLimits,
     ) -> io::Result<Rc<Session>> {
+        let remote = connection.remote();
         let UpstreamConnection { stream, local, in_use, .. } = connection;
         let now = Instant::now();
         let (io, flusher) = coalesce_client(stream);
@@ -98,6 +100,7 @@ impl Session {
         let session = Rc::new(Session {
             send,
             local,
+            remote,
             active: Cell::new(0),
             used: Cell::new(false),
             greeted: Cell::new(false),
@@ -186,6 +189,11 @@ impl Place {
     /// Our address towards the endpoint.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.session.local
+    }
+
+    /// The address that the connection leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.session.remote
     }
 }
 

@@ -127,7 +127,7 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
         }
         Ok(_) => match ended {
             Ok(()) => {
-                request::serve(&mut client, &mut w, site).await;
+                request::serve(&mut client, &mut w, site, began).await;
             }
             Err(kind) => request::refuse(&mut client, &mut w, site, kind, to_head).await,
         },

@@ -8,7 +8,7 @@ use crate::forward::error::Kind;
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
-use crate::upstream::{Cluster, ConnectError, Pick, Seen, UpstreamConnection};
+use crate::upstream::{Cluster, ConnectError, NoHost, Pick, Seen, UpstreamConnection};
 use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -136,11 +136,14 @@ async fn connect(
         Some(HashKey::SourceIp) => affinity::of_ip(connection.peer.ip()),
         _ => fastrand::u64(..),
     };
-    let Some(pick) = cluster.pick(dice) else {
-        return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
+    let pick = match cluster.pick(dice) {
+        Some(pick) => pick,
+        None => pick_by_name(cluster, connection, dice).await?,
     };
     let connected = async {
-        let options = cluster.transport().options(None, connection)?;
+        // where that is what the client asks for, so it is for TLS
+        let host = cluster.hosts().map(|_| connection.sni().as_bytes());
+        let options = cluster.transport().options(host, connection)?;
         worker.pool.get_for_bytes(cluster, &pick, &options).await
     };
     match connected.await {
@@ -154,6 +157,7 @@ async fn connect(
             Err(outcome)
         }
         Err(e) => {
+            pick.failed(&e);
             if Kind::from(e.clone()).blames_endpoint() {
                 cluster.observe(&pick, Seen::Failure);
             }
@@ -166,6 +170,23 @@ async fn connect(
             Err(outcome)
         }
     }
+}
+
+/// Picks an endpoint where it is the server name that the client asks for.
+async fn pick_by_name(cluster: &Cluster, connection: &Connection, dice: u64) -> Result<Pick, Outcome> {
+    let Some(hosts) = cluster.hosts() else {
+        return Err(Outcome::failed(Flag::NoHealthyUpstream, "no_healthy_upstream"));
+    };
+    hosts.pick(connection.sni().as_bytes(), dice, &[]).await.map_err(|why| {
+        let (flag, details) = match why {
+            NoHost::Foreign(_) => (Flag::NoHealthyUpstream, "host_not_of_service"),
+            NoHost::TooMany => (Flag::Overflow, "upstream_overflow"),
+            NoHost::NoAddress(_) => (Flag::DnsFailure, "dns_resolution_failure"),
+        };
+        let mut outcome = Outcome::failed(flag, details);
+        outcome.transport_failure = why.to_string();
+        outcome
+    })
 }
 
 async fn tunnel(

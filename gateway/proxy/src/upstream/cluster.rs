@@ -1,6 +1,7 @@
 use super::budget::RetryPermit;
 use super::connect::ConnectError;
 use super::endpoint::{EndpointId, Pick};
+use super::hosts::RequestHosts;
 use super::outlier::Seen;
 use super::standing::{self, EndpointStanding};
 use super::state::ClusterState;
@@ -88,6 +89,11 @@ impl Cluster {
         self.state.endpoints.load().pick_other(&self.state.turn, tried)
     }
 
+    /// Where endpoints are what requests ask for: then no other way of picking finds one.
+    pub(crate) fn hosts(&self) -> Option<Arc<RequestHosts>> {
+        self.state.endpoints.load().hosts().cloned()
+    }
+
     /// What of a request its endpoint is picked by, if anything.
     pub(crate) fn hash_key(&self) -> Option<&HashKey> {
         match &self.config.load_balancer {
@@ -140,7 +146,11 @@ impl Cluster {
         if let Some(rule) = &self.config.outlier_detection
             && let Some(cause) = pick.endpoint().health.count(rule, seen)
         {
-            self.state.eject(&self.config.name, pick.endpoint(), rule, cause);
+            let state =
+                self.hosts().map_or_else(|| Some(self.state.clone()), |hosts| hosts.state(pick.name()?));
+            if let Some(state) = state {
+                state.eject(&self.config.name, pick.endpoint(), rule, cause);
+            }
         }
     }
 

@@ -30,13 +30,18 @@ pub(crate) struct UpstreamConnection {
     pub(super) handed_on: u8,
     /// Counts it among those of its cluster.
     pub(crate) in_use: InUse,
-    /// Where it leads, and for whom.
-    pub(super) way: Way,
+    /// Where it leads, and for whom. Boxed, since requests hold connections, and there are many requests.
+    pub(super) way: Box<Way>,
     /// What TLS said when it ended.
     pub(crate) fault: Option<Box<str>>,
 }
 
 impl UpstreamConnection {
+    /// The address that it leads to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
+    }
+
     /// What it may be used for.
     pub(super) fn key(&self) -> Key {
         self.way.key()
@@ -169,7 +174,7 @@ impl Connector {
             served: 0,
             handed_on: 0,
             in_use,
-            way,
+            way: way.into(),
             fault: None,
         })
     }

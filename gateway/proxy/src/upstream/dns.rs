@@ -1,15 +1,17 @@
 //! Names of endpoints, resolved in the background and kept fresh by their TTL.
 
+use super::resolver::{Answer, Resolve};
+use crate::lock::lock;
+use crate::reserved::is_allowed;
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 /// An answer is asked for again when its TTL is over, but not sooner and not later than this.
@@ -21,19 +23,6 @@ const LOOKUP_TIME: Duration = Duration::from_secs(15);
 /// Lookups at the same time.
 const LOOKUPS: usize = 32;
 
-/// Asks for the addresses of a name.
-#[async_trait]
-pub(crate) trait Resolve: Send + Sync {
-    /// All addresses and how long they hold.
-    async fn resolve(&self, host: &str) -> Result<Answer, String>;
-}
-
-/// What a name resolved to.
-pub(crate) struct Answer {
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) ttl: Duration,
-}
-
 /// Is told when a name has other addresses than before.
 pub(super) trait Watcher: Send + Sync {
     fn resolved(&self);
@@ -43,61 +32,98 @@ pub(super) trait Watcher: Send + Sync {
 pub(super) struct Names {
     runtime: Handle,
     resolver: Arc<dyn Resolve>,
+    /// Networks that a name may lead to although they are local.
+    allowed: Arc<[IpNet]>,
     permits: Arc<Semaphore>,
-    known: AHashMap<Arc<str>, Weak<Name>>,
+    known: Mutex<AHashMap<Arc<str>, Weak<Name>>>,
 }
 
 impl Names {
-    pub(super) fn new(runtime: Handle, resolver: Arc<dyn Resolve>) -> Self {
+    pub(super) fn new(runtime: Handle, resolver: Arc<dyn Resolve>, allowed: &[IpNet]) -> Self {
         let permits = Arc::new(Semaphore::new(LOOKUPS));
-        Names { runtime, resolver, permits, known: AHashMap::new() }
+        Names { runtime, resolver, allowed: allowed.into(), permits, known: Mutex::default() }
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// The name, resolved for as long as someone holds it. An IP literal and `localhost`
     /// (RFC 6761 6.3) have their addresses at once and are never asked for.
-    pub(super) fn watch(&mut self, host: &Arc<str>, watcher: Weak<dyn Watcher>) -> Arc<Name> {
+    pub(super) fn get(&self, host: &Arc<str>) -> Arc<Name> {
         if let Some(address) = fixed(host) {
-            return Arc::new(Name::new(vec![address]));
+            return Arc::new(Name::fixed(address));
         }
-        let name = match self.known.get(host).and_then(Weak::upgrade) {
-            Some(name) => name,
-            None => self.start(host),
+        let mut known = lock(&self.known);
+        if let Some(name) = known.get(host).and_then(Weak::upgrade) {
+            return name;
+        }
+        let name = Arc::new(Name::default());
+        let lookups = Lookups {
+            host: host.clone(),
+            name: Arc::downgrade(&name),
+            resolver: self.resolver.clone(),
+            allowed: self.allowed.clone(),
+            permits: self.permits.clone(),
         };
-        let mut watchers = name.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.retain(|w| w.strong_count() > 0 && !w.ptr_eq(&watcher));
-        watchers.push(watcher);
-        drop(watchers);
+        let _ = name.task.set(self.runtime.spawn(lookups.run()).abort_handle());
+        known.insert(host.clone(), Arc::downgrade(&name));
         name
     }
 
-    pub(super) fn forget_unused(&mut self) {
-        self.known.retain(|_, name| name.strong_count() > 0);
+    /// Whether a name that a client chose leads at once to where it must not.
+    pub(super) fn refuses(&self, host: &str) -> bool {
+        fixed(host).is_some_and(|address| !is_allowed(address, &self.allowed))
     }
 
-    fn start(&mut self, host: &Arc<str>) -> Arc<Name> {
-        let name = Arc::new(Name::new(Vec::new()));
-        let refresh =
-            refresh(host.clone(), Arc::downgrade(&name), self.resolver.clone(), self.permits.clone());
-        let _ = name.task.set(self.runtime.spawn(refresh).abort_handle());
-        self.known.insert(host.clone(), Arc::downgrade(&name));
-        name
+    pub(super) fn forget_unused(&self) {
+        lock(&self.known).retain(|_, name| name.strong_count() > 0);
+    }
+}
+
+/// Waits until each of the names was asked for once, so that a config does not go live without addresses that are to
+/// be had. Blocks the thread, `longest` at most, and never twice for a name.
+pub(super) fn wait_for(names: &[Arc<Name>], longest: Duration) {
+    let deadline = Instant::now() + longest;
+    for name in names.iter().filter(|name| !name.awaited.swap(true, Ordering::Relaxed)) {
+        name.wait(deadline);
     }
 }
 
 /// A name and what it last resolved to. Dropping it ends its lookups.
+#[derive(Default)]
 pub(super) struct Name {
     addresses: ArcSwap<Vec<IpAddr>>,
+    /// How often it was answered: who uses one address at a time goes on to the next with each answer.
+    turn: AtomicUsize,
+    /// Whether somebody does so.
+    in_turns: AtomicBool,
     watchers: Mutex<Vec<Weak<dyn Watcher>>>,
+    state: Mutex<State>,
+    tried: Condvar,
+    answered: Notify,
+    /// Whether a config has waited for it.
+    awaited: AtomicBool,
     task: OnceLock<AbortHandle>,
 }
 
+/// What came of its lookups.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Whether it was asked for, with or without success.
+    tried: bool,
+    /// Why the last lookup brought no address, and when that was.
+    failure: Option<(String, Instant)>,
+    /// Addresses of the last answer that are not gone to.
+    refused: Vec<IpAddr>,
+}
+
 impl Name {
-    fn new(addresses: Vec<IpAddr>) -> Self {
-        Name {
-            addresses: ArcSwap::from_pointee(addresses),
-            watchers: Mutex::default(),
-            task: OnceLock::new(),
-        }
+    fn fixed(address: IpAddr) -> Self {
+        let name = Name::default();
+        name.addresses.store(Arc::new(vec![address]));
+        lock(&name.state).tried = true;
+        name
     }
 
     /// The last known addresses; none before the first answer.
@@ -105,13 +131,75 @@ impl Name {
         self.addresses.load_full()
     }
 
+    /// The one of them whose turn it is.
+    pub(super) fn current(&self) -> Option<IpAddr> {
+        let addresses = self.addresses.load();
+        let turn = self.turn.load(Ordering::Relaxed).checked_rem(addresses.len())?;
+        addresses.get(turn).copied()
+    }
+
+    /// Tells `watcher` of other addresses, or with `in_turns` of every answer.
+    pub(super) fn watch(&self, watcher: Weak<dyn Watcher>, in_turns: bool) {
+        if in_turns {
+            self.in_turns.store(true, Ordering::Relaxed);
+        }
+        let mut watchers = lock(&self.watchers);
+        watchers.retain(|w| w.strong_count() > 0 && !w.ptr_eq(&watcher));
+        watchers.push(watcher);
+    }
+
+    /// Why it has no addresses, or not all that it was answered.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let state = lock(&self.state).clone();
+        let ago = |at: Instant| humantime::format_duration(Duration::from_secs(at.elapsed().as_secs()));
+        match (state.failure, &*state.refused) {
+            (Some((why, at)), _) => Some(format!("the last lookup failed {} ago: {why}", ago(at))),
+            (None, []) => (!state.tried).then(|| "it was not answered yet".to_owned()),
+            (None, refused) => Some(format!("its answer has addresses that are refused: {}", list(refused))),
+        }
+    }
+
+    /// Waits for the end of the first lookup.
+    pub(super) async fn first_answer(&self) {
+        let told = self.answered.notified();
+        if !lock(&self.state).tried {
+            told.await;
+        }
+    }
+
+    fn wait(&self, deadline: Instant) {
+        let mut state = lock(&self.state);
+        while !state.tried {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.tried.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     fn publish(&self, addresses: Vec<IpAddr>) {
-        if **self.addresses.load() == addresses {
+        let same = **self.addresses.load() == addresses;
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        if same && !(addresses.len() > 1 && self.in_turns.load(Ordering::Relaxed)) {
             return;
         }
-        self.addresses.store(Arc::new(addresses));
-        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !same {
+            self.addresses.store(Arc::new(addresses));
+        }
+        let watchers = lock(&self.watchers).clone();
         watchers.iter().filter_map(Weak::upgrade).for_each(|w| w.resolved());
+    }
+
+    /// Notes what came of a lookup; what it was before.
+    fn note(&self, failure: Option<String>, refused: Vec<IpAddr>) -> State {
+        let mut state = lock(&self.state);
+        let failure = failure.map(|why| (why, Instant::now()));
+        let before = std::mem::replace(&mut *state, State { tried: true, failure, refused });
+        drop(state);
+        self.tried.notify_all();
+        self.answered.notify_waiters();
+        before
     }
 }
 
@@ -123,38 +211,89 @@ impl Drop for Name {
     }
 }
 
-/// Resolves a name for ever; ends when nobody holds it.
-async fn refresh(host: Arc<str>, name: Weak<Name>, resolver: Arc<dyn Resolve>, permits: Arc<Semaphore>) {
-    let mut failures = 0u32;
-    loop {
-        let answer = {
-            let _permit = permits.acquire().await;
-            let lookup = tokio::time::timeout(LOOKUP_TIME, resolver.resolve(&host)).await;
-            lookup.unwrap_or_else(|_| Err(format!("no answer within {LOOKUP_TIME:?}")))
+/// The lookups of a name.
+struct Lookups {
+    host: Arc<str>,
+    name: Weak<Name>,
+    resolver: Arc<dyn Resolve>,
+    allowed: Arc<[IpNet]>,
+    permits: Arc<Semaphore>,
+}
+
+impl Lookups {
+    /// Resolves it for ever; ends when nobody holds it.
+    async fn run(self) {
+        let mut failures = 0u32;
+        loop {
+            let answer = {
+                let _permit = self.permits.acquire().await;
+                let lookup = tokio::time::timeout(LOOKUP_TIME, self.resolver.resolve(&self.host)).await;
+                lookup.unwrap_or_else(|_| Err(format!("no answer within {LOOKUP_TIME:?}")))
+            };
+            let Some(name) = self.name.upgrade() else { return };
+            let pause = match self.take(&name, answer) {
+                Some(ttl) => {
+                    failures = 0;
+                    ttl.clamp(*TTL.start(), *TTL.end())
+                }
+                None => {
+                    failures = failures.saturating_add(1);
+                    backoff(failures)
+                }
+            };
+            drop(name);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Takes an answer with an address that may be gone to; how long it holds.
+    fn take(&self, name: &Name, answer: Result<Answer, String>) -> Option<Duration> {
+        let host = &self.host;
+        let (good, refused, ttl, error) = match answer {
+            Ok(Answer { addresses, ttl }) => {
+                let (good, refused) =
+                    addresses.into_iter().partition::<Vec<_>, _>(|a| is_allowed(*a, &self.allowed));
+                (good, refused, ttl, "no addresses".to_owned())
+            }
+            Err(error) => (Vec::new(), Vec::new(), Duration::ZERO, error),
         };
-        let Some(name) = name.upgrade() else { return };
-        let pause = match answer {
-            Ok(answer) if !answer.addresses.is_empty() => {
-                if failures > 0 {
+        let failure = match (&*good, &*refused) {
+            ([_, ..], _) => None,
+            ([], []) => Some(error),
+            ([], refused) => Some(format!("addresses that are refused: {}", list(refused))),
+        };
+        if failure.is_none() {
+            name.publish(good);
+        }
+        let before = name.note(failure.clone(), refused.clone());
+        if !refused.is_empty() && before.refused != refused {
+            let refused = list(&refused);
+            tracing::warn!(
+                %host, %refused,
+                "DNS answer is refused: it leads to this machine, its link or a cloud's metadata, and \
+                 --allow-dns-answers does not name it"
+            );
+        }
+        match failure {
+            None => {
+                if before.failure.is_some() {
                     tracing::info!(%host, "DNS name resolves again");
                 }
-                failures = 0;
-                name.publish(answer.addresses);
-                answer.ttl.clamp(*TTL.start(), *TTL.end())
+                Some(ttl)
             }
-            failed => {
-                if failures == 0 {
-                    let error = failed.err().unwrap_or_else(|| "no addresses".to_string());
+            Some(error) => {
+                if before.failure.is_none() {
                     let kept = name.addresses().len();
                     tracing::warn!(%host, %error, kept, "DNS name does not resolve; its last addresses stay");
                 }
-                failures = failures.saturating_add(1);
-                backoff(failures)
+                None
             }
-        };
-        drop(name);
-        tokio::time::sleep(pause).await;
+        }
     }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// 1, 2, 4 .. 60 s after so many failures, each up to a quarter longer so that names spread out.
@@ -174,62 +313,11 @@ fn fixed(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// The resolver of the system: `/etc/resolv.conf` and `/etc/hosts`, read at the first lookup.
-#[derive(Default)]
-pub(crate) struct SystemResolver(OnceLock<TokioResolver>);
-
-impl SystemResolver {
-    fn get(&self) -> Result<&TokioResolver, String> {
-        if let Some(resolver) = self.0.get() {
-            return Ok(resolver);
-        }
-        let wrong = |e| format!("cannot use /etc/resolv.conf: {e}");
-        let mut builder = TokioResolver::builder_tokio().map_err(wrong)?;
-        let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // Its answers are kept here by their TTL; failures must be asked for again.
-        options.cache_size = 0;
-        let resolver = builder.build().map_err(wrong)?;
-        Ok(self.0.get_or_init(|| resolver))
-    }
-}
-
-#[async_trait]
-impl Resolve for SystemResolver {
-    async fn resolve(&self, host: &str) -> Result<Answer, String> {
-        let found = self.get()?.lookup_ip(host).await.map_err(|e| e.to_string())?;
-        let mut addresses: Vec<IpAddr> = found.iter().collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let ttl = found.valid_until().saturating_duration_since(Instant::now());
-        Ok(Answer { addresses: reachable(addresses), ttl })
-    }
-}
-
-/// Without the addresses of a family that this machine has no route for, when there is another:
-/// a picked endpoint that cannot be reached would fail every other request.
-fn reachable(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let both = addresses.iter().any(IpAddr::is_ipv4) && addresses.iter().any(IpAddr::is_ipv6);
-    if !both {
-        return addresses;
-    }
-    let routed: Vec<IpAddr> = addresses.iter().copied().filter(|a| has_route(*a)).collect();
-    if routed.is_empty() { addresses } else { routed }
-}
-
-/// Whether the kernel knows a way there. Connecting a UDP socket sends nothing.
-fn has_route(address: IpAddr) -> bool {
-    let any = match address {
-        IpAddr::V4(_) => "0.0.0.0:0",
-        IpAddr::V6(_) => "[::]:0",
-    };
-    UdpSocket::bind(any).and_then(|s| s.connect((address, 53))).is_ok()
-}
-
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
     use crate::upstream::testing::until;
+    use async_trait::async_trait;
 
     /// Answers as it was told; names nobody told about wait.
     #[derive(Default)]
@@ -308,17 +396,5 @@ mod tests {
             let base = Duration::from_secs(seconds);
             assert!(pause >= base && pause <= base.mul_f64(1.25), "{failures}: {pause:?}");
         }
-    }
-
-    #[test]
-    fn one_family_is_kept_as_it_is_and_loopback_is_routed() {
-        let v4: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
-        assert_eq!(reachable(v4.clone()), v4);
-        assert!(has_route(Ipv4Addr::LOCALHOST.into()));
-    }
-
-    #[tokio::test]
-    async fn what_is_no_name_is_an_error() {
-        assert!(SystemResolver::default().resolve("a..b").await.is_err());
     }
 }

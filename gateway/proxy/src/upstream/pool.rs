@@ -150,7 +150,7 @@ impl Pool {
             return;
         }
         let slot = idle.slots.entry(connection.key()).or_insert_with(|| Slot {
-            way: connection.way.clone(),
+            way: Way::clone(&connection.way),
             config: cluster.config().clone(),
             connections: VecDeque::new(),
         });

@@ -1,36 +1,51 @@
 use super::cluster::{Cluster, Clusters};
-use super::dns::{Names, Resolve, SystemResolver, Watcher};
-use super::state::ClusterState;
+use super::dns::{Name, Names, wait_for};
+use super::resolver::{Resolve, SystemResolver};
+use super::state::{ClusterState, dns_name};
 use super::transport::Transport;
 use crate::tls::Credentials;
 use ahash::AHashMap;
-use std::sync::{Arc, Weak};
-use tidegate_model::{Address, EndpointSet, Model};
+use ipnet::IpNet;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_model::{EndpointSet, Model};
 use tokio::runtime::Handle;
 
 /// Keeps the state of clusters across snapshots, keyed by name: endpoint churn swaps endpoints,
 /// an unchanged cluster keeps its counters, a removed one is dropped when its last request ends.
 pub(crate) struct Registry {
     clusters: Clusters,
-    names: Names,
-    runtime: Handle,
+    names: Arc<Names>,
 }
 
 impl Registry {
-    /// An empty registry. Names of DNS endpoints are resolved on `runtime`.
-    pub(crate) fn new(runtime: Handle) -> Self {
-        Registry::with_resolver(runtime, Arc::new(SystemResolver::default()))
+    /// An empty registry. Names of DNS endpoints are resolved on `runtime`; they may lead to what is local only within
+    /// `allowed`.
+    pub(crate) fn new(runtime: Handle, resolver: SystemResolver, allowed: &[IpNet]) -> Self {
+        Registry::with_resolver(runtime, Arc::new(resolver), allowed)
     }
 
-    pub(super) fn with_resolver(runtime: Handle, resolver: Arc<dyn Resolve>) -> Self {
-        Registry { clusters: Clusters::default(), names: Names::new(runtime.clone(), resolver), runtime }
+    pub(super) fn with_resolver(runtime: Handle, resolver: Arc<dyn Resolve>, allowed: &[IpNet]) -> Self {
+        Registry { clusters: Clusters::default(), names: Arc::new(Names::new(runtime, resolver, allowed)) }
+    }
+
+    /// Begins to resolve the names of a model that is to be applied, and waits for the first answer to each: what
+    /// serves now goes on until then. Blocks the thread, `longest` at most, and never twice for a name.
+    pub(crate) fn prepare(&self, model: &Model, longest: Duration) -> Prepared {
+        let endpoints = model.endpoints.values().flat_map(|set| &set.endpoints);
+        let mut names: Vec<_> = endpoints.filter_map(|e| dns_name(&e.address)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let names: Vec<_> = names.into_iter().map(|host| self.names.get(host)).collect();
+        wait_for(&names, longest);
+        Prepared(names)
     }
 
     /// The clusters of a model, sharing the state of those that were there before. Snapshots that
     /// are still in use see the new endpoints too.
     ///
-    /// Never waits: names are resolved in the background, and until one was resolved for the
-    /// first time its endpoint does not exist (a cluster of such endpoints alone answers 503, UH).
+    /// Never waits (see [`Registry::prepare`]): names are resolved in the background, and until one was resolved for
+    /// the first time its endpoint does not exist (a cluster of such endpoints alone answers 503, UH).
     pub(crate) fn update(&mut self, model: &Model, credentials: &Credentials) -> Clusters {
         let mut next = AHashMap::with_capacity(model.clusters.len());
         for (name, config) in &model.clusters {
@@ -61,32 +76,24 @@ impl Registry {
         self.update(model, &Credentials::default())
     }
 
-    fn apply_endpoints(&mut self, cluster: &Cluster, set: Option<&Arc<EndpointSet>>) {
+    fn apply_endpoints(&self, cluster: &Cluster, set: Option<&Arc<EndpointSet>>) {
         let Cluster { config, state, .. } = cluster;
         if state.is_made_from(config, set) {
             return;
         }
-        let hosts = set.iter().flat_map(|s| &s.endpoints).filter_map(|e| match &e.address {
-            Address::Dns(host, _) => Some(host),
-            Address::Socket(_) => None,
-        });
-        let mut names = AHashMap::new();
-        for host in hosts {
-            names.entry(host.clone()).or_insert_with(|| {
-                let watcher: Weak<dyn Watcher> = Arc::downgrade(&(state.clone() as Arc<dyn Watcher>));
-                self.names.watch(host, watcher)
-            });
-        }
-        state.set_endpoints(config.clone(), set.cloned(), names, &self.runtime);
+        state.set_endpoints(config.clone(), set.cloned(), &self.names);
     }
 }
+
+/// The names of a model, held so that they stay resolved until it is applied.
+pub(crate) struct Prepared(#[expect(dead_code, reason = "held, and nothing else")] Vec<Arc<Name>>);
 
 #[cfg(test)]
 mod tests {
     use super::super::dns::testing::Scripted;
     use super::super::outlier::Seen;
     use super::super::outlier::testing::rule;
-    use super::super::testing::{cluster, endpoint, model, named, until};
+    use super::super::testing::{cluster, endpoint, in_turns, model, named, until};
     use super::*;
     use crate::allocations::allocations;
     use std::net::SocketAddr;
@@ -97,7 +104,7 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let dns = Arc::new(Scripted::default());
-        let registry = Registry::with_resolver(runtime.handle().clone(), dns.clone());
+        let registry = Registry::with_resolver(runtime.handle().clone(), dns.clone(), &[]);
         (runtime, dns, registry)
     }
 
@@ -174,6 +181,69 @@ mod tests {
         drop(clusters);
         registry.apply(&model(&[]));
         until(|| dns.is_forgotten("web.test"));
+    }
+
+    #[test]
+    fn a_config_waits_for_the_first_answers_and_never_twice() {
+        const LONG: Duration = Duration::from_secs(60);
+        let (_runtime, dns, mut registry) = registry();
+        registry.apply(&model(&[(cluster("a"), vec![endpoint("10.0.0.1:1")])]));
+        dns.answer("web.test", Ok(&["192.0.2.1"]));
+        let next = model(&[(cluster("a"), vec![named("web.test", 80)])]);
+        let prepared = registry.prepare(&next, LONG);
+        assert_eq!(addresses(&registry.clusters), ["10.0.0.1:1"], "what serves goes on");
+        assert_eq!(addresses(&registry.apply(&next)), ["192.0.2.1:80"], "and nothing comes between");
+        drop(prepared);
+        let silent = model(&[(cluster("a"), vec![named("silent.test", 80)])]);
+        let prepared = registry.prepare(&silent, Duration::from_millis(1));
+        // one that does not answer holds nothing up for ever
+        let _again = registry.prepare(&silent, LONG);
+        assert!(addresses(&registry.apply(&silent)).is_empty());
+        drop(prepared);
+        let said = registry.clusters.get(&name()).unwrap().standings();
+        assert_eq!(said[0].reason.as_deref(), Some("the name has no addresses: it was not answered yet"));
+    }
+
+    #[test]
+    fn one_address_at_a_time_and_connections_stay() {
+        let (_runtime, dns, mut registry) = registry();
+        dns.answer("web.test", Ok(&["192.0.2.1", "192.0.2.2"]));
+        let model = model(&[(cluster("a"), vec![in_turns("web.test", 80)])]);
+        let _prepared = registry.prepare(&model, Duration::from_secs(60));
+        let clusters = registry.apply(&model);
+        let first = clusters.get(&name()).unwrap().pick(0).unwrap();
+        let seen = || addresses(&clusters);
+        assert_eq!(seen().len(), 1);
+        let other = if first.address.to_string() == "192.0.2.1:80" { "192.0.2.2:80" } else { "192.0.2.1:80" };
+        until(|| seen() == [other]);
+        let second = clusters.get(&name()).unwrap().pick(0).unwrap();
+        assert!(first.id() == second.id() && !first.endpoint().is_removed());
+        dns.answer("web.test", Ok(&["192.0.2.3"]));
+        until(|| seen() == ["192.0.2.3:80"]);
+        assert!(!first.endpoint().is_removed(), "its connections go on");
+        registry.apply(&Model::default());
+        drop(clusters);
+        assert!(first.endpoint().is_removed() && second.endpoint().is_removed());
+    }
+
+    #[test]
+    fn answers_that_lead_to_this_machine_or_its_cloud_are_refused() {
+        let (runtime, dns, mut registry) = registry();
+        dns.answer("web.test", Ok(&["192.0.2.1", "169.254.169.254"]));
+        let next = model(&[(cluster("a"), vec![named("web.test", 80)])]);
+        let _prepared = registry.prepare(&next, Duration::from_secs(60));
+        let clusters = registry.apply(&next);
+        assert_eq!(addresses(&clusters), ["192.0.2.1:80"]);
+        let said = || clusters.get(&name()).unwrap().standings().pop().unwrap().reason.unwrap_or_default();
+        assert!(said().ends_with("has addresses that are refused: 169.254.169.254"), "{}", said());
+        dns.answer("web.test", Ok(&["::1", "fd00:ec2::254"]));
+        until(|| said().contains("refused: ::1, fd00:ec2::254"));
+        assert_eq!(addresses(&clusters), ["192.0.2.1:80"], "the last good ones stay");
+        let allowed = ["169.254.0.0/16".parse().unwrap()];
+        let mut registry = Registry::with_resolver(runtime.handle().clone(), dns.clone(), &allowed);
+        dns.answer("web.test", Ok(&["169.254.169.254", "127.0.0.1"]));
+        let _prepared = registry.prepare(&next, Duration::from_secs(60));
+        assert_eq!(addresses(&registry.apply(&next)), ["169.254.169.254:80"]);
     }
 
     #[test]

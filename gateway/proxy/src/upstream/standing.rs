@@ -1,18 +1,23 @@
 //! What is said of a cluster's endpoints: their health, their share of the requests, and why some get none.
 
+use super::endpoint::Endpoint;
 use super::outlier::{Millis, Standing};
 use super::plan::{self, Candidate, Tier};
-use super::state::ClusterState;
+use super::state::{ClusterState, dns_name};
+use super::table::Member;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tidegate_model::{Cluster, EndpointSet, Locality};
+use tidegate_model::{Address, Cluster, EndpointSet, Locality};
 
 /// An endpoint as `explain` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointStanding {
-    /// Where it listens.
+    /// Where it listens; a name and a port where it has no address.
     pub address: String,
+    /// The DNS name that led to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// `region/zone/subzone`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub locality: String,
@@ -25,6 +30,9 @@ pub struct EndpointStanding {
     /// Requests that it has now; `None` where nothing runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<u32>,
+    /// Why it could not be connected to the last time that it could not, and how long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
     /// Its share of the requests by weight, in percent.
     pub percent: f64,
     /// Why that is nothing, or something although it is not healthy.
@@ -34,12 +42,17 @@ pub struct EndpointStanding {
 
 /// The endpoints of a cluster of which nothing is known but its config.
 pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> {
+    let asked_for = set.endpoints.iter().find(|e| matches!(e.address, Address::RequestHost(..)));
+    if let Some(endpoint) = asked_for {
+        return vec![of_requests(endpoint.address.to_string())];
+    }
     let mut places = BTreeMap::new();
     let known = set.endpoints.iter().map(|e| {
         let next = places.len();
         let place = *places.entry(&e.locality).or_insert(next);
         Known {
             address: e.address.to_string(),
+            name: dns_name(&e.address).map(|name| &**name),
             place: &e.locality,
             weight: e.weight.max(1),
             candidate: Candidate {
@@ -47,7 +60,7 @@ pub fn standings(cluster: &Cluster, set: &EndpointSet) -> Vec<EndpointStanding> 
                 locality: e.locality_weight.map(|weight| (place, weight)),
                 healthy: true,
             },
-            active: None,
+            running: None,
             out: None,
         }
     });
@@ -62,23 +75,77 @@ pub(crate) fn running(cluster: &Cluster, state: &ClusterState) -> Vec<EndpointSt
         let out = Some(m.endpoint.health.standing()).filter(|standing| detects && standing.ejected);
         Known {
             address: m.endpoint.address().to_string(),
+            name: m.name.as_deref(),
             place: &m.place,
             weight: m.weight,
             candidate: Candidate { priority: m.priority, locality: m.locality, healthy: out.is_none() },
-            active: Some(m.endpoint.active()),
+            running: Some(&m.endpoint),
             out,
         }
     });
-    judge(cluster, &known.collect::<Vec<_>>())
+    let mut standings = judge(cluster, &known.collect::<Vec<_>>());
+    let mut troubles = state.troubles();
+    if let Some(hosts) = table.hosts() {
+        standings.push(of_requests(hosts.pattern()));
+        standings.extend(hosts.members().iter().map(|m| asked_for(m)));
+        troubles.extend(hosts.troubles());
+    }
+    standings.extend(troubles.into_iter().map(|(name, addresses, why)| in_trouble(&name, addresses, &why)));
+    standings
+}
+
+/// All hosts that requests may ask for, of which none is known before.
+fn of_requests(pattern: String) -> EndpointStanding {
+    EndpointStanding {
+        address: pattern,
+        name: None,
+        locality: String::new(),
+        weight: 1,
+        priority: 0,
+        healthy: true,
+        active: None,
+        last_failure: None,
+        percent: 100.0,
+        reason: Some("the host that a request asks for is resolved when it comes".to_owned()),
+    }
+}
+
+/// A host that a request asked for.
+fn asked_for(member: &Member) -> EndpointStanding {
+    let name = member.name.as_deref().unwrap_or_default();
+    EndpointStanding {
+        name: Some(name.to_owned()),
+        active: Some(member.endpoint.active()),
+        last_failure: last_failure(&member.endpoint),
+        percent: 0.0,
+        reason: Some(format!("gets requests that ask for {name}")),
+        ..of_requests(member.endpoint.address().to_string())
+    }
+}
+
+/// A name without addresses, or without all that it was answered.
+fn in_trouble(name: &str, addresses: usize, why: &str) -> EndpointStanding {
+    EndpointStanding {
+        name: Some(name.to_owned()),
+        weight: 0,
+        healthy: addresses > 0,
+        percent: 0.0,
+        reason: Some(match addresses {
+            0 => format!("the name has no addresses: {why}"),
+            _ => format!("the name keeps those that are known: {why}"),
+        }),
+        ..of_requests(name.to_owned())
+    }
 }
 
 /// What is known of an endpoint.
 struct Known<'a> {
     address: String,
+    name: Option<&'a str>,
     place: &'a Locality,
     weight: u32,
     candidate: Candidate,
-    active: Option<u32>,
+    running: Option<&'a Endpoint>,
     /// Since when it is left out, and how often it was.
     out: Option<Standing>,
 }
@@ -97,16 +164,24 @@ fn judge(cluster: &Cluster, known: &[Known<'_>]) -> Vec<EndpointStanding> {
         let Locality { region, zone, subzone } = k.place;
         EndpointStanding {
             address: k.address.clone(),
+            name: k.name.map(str::to_owned),
             locality: format!("{region}/{zone}/{subzone}").trim_end_matches('/').to_owned(),
             weight: k.weight,
             priority: k.candidate.priority,
             healthy: k.candidate.healthy,
-            active: k.active,
+            active: k.running.map(Endpoint::active),
+            last_failure: k.running.and_then(last_failure),
             percent: (percent * 100.0).round() / 100.0,
             reason: reason(cluster, k, tier),
         }
     });
     judged.collect()
+}
+
+fn last_failure(endpoint: &Endpoint) -> Option<String> {
+    let (at, error) = endpoint.last_failure()?;
+    let ago = Duration::from_secs(Millis::now().since(at).as_secs());
+    Some(format!("{error}, {ago:?} ago"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two decimals are made of it")]

@@ -1,8 +1,9 @@
 //! What a cluster keeps from one config to the next: its endpoints with their counters and health.
 
 use super::budget::Retries;
-use super::dns::{Name, Watcher};
+use super::dns::{Name, Names, Watcher};
 use super::endpoint::Endpoint;
+use super::hosts::RequestHosts;
 use super::keeper::keep;
 use super::outlier::{Cause, Millis, may_eject};
 use super::table::{EndpointTable, Member};
@@ -12,10 +13,9 @@ use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 use tidegate_model::{Address, Cluster, ClusterName, EndpointSet, OutlierDetection, Warmup};
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// How often weights of new endpoints grow: in so many steps, and not more often or seldom than this.
@@ -44,6 +44,10 @@ struct Source {
     config: Option<Arc<Cluster>>,
     set: Option<Arc<EndpointSet>>,
     names: AHashMap<Arc<str>, Arc<Name>>,
+    /// The endpoints of names whose addresses are used in turns: where connections go on.
+    in_turns: AHashMap<Address, Arc<Endpoint>>,
+    /// Where endpoints are what requests ask for.
+    hosts: Option<Arc<RequestHosts>>,
     /// When an interval of outlier detection is over, where one has begun.
     interval_ends: Option<Millis>,
 }
@@ -82,33 +86,48 @@ impl ClusterState {
             })
     }
 
-    /// Swaps the endpoints for those of `set`, picked by the policy of `config`; `names` are the DNS names
-    /// in it. What they change by themselves goes on in `runtime`.
+    /// Swaps the endpoints for those of `set`, picked by the policy of `config`; `names` knows the addresses of those
+    /// that are DNS names. What they change by themselves goes on in its runtime.
     pub(super) fn set_endpoints(
         self: &Arc<Self>,
         config: Arc<Cluster>,
         set: Option<Arc<EndpointSet>>,
-        names: AHashMap<Arc<str>, Arc<Name>>,
-        runtime: &Handle,
+        names: &Arc<Names>,
     ) {
         let changes = config.outlier_detection.is_some() || config.warmup.is_some();
         if changes && self.tended.set(()).is_ok() {
-            runtime.spawn(keep(Arc::downgrade(self), self.wake.clone()));
+            names.runtime().spawn(keep(Arc::downgrade(self), self.wake.clone()));
+        }
+        let mut watched = AHashMap::new();
+        let addresses = || set.iter().flat_map(|s| &s.endpoints).map(|e| &e.address);
+        for (host, in_turns) in addresses().filter_map(|a| Some((dns_name(a)?, is_in_turns(a)))) {
+            let name = watched.entry(host.clone()).or_insert_with(|| names.get(host));
+            let watcher: Weak<dyn Watcher> = Arc::downgrade(&(self.clone() as Arc<dyn Watcher>));
+            name.watch(watcher, in_turns);
         }
         let mut source = self.source();
-        let interval_ends = source.interval_ends;
-        *source = Source { config: Some(config), set, names, interval_ends };
-        self.rebuild(&source);
+        let Source { interval_ends, in_turns, hosts, .. } = std::mem::take(&mut *source);
+        let wanted = addresses().find_map(|address| match address {
+            Address::RequestHost(pattern, port) => Some((pattern, *port)),
+            _ => None,
+        });
+        let hosts = wanted.map(|(pattern, port)| match hosts {
+            Some(hosts) if hosts.are(&config, pattern, port) => hosts,
+            _ => RequestHosts::new(config.clone(), pattern.clone(), port, names.clone()),
+        });
+        *source = Source { config: Some(config), set, names: watched, in_turns, hosts, interval_ends };
+        self.rebuild(&mut source);
         drop(source);
         self.wake.notify_one();
     }
 
     /// Makes the endpoints again. One whose address stays keeps its counters and connections.
-    fn rebuild(&self, source: &Source) {
-        let Some(config) = &source.config else { return };
+    fn rebuild(&self, source: &mut Source) {
+        let Some(config) = source.config.clone() else { return };
         let old = self.endpoints.load_full();
         let mut kept: AHashMap<SocketAddr, Arc<Endpoint>> =
             old.members().iter().map(|m| (m.endpoint.address(), m.endpoint.clone())).collect();
+        let mut moved = std::mem::take(&mut source.in_turns);
         let mut seen = AHashSet::new();
         let mut localities = AHashMap::new();
         let mut members = Vec::new();
@@ -117,23 +136,50 @@ impl ClusterState {
             let next = localities.len();
             let place = *localities.entry(&described.locality).or_insert(next);
             for address in source.resolve(&described.address) {
-                if seen.insert(address) {
-                    members.push(Arc::new(Member {
-                        endpoint: kept.remove(&address).unwrap_or_else(|| Endpoint::new(address)),
-                        weight: described.weight.max(1),
-                        priority: described.priority,
-                        place: described.locality.clone(),
-                        locality: described.locality_weight.map(|weight| (place, weight)),
-                        workload: workload.clone(),
-                    }));
+                if !seen.insert(address) {
+                    continue;
                 }
+                let before = moved.remove(&described.address);
+                let endpoint = match before {
+                    // its connections go on, wherever they lead
+                    Some(before) if before.address() != address => {
+                        kept.remove(&before.address());
+                        before.moved(address)
+                    }
+                    _ => kept.remove(&address).unwrap_or_else(|| Endpoint::new(address)),
+                };
+                if is_in_turns(&described.address) {
+                    source.in_turns.insert(described.address.clone(), endpoint.clone());
+                }
+                members.push(Arc::new(Member {
+                    endpoint,
+                    name: dns_name(&described.address).cloned(),
+                    weight: described.weight.max(1),
+                    priority: described.priority,
+                    place: described.locality.clone(),
+                    locality: described.locality_weight.map(|weight| (place, weight)),
+                    workload: workload.clone(),
+                }));
             }
         }
         if config.outlier_detection.is_none() {
             members.iter().for_each(|member| member.endpoint.health.clear());
         }
-        self.endpoints.store(Arc::new(EndpointTable::new(members.into(), config, Millis::now())));
+        let table = EndpointTable::new(members.into(), &config, Millis::now());
+        self.endpoints.store(Arc::new(table.with_hosts(source.hosts.clone())));
         kept.values().for_each(|endpoint| endpoint.remove());
+    }
+
+    /// The names that have no addresses, or not all that they were answered, and why.
+    pub(super) fn troubles(&self) -> Vec<(Arc<str>, usize, String)> {
+        let source = self.source();
+        let troubles = source
+            .names
+            .iter()
+            .filter_map(|(host, name)| Some((host.clone(), name.addresses().len(), name.trouble()?)));
+        let mut troubles: Vec<_> = troubles.collect();
+        troubles.sort_unstable();
+        troubles
     }
 
     /// Leaves an endpoint out that was found to be an outlier, unless too many are.
@@ -182,7 +228,8 @@ impl ClusterState {
         }
         if table.is_outdated() {
             let members = table.members().clone();
-            self.endpoints.store(Arc::new(EndpointTable::new(members, &config, now)));
+            let table = EndpointTable::new(members, &config, now);
+            self.endpoints.store(Arc::new(table.with_hosts(source.hosts.clone())));
         }
         next
     }
@@ -217,7 +264,7 @@ fn step(warmup: &Warmup) -> Duration {
 
 impl Watcher for ClusterState {
     fn resolved(&self) {
-        self.rebuild(&self.source());
+        self.rebuild(&mut self.source());
         self.wake.notify_one();
     }
 }
@@ -238,6 +285,23 @@ impl Source {
                 let name = self.names.get(name).map(|n| n.addresses());
                 name.iter().flat_map(|a| a.iter()).map(|ip| SocketAddr::new(*ip, *port)).collect()
             }
+            Address::DnsInTurns(name, port) => {
+                let current = self.names.get(name).and_then(|n| n.current());
+                current.map(|ip| SocketAddr::new(ip, *port)).into_iter().collect()
+            }
+            Address::RequestHost(..) => Vec::new(),
         }
     }
+}
+
+/// The name that an address is resolved from, if it is known before there is a request.
+pub(super) fn dns_name(address: &Address) -> Option<&Arc<str>> {
+    match address {
+        Address::Dns(name, _) | Address::DnsInTurns(name, _) => Some(name),
+        Address::Socket(_) | Address::RequestHost(..) => None,
+    }
+}
+
+fn is_in_turns(address: &Address) -> bool {
+    matches!(address, Address::DnsInTurns(..))
 }

@@ -1,5 +1,6 @@
 use super::balance::{Balancer, Shares};
 use super::endpoint::{Endpoint, EndpointId, Pick};
+use super::hosts::RequestHosts;
 use super::outlier::Millis;
 use super::plan::{self, Candidate};
 use crate::telemetry::Workload;
@@ -16,6 +17,8 @@ const FINE: f64 = 10_000.0;
 /// An endpoint as one version of the endpoint set describes it.
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
+    /// The DNS name that led to it.
+    pub(super) name: Option<Arc<str>>,
     pub(super) weight: u32,
     /// 0 is the highest.
     pub(super) priority: u32,
@@ -29,6 +32,8 @@ pub(super) struct Member {
 #[derive(Default)]
 pub(super) struct EndpointTable {
     members: Arc<[Arc<Member>]>,
+    /// Where its endpoints are what requests ask for.
+    hosts: Option<Arc<RequestHosts>>,
     /// Those that get requests.
     tiers: Box<[Tier]>,
     shares: Shares,
@@ -69,7 +74,17 @@ impl EndpointTable {
             }
         }
         let warming = warmup.is_some();
-        EndpointTable { members, tiers: tiers.into(), shares: Shares::new(&shares), left_out, warming }
+        let shares = Shares::new(&shares);
+        EndpointTable { members, hosts: None, tiers: tiers.into(), shares, left_out, warming }
+    }
+
+    /// The same, for a cluster whose endpoints are what requests ask for.
+    pub(super) fn with_hosts(self, hosts: Option<Arc<RequestHosts>>) -> Self {
+        EndpointTable { hosts, ..self }
+    }
+
+    pub(super) fn hosts(&self) -> Option<&Arc<RequestHosts>> {
+        self.hosts.as_ref()
     }
 
     pub(super) fn members(&self) -> &Arc<[Arc<Member>]> {
@@ -121,7 +136,8 @@ impl EndpointTable {
 
     /// Active requests of all endpoints.
     pub(super) fn requests(&self) -> u32 {
-        self.members.iter().map(|member| member.endpoint.active()).sum()
+        let of_requests = self.hosts.as_ref().map(|hosts| hosts.members()).unwrap_or_default();
+        self.members.iter().chain(&of_requests).map(|member| member.endpoint.active()).sum()
     }
 
     /// Whether some endpoint has not its full weight yet.

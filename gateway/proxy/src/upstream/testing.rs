@@ -37,6 +37,14 @@ pub(super) fn named(host: &str, port: u16) -> Endpoint {
     at(Address::Dns(host.into(), port))
 }
 
+pub(super) fn in_turns(host: &str, port: u16) -> Endpoint {
+    at(Address::DnsInTurns(host.into(), port))
+}
+
+pub(super) fn asked_for(pattern: &str, port: u16) -> Endpoint {
+    at(Address::RequestHost(pattern.into(), port))
+}
+
 fn at(address: Address) -> Endpoint {
     Endpoint {
         address,

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::*;
-use tidegate_proxy::{Identity, KeyFetching, Limits, Options, Proxy};
+use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -34,6 +34,7 @@ pub(crate) fn options() -> Options {
         explain_errors: true,
         proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
         identity: Identity { workload: "test".into(), namespace: "test".into() },
+        dns: Dns::default(),
         keys: KeyFetching { allowed: vec!["127.0.0.0/8".parse().unwrap()], ..KeyFetching::default() },
         explain: Arc::new(|query, _| match query.url.as_str() {
             "bad" => Err("url is not absolute".into()),

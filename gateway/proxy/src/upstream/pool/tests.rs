@@ -1,5 +1,5 @@
 use super::super::testing::{cluster, endpoint, model};
-use super::super::{Clusters, Registry};
+use super::super::{Clusters, Registry, SystemResolver};
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ impl Bench {
     async fn new(idle_timeout: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut bench = Bench {
-            registry: Registry::new(tokio::runtime::Handle::current()),
+            registry: Registry::new(tokio::runtime::Handle::current(), SystemResolver::default(), &[]),
             clusters: Clusters::default(),
             listener,
             pool: Pool::new(Connector::new()),

@@ -1,6 +1,6 @@
 use super::super::connect::{ConnectError, Connector};
 use super::super::testing::{cluster, endpoint, model};
-use super::super::{Clusters, Pick, Registry, TransportOptions};
+use super::super::{Clusters, Pick, Registry, SystemResolver, TransportOptions};
 use super::*;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Bench {
         let endpoints = listeners.each_ref().map(|l| endpoint(&l.local_addr().unwrap().to_string()));
         let config = tidegate_model::Cluster { limits, load_balancer: LoadBalancer::Random, ..cluster("a") };
         let name = config.name.clone();
-        let mut registry = Registry::new(tokio::runtime::Handle::current());
+        let mut registry = Registry::new(tokio::runtime::Handle::current(), SystemResolver::default(), &[]);
         let clusters = registry.apply(&model(&[(config, endpoints.to_vec())]));
         let cluster = clusters.get(&name).unwrap().clone();
         Bench { pools, cluster, _listeners: listeners, _clusters: clusters }

@@ -7,7 +7,15 @@ fn member(i: u16, priority: u32, created: Millis) -> Arc<Member> {
     let address = SocketAddr::from(([10, 0, 0, 1], 1000 + i));
     let (workload, locality) = (Arc::default(), None);
     let endpoint = Endpoint::created(address, created);
-    Arc::new(Member { endpoint, weight: 1, priority, place: Locality::default(), locality, workload })
+    Arc::new(Member {
+        endpoint,
+        name: None,
+        weight: 1,
+        priority,
+        place: Locality::default(),
+        locality,
+        workload,
+    })
 }
 
 /// The share of each port's last digit, in percent.
