@@ -220,7 +220,9 @@ mod tests {
     use super::super::dns::testing::Scripted;
     use super::super::outlier::{Seen, testing::rule};
     use super::super::testing::{asked_for, cluster};
+    use super::super::transport::Transport;
     use super::*;
+    use crate::tls::Credentials;
     use tidegate_model::OutlierDetection;
 
     #[test]
@@ -272,7 +274,8 @@ mod tests {
         config.outlier_detection = Some(OutlierDetection { consecutive_5xx: 1, ..rule() });
         let config = Arc::new(config);
         let names = Arc::new(Names::new(tokio::runtime::Handle::current(), dns, &[]));
-        let cluster = Running::new(config.clone(), ClusterState::new());
+        let transport = Transport::build(&config, &Credentials::default(), None);
+        let cluster = Running::new(config.clone(), ClusterState::new(), transport);
         let set =
             EndpointSet { cluster: config.name.clone(), endpoints: vec![asked_for("*.example.com", 443)] };
         cluster.state.set_endpoints(config, Some(Arc::new(set)), &names);
