@@ -54,7 +54,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
         None => compare(&arguments).await,
-        Some(Part::Origin { at }) => load::serve_origin(TcpListener::bind(at).await?).await,
+        Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
         Some(Part::Load { to, shape, seconds }) => {
             let until = Until::Time(Instant::now() + Duration::from_secs_f64(*seconds));
             let shape = named(shape)?;

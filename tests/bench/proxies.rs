@@ -68,7 +68,7 @@ impl Proxy {
             Proxy::Tidegate => {
                 let pair = (site.identity.certificate.as_str(), site.identity.key.as_str());
                 std::fs::create_dir(site.home.join("config"))?;
-                write("config/site.yaml", tidegate_tests::load::site(site.origin, Some(pair)))?;
+                write("config/site.yaml", tidegate_tests::load::site(&[site.origin], Some(pair)))?;
                 let ip = site.ip;
                 format!(
                     "--config {home}/config --bind {ip} --admin {ip}:15000 --status {ip}:15021 \

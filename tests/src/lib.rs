@@ -8,6 +8,7 @@
 mod address;
 mod backend;
 mod binary;
+pub mod churn;
 mod client;
 mod gateway;
 mod http1;

@@ -11,8 +11,9 @@ use tidegate_model::{Diagnostic, ObjectRef, Severity};
 ///    last version names none such, is held at that version until what it waits for is there (make before break).
 /// 3. A subset that a DestinationRule no longer has, or a host or port that a ServiceEntry no longer has, stays for as long
 ///    as a route needs it.
+/// 4. A ServiceEntry or DestinationRule that was deleted stays for as long as a VirtualService that is held needs it.
 ///
-/// What was deleted as a whole is gone: nothing stands in for an object that there is not.
+/// Whatever else was deleted is gone: nothing stands in for an object that there is not.
 #[derive(Debug, Default)]
 pub struct Admission {
     admitted: BTreeMap<Key, Arc<Object>>,

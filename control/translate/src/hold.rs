@@ -17,7 +17,8 @@ use tidegate_model::{Diagnostic, Severity};
 type Admitted = BTreeMap<Key, Arc<Object>>;
 
 /// Puts versions back without which a route would lose its destination: of VirtualServices that name what is not there
-/// yet, and what DestinationRules and ServiceEntries no longer have and routes still name.
+/// yet, what DestinationRules and ServiceEntries no longer have and routes still name, and what of these was deleted
+/// before the VirtualService that did without it could go live.
 pub(crate) fn hold(last: &Admitted, objects: &mut Objects, env: &Env, diagnostics: &mut Vec<Diagnostic>) {
     let loaded = objects.clone();
     let lost: Vec<Lost> = loaded.iter().flat_map(|new| lost(last, new, env)).collect();
@@ -29,13 +30,20 @@ pub(crate) fn hold(last: &Admitted, objects: &mut Objects, env: &Env, diagnostic
     // what is still needed is known when it is known which VirtualServices count
     let mut generous = loaded.clone();
     lost.iter().for_each(|lost| lost.put_back(&mut generous));
-    for held in waiting(last, &generous, env, diagnostics) {
-        objects.insert(held);
+    let deleted = deleted(last, &loaded);
+    let mut before = generous.clone();
+    deleted.iter().for_each(|o| _ = before.insert((*o).clone()));
+    let held = waiting(last, &generous, &before, env, diagnostics);
+    for old in &held {
+        objects.insert(old.clone());
+    }
+    if !deleted.is_empty() && !held.is_empty() {
+        keep(&deleted, &held, (objects, &before), env, diagnostics);
     }
     if lost.is_empty() {
         return;
     }
-    let needed = needed(objects, &generous, env);
+    let needed = needed(objects, &generous, |_| true, env);
     for lost in &lost {
         if let Some(who) = needed.iter().find(|(target, _)| lost.is(target)).map(|(_, who)| who) {
             diagnostics.push(lost.diagnostic(who));
@@ -44,22 +52,72 @@ pub(crate) fn hold(last: &Admitted, objects: &mut Objects, env: &Env, diagnostic
     }
 }
 
-/// The last versions of VirtualServices whose new ones name what is not there, while these name nothing such.
+/// What there was and is no more, of objects that say where requests go.
+fn deleted<'l>(last: &'l Admitted, loaded: &Objects) -> Vec<&'l Arc<Object>> {
+    let is_gone = |object: &Object| {
+        let mut reference = object.reference.clone();
+        reference.name = object.reference.name.trim_end_matches(KEPT).into();
+        loaded.get(&reference).is_none()
+    };
+    let says = |spec: &Spec| matches!(spec, Spec::DestinationRule(_) | Spec::ServiceEntry(_));
+    last.values().filter(|o| says(&o.spec) && is_gone(o)).collect()
+}
+
+/// Puts back what was deleted and a VirtualService that is held needs: its new version may well do without.
+fn keep(
+    deleted: &[&Arc<Object>],
+    held: &[Arc<Object>],
+    (objects, before): (&mut Objects, &Objects),
+    env: &Env,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let is_held = |who: &Object| held.iter().any(|o| key(o) == key(who));
+    for (target, who) in needed(objects, before, is_held, env) {
+        for object in deleted.iter().filter(|o| is_of(o, &target.host, env)) {
+            if objects.insert((*object).clone()).is_none() {
+                let text =
+                    format!("was deleted, and {who}, which waits, still needs it; it stays until then");
+                let advice = "let what that waits for be there, or correct it";
+                diagnostics.push(object.diagnostic(Severity::Warning, "", text, advice, "held"));
+            }
+        }
+    }
+}
+
+/// Whether an object says something of a host.
+fn is_of(object: &Object, host: &str, env: &Env) -> bool {
+    match &object.spec {
+        Spec::ServiceEntry(entry) => entry.hosts.iter().any(|h| is_subset(host, &canonical(h))),
+        Spec::DestinationRule(rule) => {
+            is_subset(host, &resolve(&rule.host, &object.reference.namespace, &env.domain))
+        }
+        _ => false,
+    }
+}
+
+/// The last versions of VirtualServices whose new ones name what is not there yet, while these name nothing that was not
+/// there before. One that names what was deleted does not wait: nobody says that it comes back.
 fn waiting(
     last: &Admitted,
     objects: &Objects,
+    before: &Objects,
     env: &Env,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Arc<Object>> {
-    let world = World::new(objects, env);
-    let mut clusters = Clusters::new(&world);
+    let (world, before) = (World::new(objects, env), World::new(before, env));
+    let (mut clusters, mut clusters_before) = (Clusters::new(&world), Clusters::new(&before));
     let mut held = Vec::new();
     for object in objects.iter() {
         let Spec::VirtualService(new) = &object.spec else { continue };
         let Some(last) = last.get(&key(object)).filter(|last| *last != object) else { continue };
         let Spec::VirtualService(old) = &last.spec else { continue };
         let Some((field, missing)) = missing(&world, object, new, &mut clusters) else { continue };
-        if self::missing(&world, last, old, &mut clusters).is_some() {
+        if self::missing(&before, last, old, &mut clusters_before).is_some() {
+            continue;
+        }
+        let mut named = destinations(new).into_iter().map(|(_, to)| Target::of(object, to, env));
+        if named.any(|to| absent(&to, &mut clusters).is_some() && absent(&to, &mut clusters_before).is_none())
+        {
             continue;
         }
         let text = format!("waits for {missing}, which does not exist; the last version keeps serving");
@@ -165,12 +223,17 @@ fn destinations(vs: &VirtualService) -> Vec<(String, &Destination)> {
     found
 }
 
-/// The destinations that there would be no cluster for, and that `generous` has one for, with who names them.
-fn needed(objects: &Objects, generous: &Objects, env: &Env) -> BTreeMap<Target, String> {
+/// The destinations that there would be no cluster for, and that `generous` has one for, with who of `whom` names them.
+fn needed(
+    objects: &Objects,
+    generous: &Objects,
+    whom: impl Fn(&Object) -> bool,
+    env: &Env,
+) -> BTreeMap<Target, String> {
     let (world, kept) = (World::new(objects, env), World::new(generous, env));
     let (mut clusters, mut kept) = (Clusters::new(&world), Clusters::new(&kept));
     let mut needed = BTreeMap::new();
-    for (object, vs) in &world.virtual_services {
+    for (object, vs) in world.virtual_services.iter().filter(|(object, _)| whom(object)) {
         for (_, to) in destinations(vs) {
             let target = Target::of(object, to, env);
             if absent(&target, &mut clusters).is_some() && absent(&target, &mut kept).is_none() {

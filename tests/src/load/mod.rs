@@ -8,7 +8,7 @@ mod origin;
 mod site;
 
 pub use callgrind::{Counts, Profile};
-pub use origin::serve as serve_origin;
+pub use origin::serve as serve_origins;
 pub use site::{HOSTS, PREFIXES, featured_site, host, site};
 
 use anyhow::{Context, Result};

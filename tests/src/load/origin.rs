@@ -12,21 +12,29 @@ use tokio::task::LocalSet;
 ///
 /// # Errors
 /// When a connection cannot be accepted.
-pub async fn serve(listener: TcpListener) -> Result<()> {
+pub async fn serve(listeners: Vec<TcpListener>) -> Result<()> {
     let bodies = Rc::new([response(1 << 10), response(100 << 10), response(0)]);
     let set = LocalSet::new();
     set.run_until(async {
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            let bodies = bodies.clone();
-            tokio::task::spawn_local(async move {
-                // a gateway that goes away is no news here
-                let _ = connection(stream, &bodies).await;
-            });
+        let accepting = listeners.into_iter().map(|l| tokio::task::spawn_local(accept(l, bodies.clone())));
+        for accepting in accepting.collect::<Vec<_>>() {
+            accepting.await??;
         }
+        Ok(())
     })
     .await
+}
+
+async fn accept(listener: TcpListener, bodies: Rc<[Vec<u8>; 3]>) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let bodies = bodies.clone();
+        tokio::task::spawn_local(async move {
+            // a gateway that goes away is no news here
+            let _ = connection(stream, &bodies).await;
+        });
+    }
 }
 
 fn response(body: usize) -> Vec<u8> {

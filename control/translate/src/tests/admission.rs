@@ -60,6 +60,35 @@ fn a_change_waits_for_what_it_names() {
 }
 
 #[test]
+fn what_was_deleted_stays_for_those_that_wait() {
+    let entry = |name: &str| {
+        format!(
+            "ServiceEntry default/{name}: {{hosts: [{name}.com], ports: [{{number: 80, name: http, protocol: HTTP}}], \
+             resolution: STATIC, endpoints: [{{address: 10.0.0.1}}]}}\n\
+             DestinationRule default/{name}: {{host: {name}.com, subsets: [{{name: v1, labels: {{}}}}]}}"
+        )
+    };
+    let (old, new) = (vs("host: old.com, subset: v1"), vs("host: new.com, subset: v1"));
+    let kinds = |admission: &mut Admission, lines: &str| {
+        let admitted = admission.admit(objects(&format!("{GATEWAY}\n{lines}")), &env());
+        let kept = admitted.objects.iter().filter(|o| &*o.reference.name == "old").count();
+        let held = admitted.diagnostics.iter().filter(|d| d.code == "held").count();
+        (kept, held)
+    };
+    let mut admission = Admission::new();
+    assert_eq!(admit(&mut admission, &format!("{}\n{old}", entry("old"))).1, [""; 0]);
+    // the route goes to another service, which comes later; the old one is gone by then
+    let served = admit(&mut admission, &new);
+    assert_eq!(served, (Some("old.com v1".into()), vec!["held"; 3]));
+    assert_eq!(kinds(&mut admission, &new), (2, 3), "for as long as that lasts");
+    assert_eq!(kinds(&mut admission, &format!("{}\n{new}", entry("new"))), (0, 0));
+    // a route that names what was deleted asks for that, whatever else it changes or waits for
+    let both =
+        new.replace("http: [", "http: [{match: [{uri: {exact: /x}}], route: [{destination: {host: c}}]}, ");
+    assert_eq!(kinds(&mut admission, &both), (0, 0));
+}
+
+#[test]
 fn rules_for_connections_wait_too() {
     let version = |section: &str, host: &str| {
         let matched = if section == "tls" { "match: [{sniHosts: [x.com]}], " } else { "" };
