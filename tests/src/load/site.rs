@@ -27,6 +27,30 @@ pub fn site(origins: &[SocketAddr], tls: Option<(&str, &str)>) -> String {
     of_rules(origins, tls, "")
 }
 
+/// More for [`site`]: on port 8081, an origin that is spoken to over TLS, verified by an authority (a file), with a new
+/// connection for each request.
+pub fn tls_upstream(origin: SocketAddr, authority: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: secure, namespace: bench}}\n\
+         spec:\n  hosts: [secure.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n\
+         \x20 ports: [{{number: 80, name: http, protocol: HTTP}}]\n\
+         \x20 endpoints: [{{address: {}, ports: {{http: {}}}}}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: secure, namespace: bench}}\n\
+         spec:\n  host: secure.example\n  trafficPolicy:\n    tls: {{mode: SIMPLE, sni: {}, caCertificates: {authority}}}\n\
+         \x20   connectionPool: {{http: {{maxRequestsPerConnection: 1}}}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: secure, namespace: bench}}\nspec:\n\
+         \x20 selector: {{istio: ingressgateway}}\n  servers:\n\
+         \x20 - port: {{number: 8081, name: http, protocol: HTTP}}\n    hosts: ['*']\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: secure, namespace: bench}}\nspec:\n\
+         \x20 hosts: ['*']\n  gateways: [secure]\n  http:\n  - route:\n    - destination: {{host: secure.example}}\n\
+         \x20     headers:\n        request: {{remove: [x-debug], set: {{x-edge: tidegate}}}}\n\
+         \x20       response: {{set: {{x-served-by: edge}}}}\n",
+        origin.ip(),
+        origin.port(),
+        host(0)
+    )
+}
+
 /// The same without TLS, where every rule has a timeout, retries and more header operations, and requests are traced:
 /// so many percent are sampled, whose spans go to the origin.
 pub fn featured_site(origins: &[SocketAddr], sampled: u32) -> String {

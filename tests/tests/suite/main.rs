@@ -23,6 +23,7 @@ mod soak;
 mod stop;
 mod telemetry;
 mod tokens;
+mod upstream_tls;
 mod upstreams;
 mod websocket;
 

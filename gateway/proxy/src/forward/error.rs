@@ -2,6 +2,7 @@
 
 use crate::auth::Denial;
 use crate::telemetry::Flag;
+use crate::tls::OriginateError;
 use crate::upstream::{ConnectError, NoHost};
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ pub(crate) enum Kind {
     ConnectTimeout,
     /// Connecting failed otherwise.
     ConnectFailed,
+    /// The endpoint is not who it should be, or speaks no TLS.
+    HandshakeFailed,
+    /// The cluster's TLS cannot be spoken, for this request or for all.
+    NoTls,
     /// The upstream ended the connection before its response.
     UpstreamClosed,
     /// The upstream reset the stream.
@@ -76,7 +81,9 @@ impl From<ConnectError> for Kind {
             ConnectError::Refused => Kind::ConnectRefused,
             ConnectError::Overflow => Kind::Overflow,
             ConnectError::Timeout => Kind::ConnectTimeout,
-            ConnectError::Other(_) => Kind::ConnectFailed,
+            ConnectError::Tls(OriginateError::Handshake(_)) => Kind::HandshakeFailed,
+            ConnectError::Tls(OriginateError::Unusable(_) | OriginateError::NoName) => Kind::NoTls,
+            ConnectError::Header(_) | ConnectError::Other(_) => Kind::ConnectFailed,
         }
     }
 }
@@ -130,6 +137,7 @@ impl Kind {
             Kind::ConnectRefused
             | Kind::ConnectTimeout
             | Kind::ConnectFailed
+            | Kind::HandshakeFailed
             | Kind::UpstreamClosed
             | Kind::UpstreamReset
             | Kind::UpstreamMalformed
@@ -151,6 +159,7 @@ impl Kind {
             | Kind::ForeignHost
             | Kind::NoAddress
             | Kind::Overflow
+            | Kind::NoTls
             | Kind::NoWebSocket
             | Kind::Idle
             | Kind::Stalled
@@ -202,6 +211,9 @@ impl Kind {
             Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
             Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
             Kind::ConnectFailed => no_connection(before!("remote_connection_failure")),
+            Kind::HandshakeFailed | Kind::NoTls => {
+                no_connection(before!("remote_connection_failure|TLS_error"))
+            }
             Kind::UpstreamClosed => unanswered(Flag::UpstreamTermination, before!("connection_termination")),
             Kind::UpstreamReset => row(503, Flag::UpstreamReset, before!("remote_reset"), RESET),
             Kind::UpstreamMalformed => malformed(before!("protocol_error"), RESET),
@@ -252,6 +264,8 @@ mod tests {
             (Kind::Overflow, 503, Some(Flag::Overflow)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::HandshakeFailed, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::NoTls, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
@@ -265,6 +279,7 @@ mod tests {
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }
+        assert!(Kind::HandshakeFailed.blames_endpoint() && !Kind::NoTls.blames_endpoint());
         assert_eq!(Kind::BadRequest(431, "head_too_large").row().body, "Request Header Fields Too Large");
     }
 }

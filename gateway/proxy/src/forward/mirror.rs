@@ -240,8 +240,8 @@ impl Target {
         let (sending, ops) = ((&mut upload, &mut sender), Ops::default());
         let relayed =
             relay::relay(&mut down, w, &mut life, ops, mesh, &mut upstream, bulk, sending, &worker.cut);
-        if let (true, Some(pick), Upstream::One(connection)) = (relayed.await?, &life.pick, upstream) {
-            worker.pool.put(cluster, pick, connection);
+        if let (true, Upstream::One(connection)) = (relayed.await?, upstream) {
+            worker.pool.put(cluster, connection);
         }
         Ok(())
     }
@@ -258,6 +258,8 @@ fn write(w: &mut Work, copied: &Copied, http2: bool) -> Result<(), Kind> {
         return Err(Kind::BadRequest(400, "copy_is_malformed"));
     }
     w.identity.scheme = copied.scheme;
+    w.authority.clear();
+    w.authority.extend_from_slice(w.request.authority.of_buffer(head));
     w.out.extend_from_slice(head);
     w.body_at = w.out.len();
     if http2 || w.request.request_framing() != Framing::Chunked {

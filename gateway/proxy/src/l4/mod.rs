@@ -4,6 +4,7 @@
 use crate::connection::Connection;
 use crate::forward::affinity;
 use crate::forward::deadline::Deadline;
+use crate::forward::error::Kind;
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
@@ -14,6 +15,7 @@ use pingora::server::ShutdownWatch;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
@@ -92,7 +94,7 @@ impl Outcome {
 pub(crate) async fn serve(
     mut stream: Stream,
     target: Target,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     worker: &Worker,
     shutdown: ShutdownWatch,
 ) {
@@ -124,7 +126,7 @@ pub(crate) fn refused(flag: Flag, details: String, connection: &Connection, work
 
 async fn connect(
     target: &Target,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     worker: &Worker,
 ) -> Result<(Pick, UpstreamConnection), Outcome> {
     let Some(cluster) = &target.cluster else {
@@ -138,7 +140,13 @@ async fn connect(
         Some(pick) => pick,
         None => pick_by_name(cluster, connection, dice).await?,
     };
-    match worker.pool.get_for_bytes(cluster, &pick).await {
+    let connected = async {
+        // where that is what the client asks for, so it is for TLS
+        let host = cluster.hosts().map(|_| connection.sni().as_bytes());
+        let options = cluster.transport().options(host, connection)?;
+        worker.pool.get_for_bytes(cluster, &pick, &options).await
+    };
+    match connected.await {
         Ok(upstream) => {
             cluster.observe(&pick, Seen::Connected);
             Ok((pick, upstream))
@@ -150,7 +158,9 @@ async fn connect(
         }
         Err(e) => {
             pick.failed(&e);
-            cluster.observe(&pick, Seen::Failure);
+            if Kind::from(e.clone()).blames_endpoint() {
+                cluster.observe(&pick, Seen::Failure);
+            }
             let mut outcome = Outcome::failed(Flag::UpstreamConnectFailure, "upstream_connect_failure");
             if matches!(e, ConnectError::Timeout) {
                 outcome.details = "upstream_connect_timeout".into();
