@@ -11,6 +11,7 @@ mod connections;
 mod diagnostics;
 mod dns;
 mod edges;
+mod egress;
 mod grpc;
 mod h2spec;
 mod harness;
