@@ -58,7 +58,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
         None => compare(&arguments).await,
-        Some(Part::Origin { at }) => load::serve_origin(TcpListener::bind(at).await?).await,
+        Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
         Some(Part::TlsOrigin { at, chain, key }) => {
             let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
             load::serve_tls_origin(TcpListener::bind(at).await?, &chain, &key).await

@@ -8,7 +8,7 @@ mod origin;
 mod site;
 
 pub use callgrind::{Counts, Profile};
-pub use origin::{serve as serve_origin, serve_tls as serve_tls_origin};
+pub use origin::{serve as serve_origins, serve_tls as serve_tls_origin};
 pub use site::{HOSTS, PREFIXES, featured_site, host, site, tls_upstream};
 
 use anyhow::{Context, Result};

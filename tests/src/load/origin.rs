@@ -18,8 +18,8 @@ use tokio_rustls::TlsAcceptor;
 ///
 /// # Errors
 /// When a connection cannot be accepted.
-pub async fn serve(listener: TcpListener) -> Result<()> {
-    accept(listener, None).await
+pub async fn serve(listeners: Vec<TcpListener>) -> Result<()> {
+    accept_all(listeners, None).await
 }
 
 /// The same over TLS 1.3 with X25519, where no session is resumed. Chain and key are PEM.
@@ -35,30 +35,38 @@ pub async fn serve_tls(listener: TcpListener, chain: &[u8], key: &[u8]) -> Resul
         .with_no_client_auth()
         .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?;
     config.send_tls13_tickets = 0;
-    accept(listener, Some(TlsAcceptor::from(Arc::new(config)))).await
+    accept_all(vec![listener], Some(TlsAcceptor::from(Arc::new(config)))).await
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>) -> Result<()> {
+async fn accept_all(listeners: Vec<TcpListener>, tls: Option<TlsAcceptor>) -> Result<()> {
     let bodies = Rc::new([response(1 << 10), response(100 << 10), response(0)]);
     let set = LocalSet::new();
     set.run_until(async {
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            let (bodies, tls) = (bodies.clone(), tls.clone());
-            tokio::task::spawn_local(async move {
-                // a gateway that goes away is no news here
-                let _ = match tls {
-                    None => connection(stream, &bodies).await,
-                    Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => connection(stream, &bodies).await,
-                        Err(_) => Ok(()),
-                    },
-                };
-            });
+        let accept = |l| tokio::task::spawn_local(accept(l, tls.clone(), bodies.clone()));
+        for accepting in listeners.into_iter().map(accept).collect::<Vec<_>>() {
+            accepting.await??;
         }
+        Ok(())
     })
     .await
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, bodies: Rc<[Vec<u8>; 3]>) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let (bodies, tls) = (bodies.clone(), tls.clone());
+        tokio::task::spawn_local(async move {
+            // a gateway that goes away is no news here
+            let _ = match tls {
+                None => connection(stream, &bodies).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => connection(stream, &bodies).await,
+                    Err(_) => Ok(()),
+                },
+            };
+        });
+    }
 }
 
 fn response(body: usize) -> Vec<u8> {
