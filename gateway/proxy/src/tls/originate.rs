@@ -16,7 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Server names of which a policy keeps sessions to resume; of each, rustls keeps some tickets.
+/// Sessions that are kept to be resumed, of one server name and in all; rustls keeps eight of a name.
+const SESSIONS_OF_NAME: usize = 8;
 const SESSIONS: usize = 256;
 
 /// Why TLS to an upstream did not come about.
@@ -68,7 +69,7 @@ struct Source {
     host: Arc<str>,
     certificate: Option<Arc<Secret>>,
     authorities: Option<Arc<Authorities>>,
-    /// Whether everything that the policy names is there.
+    /// What of the policy is not there or was never any good, in words.
     missing: Option<Arc<str>>,
     /// Those of the system, where they count.
     system: Option<Arc<RootCertStore>>,
@@ -107,15 +108,16 @@ impl Originator {
         if let Some(previous) = previous.filter(|p| p.source.is(&source)) {
             return previous.clone();
         }
-        let config = match missing {
-            Some(why) => Err(why),
-            None => {
+        let parse = |name: &str| ServerName::try_from(name.to_owned()).ok();
+        let name = policy.server_name.as_deref().and_then(parse);
+        let config = match (missing, &policy.server_name) {
+            (Some(why), _) => Err(why),
+            (None, Some(wanted)) if name.is_none() => Err(format!("{wanted} is no name of a server").into()),
+            (None, _) => {
                 let loaded = authorities.map(|(_, loaded)| loaded);
                 config(&source, key.map(|(_, key)| key), loaded.as_ref())
             }
         };
-        let parse = |name: &str| ServerName::try_from(name.to_owned()).ok();
-        let name = policy.server_name.as_deref().and_then(parse);
         let own_name = name.clone().or_else(|| parse(host));
         Arc::new(Originator { source, name, own_name, config })
     }
@@ -242,7 +244,8 @@ fn config(
         None => builder.with_no_client_auth(),
         Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
     };
-    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    let sessions = if source.policy.server_name.is_some() { SESSIONS_OF_NAME } else { SESSIONS };
+    config.resumption = Resumption::in_memory_sessions(sessions);
     Ok(Arc::new(config))
 }
 
@@ -482,6 +485,8 @@ mod tests {
             speak(&gone, &authority.issue(&["a.example"])).unwrap_err(),
             "TLS to this cluster is not possible: the client certificate ns/me is not there"
         );
+        let nobody = UpstreamTls { server_name: Some("no name".into()), ..policy(&[]) };
+        assert_eq!(build(&nobody, &credentials, None).unusable(), Some("no name is no name of a server"));
         let broken = Credentials::load(&model(Some("no PEM"), None), &Credentials::default());
         let why = build(&policy(&[]), &broken, None).unusable().unwrap().to_owned();
         assert_eq!(why, "the authorities of servers ns/ca cannot be used: there is no authority in it");
