@@ -122,6 +122,10 @@ struct SetupArgs {
     /// Become ready although security policies that select this gateway are not enforced
     #[arg(long)]
     allow_unenforced: bool,
+    /// Answer 400 to paths that some server may read otherwise than this gateway: with encoded or repeated slashes,
+    /// backslashes, `;`, `#`, control characters, or escapes of escapes
+    #[arg(long)]
+    strict_paths: bool,
     /// Do not retry where neither the VirtualService nor meshConfig says so; Istio does, twice, what no upstream acted on
     #[arg(long)]
     no_default_retries: bool,
@@ -212,6 +216,9 @@ struct ExplainArgs {
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append, value_parser = header)]
     header: Vec<(String, String)>,
+    /// The address that the request would come from, for policies that ask for one
+    #[arg(long, value_name = "IP", value_parser = ip)]
+    client: Option<IpAddr>,
     /// The claims of a token that the request would bring, as a JSON object, as if it had been verified
     #[arg(long, value_name = "JSON", value_parser = claims)]
     claims: Option<Claims>,
@@ -253,6 +260,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             url: explain.url,
             headers: explain.header,
             claims: explain.claims,
+            client: explain.client,
             gateway: explain.gateway,
         };
         return Ok(Invocation::Explain(setup(explain.setup)?, query));
@@ -296,6 +304,8 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
+        broken_policies: Default::default(),
+        strict_paths: args.strict_paths,
         default_retries: !args.no_default_retries,
         default_retry_budget: !args.no_default_retry_budget,
         now: std::time::SystemTime::now(),
@@ -471,7 +481,7 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --explain-errors -o json \
+             --drain-timeout 1m --log debug --allow-unenforced --strict-paths --explain-errors -o json \
              --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
              --retry-body 100 --no-default-retries --no-default-retry-budget --dns-server 127.0.0.1:5353 \
              --dns-server ::1 --allow-dns-answers 127.0.0.0/8,169.254.169.254",
@@ -491,7 +501,7 @@ mod tests {
         assert_eq!(&*s.access_log.unwrap().file, "");
         assert_eq!(s.concurrency, 3);
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
-        assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced);
+        assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced && s.setup.env.strict_paths);
         assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
         assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);

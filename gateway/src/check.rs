@@ -1,7 +1,7 @@
 //! `--check`: everything that is wrong with a config, without serving it.
 
 use crate::args::{Output, Setup};
-use crate::report;
+use crate::{policies, report};
 use anyhow::Context;
 use std::io::{self, BufWriter, Write};
 use tidegate_api::Objects;
@@ -25,10 +25,11 @@ impl Config {
     pub(crate) fn read(setup: &Setup) -> Config {
         let loaded = Folder::open(setup.config.clone()).load();
         let admitted = Admission::new().admit(loaded.objects, &setup.env);
+        let broken_policies = policies::unknown(&loaded.refused, &admitted, &setup.env).broken;
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(admitted.diagnostics);
         let files = NamedFiles::default().load(files(&admitted.objects));
-        let env = Env { files, ..setup.env.clone() };
+        let env = Env { files, broken_policies, ..setup.env.clone() };
         Config { objects: admitted.objects, diagnostics, env }
     }
 }

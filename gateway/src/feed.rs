@@ -3,7 +3,7 @@
 use crate::args::{Output, Serve};
 use crate::echo::Echo;
 use crate::explain::World;
-use crate::report;
+use crate::{policies, report};
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashSet};
@@ -12,13 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-use tidegate_api::{Object, Objects, Refused};
-use tidegate_model::{
-    Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, ObjectRef, TlsAction, TlsServer,
-};
+use tidegate_api::Objects;
+use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, TlsAction, TlsServer};
 use tidegate_proxy::{Proxy, Report};
 use tidegate_source::{Folder, NamedFiles};
-use tidegate_translate::{Admission, Env, files, guards, translate};
+use tidegate_translate::{Admission, Env, files, translate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What `/explain` asks: the config that is live.
@@ -117,6 +115,8 @@ impl Feed {
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
         self.env.files = self.files.load(files(&admitted.objects));
+        let unknown = policies::unknown(&loaded.refused, &admitted, &self.env);
+        self.env.broken_policies = unknown.broken;
         let objects = self.played(&admitted.objects);
         let translation = translate(&objects, &self.env);
         let applied = self.proxy.apply(translation.model.clone());
@@ -134,22 +134,14 @@ impl Feed {
             admitted.objects.len(),
             report::counts(&diagnostics)
         );
-        if !translation.ready {
-            tracing::error!(
-                "not ready: security policies that select this gateway are not enforced; remove them, or accept that \
-                 with --allow-unenforced"
-            );
-        }
-        let mut unknown = unknown_policies(&loaded.refused, &objects, &self.env);
-        unknown.extend(unknown_left_out(&admitted.left_out, &self.env));
-        for policy in &unknown {
+        for policy in &unknown.others {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
                  with --allow-unenforced that it is not enforced"
             );
         }
         self.proxy.publish(Report { objects: report::objects(&admitted.objects), diagnostics });
-        self.proxy.set_ready(translation.ready && unknown.is_empty());
+        self.proxy.set_ready(unknown.others.is_empty());
         let world = World::new(applied.generation, translation, objects, self.mesh_env.clone());
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {
@@ -194,31 +186,6 @@ impl Feed {
         let _ = stderr.flush();
         self.said = diagnostics.iter().cloned().collect();
     }
-}
-
-/// Security policies that may guard this gateway, for all that can be known: refused, and without a good version.
-///
-/// A document that is not even an object keeps nothing from being ready: it could be anything, and one bad file would
-/// take the gateway down with all it serves. It is an error, and no API server would have accepted it.
-fn unknown_policies<'r>(refused: &'r [Refused], objects: &Objects, env: &Env) -> Vec<&'r ObjectRef> {
-    let guards = |r: &&Refused| {
-        let namespace = &r.reference.namespace;
-        &*r.group == "security.istio.io"
-            // it says what sidecars accept
-            && &*r.reference.kind != "PeerAuthentication"
-            && (*namespace == env.namespace || *namespace == env.root_namespace)
-    };
-    let served = |r: &&Refused| objects.iter().any(|object| r.is(object));
-    let unknown = refused.iter().filter(|_| !env.allow_unenforced).filter(guards).filter(|r| !served(r));
-    unknown.map(|r| &r.reference).collect()
-}
-
-/// Security policies that guard this gateway and are not valid, without a good version.
-fn unknown_left_out<'o>(left_out: &'o [Arc<Object>], env: &Env) -> Vec<&'o ObjectRef> {
-    let unknown = left_out
-        .iter()
-        .filter(|o| !env.allow_unenforced && o.group() == "security.istio.io" && guards(o, env));
-    unknown.map(|o| &o.reference).collect()
 }
 
 /// `http`, `https` where that is terminated here, else `tls` or `tcp`.
@@ -278,91 +245,5 @@ impl Stop {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::args::{Invocation, parse};
-    use std::fs;
-
-    fn policy(kind: &str, namespace: &str, broken: bool) -> String {
-        let again = if broken { "\n  action: ALLOW" } else { "" };
-        format!(
-            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: {namespace}}}\n\
-             spec:\n  selector: {{matchLabels: {{app: other}}}}\n  action: DENY{again}\n"
-        )
-    }
-
-    #[test]
-    fn a_refused_policy_without_a_good_version_keeps_the_gateway_unready() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_str().unwrap();
-        let Invocation::Check(mut setup) = parse(["x", "--check", "--config", path]).unwrap() else {
-            panic!("not a check")
-        };
-        let file = dir.path().join("policy.yaml");
-        for (kind, namespace, broken, unknown) in [
-            ("AuthorizationPolicy", "istio-system", true, 1),
-            ("RequestAuthentication", "istio-system", true, 1),
-            ("AuthorizationPolicy", "istio-system", false, 0),
-            ("AuthorizationPolicy", "elsewhere", true, 0),
-            ("PeerAuthentication", "istio-system", true, 0),
-        ] {
-            fs::write(&file, policy(kind, namespace, broken)).unwrap();
-            let loaded = Folder::open(setup.config.clone()).load();
-            assert_eq!(loaded.refused.len(), usize::from(broken), "{:?}", loaded.diagnostics);
-            let found = unknown_policies(&loaded.refused, &loaded.objects, &setup.env);
-            assert_eq!(found.len(), unknown, "{kind} {namespace} {broken}");
-        }
-        fs::write(&file, policy("AuthorizationPolicy", "istio-system", true)).unwrap();
-        let loaded = Folder::open(setup.config.clone()).load();
-        setup.env.allow_unenforced = true;
-        assert!(unknown_policies(&loaded.refused, &loaded.objects, &setup.env).is_empty());
-    }
-
-    #[test]
-    fn a_policy_that_is_not_valid_is_left_out_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_str().unwrap();
-        let Invocation::Check(setup) = parse(["x", "--check", "--config", path]).unwrap() else {
-            panic!("not a check")
-        };
-        for (namespace, rule, left) in [
-            ("istio-system", "{issuer: i}", 0),
-            ("istio-system", "{issuer: i, jwks: no JSON}", 1),
-            ("elsewhere", "{issuer: i, jwks: no JSON}", 0),
-        ] {
-            let text = format!(
-                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
-                 metadata: {{name: p, namespace: {namespace}}}\nspec: {{jwtRules: [{rule}]}}\n"
-            );
-            fs::write(dir.path().join("policy.yaml"), text).unwrap();
-            let loaded = Folder::open(setup.config.clone()).load();
-            assert!(loaded.refused.is_empty(), "{:?}", loaded.diagnostics);
-            let admitted = Admission::new().admit(loaded.objects, &setup.env);
-            assert_eq!(unknown_left_out(&admitted.left_out, &setup.env).len(), left, "{namespace} {rule}");
-        }
-    }
-
-    #[test]
-    fn a_policy_with_a_good_version_is_judged_by_that() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_str().unwrap();
-        let Invocation::Check(setup) = parse(["x", "--check", "--config", path]).unwrap() else {
-            panic!("not a check")
-        };
-        let mut folder = Folder::open(setup.config.clone());
-        let file = dir.path().join("policy.yaml");
-        fs::write(&file, policy("AuthorizationPolicy", "istio-system", false)).unwrap();
-        assert!(folder.load().refused.is_empty());
-        // another file in its place is complete at once
-        let new = dir.path().join("new");
-        fs::write(&new, policy("AuthorizationPolicy", "istio-system", true)).unwrap();
-        fs::rename(&new, &file).unwrap();
-        let loaded = folder.load();
-        assert_eq!(loaded.refused.len(), 1, "{:?}", loaded.diagnostics);
-        assert!(unknown_policies(&loaded.refused, &loaded.objects, &setup.env).is_empty());
     }
 }

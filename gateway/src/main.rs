@@ -5,6 +5,7 @@ mod check;
 mod echo;
 mod explain;
 mod feed;
+mod policies;
 mod report;
 mod serve;
 

@@ -153,6 +153,7 @@ fn spec<'a>(kind: Kind, value: &'a Value, at: &mut Decoder<'a>) -> Option<Spec> 
         Kind::DestinationRule => spec_field(value, at).map(Spec::DestinationRule),
         Kind::ServiceEntry => spec_field(value, at).map(Spec::ServiceEntry),
         Kind::WorkloadEntry => spec_field(value, at).map(Spec::WorkloadEntry),
+        Kind::AuthorizationPolicy => spec_field(value, at).map(Spec::AuthorizationPolicy),
         Kind::RequestAuthentication => spec_field(value, at).map(Spec::RequestAuthentication),
         Kind::Telemetry => spec_field(value, at).map(Spec::Telemetry),
         Kind::Service => spec_field(value, at).map(Spec::Service),

@@ -11,6 +11,7 @@ pub(crate) enum Kind {
     ServiceEntry,
     WorkloadEntry,
     RequestAuthentication,
+    AuthorizationPolicy,
     Telemetry,
     Service,
     EndpointSlice,
@@ -51,7 +52,7 @@ const KINDS: &[Row] = &[
     (ISTIO_NETWORKING, "Sidecar", ISTIO_VERSIONS, Kind::Other),
     (ISTIO_NETWORKING, "EnvoyFilter", &["v1alpha3"], Kind::Other),
     (ISTIO_NETWORKING, "ProxyConfig", &["v1beta1"], Kind::Other),
-    ("security.istio.io", "AuthorizationPolicy", &["v1", "v1beta1"], Kind::Other),
+    ("security.istio.io", "AuthorizationPolicy", &["v1", "v1beta1"], Kind::AuthorizationPolicy),
     ("security.istio.io", "PeerAuthentication", &["v1", "v1beta1"], Kind::Other),
     ("security.istio.io", "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
     ("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Kind::Telemetry),
@@ -93,8 +94,8 @@ impl Kind {
     /// Whether its fields are checked one by one, as Istio's are.
     pub(crate) fn is_istio(self) -> bool {
         use Kind::{
-            DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry, VirtualService,
-            WorkloadEntry,
+            AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry,
+            VirtualService, WorkloadEntry,
         };
         matches!(
             self,
@@ -104,6 +105,7 @@ impl Kind {
                 | ServiceEntry
                 | WorkloadEntry
                 | RequestAuthentication
+                | AuthorizationPolicy
                 | Telemetry
         )
     }

@@ -1,6 +1,7 @@
 use crate::field;
 use crate::istio::{
-    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry,
+    VirtualService, WorkloadEntry,
 };
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::value::{Position, Value};
@@ -61,6 +62,8 @@ pub enum Spec {
     WorkloadEntry(Box<WorkloadEntry>),
     /// `security.istio.io` RequestAuthentication.
     RequestAuthentication(Box<RequestAuthentication>),
+    /// `security.istio.io` AuthorizationPolicy.
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// `telemetry.istio.io` Telemetry.
     Telemetry(Box<Telemetry>),
     /// A Service.

@@ -1,5 +1,6 @@
 use crate::istio::{
-    DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry,
+    VirtualService, WorkloadEntry,
 };
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::object::{Object, Spec};
@@ -100,6 +101,8 @@ by_kind! {
     workload_entries: WorkloadEntry(WorkloadEntry),
     /// RequestAuthentications in Istio's order.
     request_authentications: RequestAuthentication(RequestAuthentication),
+    /// AuthorizationPolicies in Istio's order.
+    authorization_policies: AuthorizationPolicy(AuthorizationPolicy),
     /// Telemetries in Istio's order.
     telemetries: Telemetry(Telemetry),
     /// Services in Istio's order.

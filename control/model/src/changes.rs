@@ -1,6 +1,6 @@
 use crate::{
-    Authentication, Authorities, Cluster, ClusterName, EndpointSet, Listener, ListenerKey, MeshSettings,
-    RouteTable, Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
+    Authentication, Authorities, Authorization, Cluster, ClusterName, EndpointSet, Listener, ListenerKey,
+    MeshSettings, RouteTable, Secret, SecretKey, TableName, VirtualHost, VirtualHostKey,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ pub struct Model {
     pub mesh: Arc<MeshSettings>,
     /// Whose tokens are accepted.
     pub authentication: Arc<Authentication>,
+    /// Who may send what.
+    pub authorization: Arc<Authorization>,
 }
 
 fn values<K, V: Serialize, S: serde::Serializer>(m: &BTreeMap<K, V>, s: S) -> Result<S::Ok, S::Error> {
@@ -64,6 +66,8 @@ pub struct Changes {
     pub mesh: Option<Arc<MeshSettings>>,
     /// Whose tokens are accepted, when that changed.
     pub authentication: Option<Arc<Authentication>>,
+    /// Who may send what, when that changed.
+    pub authorization: Option<Arc<Authorization>>,
 }
 
 impl Changes {
@@ -78,6 +82,7 @@ impl Changes {
             && self.authorities.is_empty()
             && self.mesh.is_none()
             && self.authentication.is_none()
+            && self.authorization.is_none()
     }
 }
 
@@ -94,6 +99,7 @@ impl Model {
             authorities: diff(&old.authorities, &self.authorities),
             mesh: (self.mesh != old.mesh).then(|| self.mesh.clone()),
             authentication: (self.authentication != old.authentication).then(|| self.authentication.clone()),
+            authorization: (self.authorization != old.authorization).then(|| self.authorization.clone()),
         }
     }
 }

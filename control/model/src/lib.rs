@@ -5,6 +5,7 @@
 //! Nothing here knows whether a rule came from a VirtualService, an Ingress or an HTTPRoute.
 
 mod authentication;
+mod authorization;
 mod balance;
 mod changes;
 mod cluster;
@@ -31,6 +32,10 @@ mod upstream_tls;
 
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
+};
+pub use authorization::{
+    Attribute, Authorization, CheckProtocol, CheckedBody, Clause, Expected, ExternalAuthorizer, HttpCheck,
+    InvalidTemplate, PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, TemplateSegment, TextPattern,
 };
 pub use balance::{AffinityCookie, ConsistentHash, HashKey, HashTable, LoadBalancer};
 pub use changes::{Change, Changes, Model};

@@ -9,6 +9,8 @@ pub struct MeshSettings {
     pub access_log: Option<AccessLog>,
     /// How paths are made canonical before matching, policy and forwarding.
     pub path_normalization: PathNormalization,
+    /// Paths that some server may read otherwise than this gateway are refused.
+    pub strict_paths: bool,
     /// The `server` header of responses; `None` sends none of ours and leaves the upstream's.
     pub server_header: Option<Arc<str>>,
     /// How many proxies in front of the gateway are trusted to write X-Forwarded-*.
@@ -26,6 +28,7 @@ impl Default for MeshSettings {
         MeshSettings {
             access_log: None,
             path_normalization: PathNormalization::Base,
+            strict_paths: false,
             server_header: Some("tidegate".into()),
             trusted_proxies: 0,
             client_certificates: ForwardClientCert::default(),

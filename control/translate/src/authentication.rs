@@ -1,7 +1,7 @@
 //! RequestAuthentications: whose tokens this gateway accepts, and what of them goes where.
 
 use crate::report::Report;
-use crate::unserved::selects_gateway;
+use crate::unserved::{report_unselected, selects_gateway};
 use crate::validate::is_framing;
 use crate::world::{Item, World};
 use std::sync::Arc;
@@ -24,14 +24,8 @@ pub(crate) fn authentication(world: &World<'_>, report: &mut Report) -> Authenti
         if selects_gateway(world.env, item.0) {
             policies.push(item);
         } else {
-            let targets =
-                "does not select this gateway: targets are Kubernetes Gateways, services and waypoints";
-            let (field, text) = match item.1 {
-                policy if policy.target_ref.is_some() => ("spec.targetRef", targets),
-                policy if !policy.target_refs.is_empty() => ("spec.targetRefs", targets),
-                _ => ("", "does not select this gateway"),
-            };
-            report.note(item.0, field, "not-selected", text, "");
+            let (object, policy) = item;
+            report_unselected(object, policy.target_ref.is_some(), !policy.target_refs.is_empty(), report);
         }
     }
     policies.sort_by_key(|(object, _)| object.reference.namespace != world.env.root_namespace);

@@ -264,6 +264,22 @@ const REQUEST_AUTHENTICATION: Fields = Fields {
     reasons: &[],
 };
 
+const AUTHORIZATION_POLICY: Fields = Fields {
+    enforced: &[
+        "selector",
+        // A policy with targets does not select this gateway, which is said of it as a whole.
+        "targetRef",
+        "targetRefs",
+        "action",
+        "provider",
+        // What of them can never match is said where they are translated.
+        "rules[].from[].source",
+        "rules[].to[].operation",
+        "rules[].when[]",
+    ],
+    reasons: &[],
+};
+
 const TELEMETRY: Fields = Fields {
     enforced: &[
         "selector",
@@ -327,6 +343,8 @@ const MESH_CONFIG: Fields = Fields {
         "extensionProviders[].opentelemetry.http.headers",
         "extensionProviders[].opentelemetry.grpc.timeout",
         "extensionProviders[].opentelemetry.grpc.initialMetadata",
+        "extensionProviders[].envoyExtAuthzHttp",
+        "extensionProviders[].envoyExtAuthzGrpc",
         "extensionProviders[].envoyFileAccessLog.path",
         "extensionProviders[].envoyFileAccessLog.logFormat",
     ],
@@ -400,6 +418,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             Spec::ServiceEntry(_) => &SERVICE_ENTRY,
             Spec::WorkloadEntry(_) => &WORKLOAD_ENTRY,
             Spec::RequestAuthentication(_) => &REQUEST_AUTHENTICATION,
+            Spec::AuthorizationPolicy(_) => &AUTHORIZATION_POLICY,
             Spec::Telemetry(_) => &TELEMETRY,
             _ => continue,
         };

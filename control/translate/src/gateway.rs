@@ -13,8 +13,8 @@ use crate::tls::report_shared_certificates;
 use crate::virtual_service::{catch_alls_last, routes};
 use crate::world::World;
 use crate::{
-    Env, Translation, access_log, authentication, enforcement, l4, references, tls, tracing, unreachable,
-    unserved,
+    Env, Translation, access_log, authentication, authorization, enforcement, l4, references, tls, tracing,
+    unreachable, unserved,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use tidegate_model::{
 pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     let world = World::new(objects, env);
     let mut report = Report::default();
-    let ready = unserved::report(&world, &mut report);
+    unserved::report(&world, &mut report);
     enforcement::report(&world, &mut report);
     references::report(&world, &mut report);
     let expanded: Vec<Vec<Rule<'_>>> =
@@ -40,7 +40,7 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     for item in &world.virtual_services {
         unreachable::report_tcp(*item, &mut report);
     }
-    let mut out = Translation { ready, ..Translation::default() };
+    let mut out = Translation::default();
     for (object, _) in selected(&world) {
         out.bindings.insert(full_name(object), crate::Binding::default());
     }
@@ -56,13 +56,17 @@ pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     }
     let Tables { mut clusters, mut report, .. } = tables;
     let mut settings = world.mesh.settings(&mut report);
+    settings.strict_paths = env.strict_paths;
     let telemetries = Telemetries::new(&world, &mut report);
     settings.access_log = access_log::access_log(&world.mesh, &telemetries, &mut report);
     settings.tracing = tracing::tracing(&world, &telemetries, &mut clusters, &mut report);
     out.model.mesh = Arc::new(settings);
+    let authorization = authorization::authorization(&world, &out.model, &mut clusters, &mut report);
+    out.model.authorization = Arc::new(authorization);
     out.absent = clusters.finish(&mut out.model);
     out.model.authentication = Arc::new(authentication::authentication(&world, &mut report));
     out.diagnostics = report.finish();
+    out.diagnostics.extend(authorization::report_broken(&world));
     out
 }
 

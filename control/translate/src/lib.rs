@@ -8,6 +8,7 @@ mod access_log;
 mod action;
 mod admission;
 mod authentication;
+mod authorization;
 mod clusters;
 mod cors;
 mod delegate;
@@ -15,6 +16,7 @@ mod destination_rule;
 mod endpoints;
 mod enforcement;
 mod export;
+mod external_authorizer;
 mod fault;
 mod gateway;
 mod headers;
@@ -57,7 +59,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tidegate_api::{Object, Objects};
-use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, TableName};
+use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, ObjectRef, TableName};
 
 /// Who a gateway is to its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +74,18 @@ pub struct Env {
     pub domain: Arc<str>,
     /// The namespace of mesh-wide objects: `istio-system`.
     pub root_namespace: Arc<str>,
-    /// Become ready although security objects that select this gateway are not enforced.
+    /// Become ready, and deny nothing, although security objects that may select this gateway are refused.
     pub allow_unenforced: bool,
     /// Rules that say nothing about retries have Istio's default policy.
     pub default_retries: bool,
+    /// Paths that some server may read otherwise than the gateway are refused.
+    pub strict_paths: bool,
     /// Clusters for which nothing is said have a budget for retries, which in Istio they have not.
     pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.
     pub now: SystemTime,
+    /// AuthorizationPolicies for this gateway that are refused and have no good version: each denies everything.
+    pub broken_policies: BTreeSet<ObjectRef>,
     /// Contents of the files that [`files`] names, or why one cannot be read.
     pub files: Files,
 }
@@ -105,9 +111,6 @@ pub struct Translation {
     pub model: Model,
     /// What there is to say about the objects, by file, line and column.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether the gateway may take traffic: false when a security object that selects it is not enforced and
-    /// [`Env::allow_unenforced`] is not set.
-    pub ready: bool,
     /// The Gateways that select this gateway, as `namespace/name` (or `mesh`), with what they opened.
     pub bindings: BTreeMap<Arc<str>, Binding>,
     /// Why there is no cluster, for each that a route names and that the model does not have.

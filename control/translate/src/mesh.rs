@@ -25,7 +25,7 @@ const HTTP_PORT: u16 = 80;
 /// Translates for a sidecar in `env.namespace` with `env.labels`.
 pub(crate) fn translate(objects: &Objects, env: &Env) -> Translation {
     let world = World::new(objects, env);
-    let mut out = Translation { ready: true, ..Translation::default() };
+    let mut out = Translation::default();
     let mut outbound = Outbound {
         world: &world,
         bound: bound_to_mesh(&world),

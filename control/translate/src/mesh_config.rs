@@ -131,6 +131,7 @@ impl<'a> Mesh<'a> {
                 Some(NormalizationType::MergeSlashes) => PathNormalization::MergeSlashes,
                 Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
             },
+            strict_paths: defaults.strict_paths,
             server_header,
             trusted_proxies: topology.and_then(|t| t.num_trusted_proxies).unwrap_or(0),
             client_certificates: topology.map_or_else(ForwardClientCert::default, client_certificates),

@@ -3,6 +3,7 @@
 mod access_log;
 mod admission;
 mod authentication;
+mod authorization;
 mod clusters;
 mod delegates;
 mod diagnostics;
@@ -33,6 +34,8 @@ fn env() -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        broken_policies: Default::default(),
+        strict_paths: false,
         default_retries: true,
         default_retry_budget: true,
         now: std::time::SystemTime::now(),

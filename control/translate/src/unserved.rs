@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use tidegate_api::field::key;
 use tidegate_api::{Object, Spec};
 
-/// Reports them. Returns whether the gateway may become ready.
-pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
-    let mut ready = true;
+/// Reports them.
+pub(crate) fn report(world: &World<'_>, report: &mut Report) {
     proxy_config(world, report);
     for object in world.objects.others() {
         match (object.group(), &*object.reference.kind) {
@@ -17,7 +16,6 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
                 let text = "has no effect at a gateway: it says what sidecars accept";
                 report.note(object, "", "no-effect", text, "");
             }
-            ("security.istio.io", _) => ready &= security(world, object, report),
             ("networking.istio.io", "EnvoyFilter") => {
                 let text = "is not enforced: there is no Envoy here to patch";
                 let advice = "find another way to what it does, and remove it";
@@ -33,7 +31,6 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) -> bool {
             _ => report.note(object, "", "kind-not-used", "has no effect on routing", ""),
         }
     }
-    ready
 }
 
 /// Says which of the gateway's own workloads have settings of a proxy in an annotation, where Istio would look for them.
@@ -58,22 +55,15 @@ fn proxy_config(world: &World<'_>, report: &mut Report) {
     }
 }
 
-/// A policy that guards this gateway must not be left out silently. Returns whether the gateway may become ready.
-fn security(world: &World<'_>, object: &Object, report: &mut Report) -> bool {
-    if !selects_gateway(world.env, object) {
-        report.note(object, "", "kind-not-used", "does not select this gateway", "");
-        return true;
-    }
-    let text = "selects this gateway and is not enforced yet";
-    if world.env.allow_unenforced {
-        let advice = "requests pass as if it was not there, as --allow-unenforced says";
-        report.warning(object, "", "not-enforced", text, advice);
-        return true;
-    }
-    let advice = "the gateway does not become ready: remove the policy, narrow its selector, or accept that it is \
-                  not enforced with --allow-unenforced";
-    report.error(object, "", "not-enforced", text, advice);
-    false
+/// Says why a policy is not for this gateway.
+pub(crate) fn report_unselected(object: &Object, target_ref: bool, target_refs: bool, report: &mut Report) {
+    let targets = "does not select this gateway: targets are Kubernetes Gateways, services and waypoints";
+    let (field, text) = match (target_ref, target_refs) {
+        (true, _) => ("spec.targetRef", targets),
+        (_, true) => ("spec.targetRefs", targets),
+        _ => ("", "does not select this gateway"),
+    };
+    report.note(object, field, "not-selected", text, "");
 }
 
 /// Whether a policy of `security.istio.io` is for this gateway.

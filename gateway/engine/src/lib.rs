@@ -9,7 +9,10 @@
 //! `matcher` accepts the request (`claim` where it asks for one of a token); `rule` turns it into a decision, which
 //! `rewrite` and `redirect` write out, `cors` adding what pages of other origins may do. `pattern` shares the compiled
 //! regexes.
+//!
+//! Beside that, `authorization` says whether a connection or a request is let through at all.
 
+mod authorization;
 mod claim;
 mod connection;
 mod cors;
@@ -28,6 +31,7 @@ mod table;
 mod view;
 mod virtual_host;
 
+pub use authorization::{Authorizer, Check, ConsideredPolicy, Ends, Forbidden, MatchedRule, Notes, Subject};
 pub use connection::{
     ConnectionDecision, ConnectionExplanation, ConnectionView, ListenerView, Refusal, TcpDecision,
 };

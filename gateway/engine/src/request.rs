@@ -42,12 +42,18 @@ pub trait RequestView {
     fn scheme(&self) -> Scheme;
     /// `Host` or `:authority` as sent, with its port; empty when there is none.
     fn authority(&self) -> &[u8];
+    /// What `Host` says where the request's target names another authority, which counts instead (RFC 9112 3.2.2).
+    fn ignored_host(&self) -> Option<&[u8]> {
+        None
+    }
     /// The canonical path, without query.
     fn path(&self) -> &[u8];
     /// The query, without its `?`; `None` when there is no `?`.
     fn query(&self) -> Option<&[u8]>;
     /// A header's value; repeated lines are joined with `,`. Pseudo headers are not asked for here.
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>>;
+    /// Each value of a header by itself, in order: what policies look at.
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8]));
     /// The claims of the request's verified token; never those of one that was not verified.
     fn claims(&self) -> Option<&Claims> {
         None

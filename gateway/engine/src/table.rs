@@ -1,4 +1,5 @@
 use crate::RouteTableView;
+use crate::authorization::Authorizer;
 use crate::connection::ListenerView;
 use crate::host_index::HostIndex;
 use crate::pattern::Patterns;
@@ -28,6 +29,7 @@ pub struct Table {
     clusters: Arc<AHashMap<ClusterName, Arc<Cluster>>>,
     patterns: Arc<Patterns>,
     refused: Arc<BTreeMap<VirtualHostKey, Vec<(RuleRef, String)>>>,
+    authorizer: Option<Arc<Authorizer>>,
 }
 
 /// A listener with what its protocol needs.
@@ -77,6 +79,9 @@ impl Table {
                 };
             }
         }
+        if let Some(authorization) = &changes.authorization {
+            table.authorizer = Authorizer::compile(authorization).map(Arc::new);
+        }
         table.listeners = model.listeners.values().cloned().collect();
         let link = |l: &Arc<Listener>| (l.key, table.link(l, self.links.get(&l.key)));
         table.links = table.listeners.iter().map(link).collect();
@@ -122,6 +127,11 @@ impl Table {
             ListenerProtocol::Tcp(_) => (None, None),
         };
         Link { listener: listener.clone(), http, names }
+    }
+
+    /// Who may send what; `None` where nobody said it.
+    pub fn authorizer(&self) -> Option<&Authorizer> {
+        self.authorizer.as_deref()
     }
 
     /// The listeners in the order of their keys, for the accept side.

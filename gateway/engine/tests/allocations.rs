@@ -7,7 +7,8 @@ use build::*;
 use request::Request;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use tidegate_engine::{Decision, Table};
+use std::sync::Arc;
+use tidegate_engine::{Authorizer, Decision, Ends, Subject, Table};
 use tidegate_model::*;
 
 /// The system's allocator, counting what each thread asks of it.
@@ -84,6 +85,67 @@ fn deciding_and_rewriting_allocate_nothing() {
             assert_eq!(allocations(run), 0, "{authority}{path}");
             assert_eq!(String::from_utf8_lossy(&target), expected);
         }
+    }
+}
+
+/// A policy of each action, with every kind of attribute that a request has.
+#[expect(clippy::unwrap_used, reason = "what is written here is well-formed")]
+fn authorizer() -> Authorizer {
+    let text = |pattern: &str| Expected::Text(TextPattern::parse(pattern));
+    let is = |attribute, value| Clause { attribute, values: vec![value], not_values: vec![] };
+    let claim = ClaimPath::parse("@request.auth.claims.group").unwrap();
+    let clauses = [
+        is(Attribute::Host, text("*.example.com")),
+        is(Attribute::Method, text("GET")),
+        is(Attribute::Path, Expected::Template(PathTemplate::parse("/a/{*}/c/{**}").unwrap())),
+        is(Attribute::Header(HeaderName::new("x-tenant")), text("77")),
+        is(Attribute::Header(HeaderName::new(":path")), text("*q=1")),
+        is(Attribute::RequestPrincipal, text("issuer/*")),
+        is(Attribute::Claim(claim), text("a*")),
+        is(Attribute::SourceIp, Expected::Network("127.0.0.0/8".parse().unwrap())),
+    ];
+    let policy = |name: &str, action, clause: Option<Clause>| {
+        let conditions = clauses.iter().cloned().chain(clause).collect();
+        let rule = PolicyRule { conditions, ..PolicyRule::default() };
+        Arc::new(Policy {
+            object: ObjectRef::new("AuthorizationPolicy", "ns", name),
+            origin: Origin::default(),
+            action,
+            dry_run: false,
+            rules: vec![rule; 3],
+        })
+    };
+    let never = is(Attribute::Sni, text("never"));
+    let policies = vec![
+        policy("allow", PolicyAction::Allow, None),
+        policy("deny", PolicyAction::Deny, Some(never.clone())),
+        policy("audit", PolicyAction::Audit, Some(never)),
+    ];
+    Authorizer::compile(&Authorization { policies }).unwrap()
+}
+
+#[test]
+fn asking_policies_allocates_nothing() {
+    let authorizer = authorizer();
+    let mut request = Request::get("www.example.com:80", "/a/b/c/d?q=1").with("x-tenant", "77");
+    let claims = serde_json::json!({"iss": "issuer", "sub": "me", "group": ["b", "admin"]});
+    request.claims = claims.as_object().cloned();
+    for authority in ["www.EXAMPLE.com", "elsewhere"] {
+        request.authority = authority.into();
+        let ends = Ends {
+            source: [127, 0, 0, 1].into(),
+            remote: [127, 0, 0, 1].into(),
+            destination: ([127, 0, 0, 2], 80).into(),
+            sni: "",
+        };
+        let subject = Subject { ends, request: Some(&request) };
+        let passes = authority != "elsewhere";
+        let run = || {
+            assert!(authorizer.check(&subject).is_ok_and(|check| check.is_none()));
+            assert_eq!(authorizer.enforce(&subject).is_ok(), passes);
+            assert!(authorizer.notes(&subject).audited.is_none());
+        };
+        assert_eq!(allocations(run), 0, "{authority}");
     }
 }
 

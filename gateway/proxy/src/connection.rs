@@ -124,7 +124,14 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         Ok(Opened { stream, carries, tls, passed_sni }) => {
             let shutdown = tls.as_ref().map_or(shutdown, |tls| tls.shutdown.clone());
             (connection.tls, connection.passed_sni) = (tls, passed_sni);
-            return Some(Ready { slot, shutdown, connection: Rc::new(connection), stream, carries });
+            let connection = Rc::new(connection);
+            if matches!(carries, Carries::Tcp(_))
+                && let Err((flag, details)) = l4::authorize(&connection, &worker).await
+            {
+                l4::refused(flag, details, &connection, &worker);
+                return None;
+            }
+            return Some(Ready { slot, shutdown, connection, stream, carries });
         }
         Err(e) => e,
     };
@@ -144,7 +151,7 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         }
         OpenError::Io(_) | OpenError::Tls(_) | OpenError::Proxied(_) | OpenError::Silent => return None,
     };
-    l4::refused(flag, details, &connection, &worker);
+    l4::refused(Some(flag), details, &connection, &worker);
     None
 }
 

@@ -33,7 +33,7 @@ mod worker;
 mod admin;
 
 pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
-pub use forward::path::canonical_path;
+pub use forward::path::{canonical_path, is_plain_path};
 pub use limits::Limits;
 pub use server::{
     Applied, Dns, ExplainQuery, Explainer, Identity, Options, Proxy, Report, Standings, StartError, refused,

@@ -90,6 +90,8 @@ pub struct ExplainQuery {
     pub headers: Vec<(String, String)>,
     /// The claims of a token that it would bring, as if it had been verified.
     pub claims: Option<Claims>,
+    /// The address that it would come from; policies that ask for one do not match without it.
+    pub client: Option<IpAddr>,
     /// `NS/NAME` of a Gateway, or `mesh`; `None` is any listener that serves the URL's scheme and port.
     pub gateway: Option<String>,
 }
@@ -453,6 +455,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 explain_errors,
                 proxy_protocol_from,
                 mirrors: Mirrors::default(),
+                checks: Default::default(),
                 tokens: TokenCache::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });

@@ -1,4 +1,5 @@
 use crate::auth::TokenCache;
+use crate::forward::check::Checks;
 use crate::forward::mirror::Mirrors;
 use crate::h2::Tasks;
 use crate::limits::Limits;
@@ -35,6 +36,8 @@ pub(crate) struct Worker {
     pub(crate) proxy_protocol_from: Vec<IpNet>,
     /// What the copies of requests hold that go to mirrors.
     pub(crate) mirrors: Mirrors,
+    /// What the checks of requests hold.
+    pub(crate) checks: Checks,
     /// Tokens that this worker has verified.
     pub(crate) tokens: TokenCache,
     /// Where the live snapshot is found, and the one seen last.

@@ -46,6 +46,9 @@ pub(crate) struct Answer {
     pub(super) rewritten: Option<Rewritten>,
     /// Where a redirect leads.
     pub(super) location: Option<String>,
+    /// The rules of authorization policies in the order in which they are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) policies: Vec<PolicyRuleAnswer>,
     /// The rules that were looked at, in order; the last has not lost if one decided.
     pub(super) considered: Vec<Lost>,
 }
@@ -99,6 +102,15 @@ pub(super) struct Lost {
     lost_by: Option<String>,
 }
 
+/// A rule of a policy, and whether it matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct PolicyRuleAnswer {
+    pub(super) rule: Rule,
+    pub(super) action: &'static str,
+    pub(super) dry_run: bool,
+    pub(super) lost_by: Option<String>,
+}
+
 impl Rule {
     pub(super) fn new(rule: &RuleRef, origin: &Origin) -> Rule {
         let ObjectRef { kind, namespace, name } = &rule.object;
@@ -122,6 +134,11 @@ impl Rule {
 
     pub(super) fn of(route: &Route) -> Rule {
         Rule::new(&route.rule, &route.origin)
+    }
+
+    /// A rule of a policy.
+    pub(super) fn of_policy(rule: &RuleRef, origin: &Origin) -> Rule {
+        Rule { section: Some("rules".to_owned()), ..Rule::new(rule, origin) }
     }
 
     /// A rule for connections.
@@ -198,6 +215,14 @@ impl fmt::Display for Answer {
         for (address, reason) in told.take(SHOWN) {
             line("", &format_args!("{address}: {reason}"))?;
         }
+        if !self.policies.is_empty() {
+            writeln!(f, "policies, in order:")?;
+        }
+        for asked in &self.policies {
+            let why = asked.lost_by.as_deref().unwrap_or("matches");
+            let dry_run = if asked.dry_run { " (dry run)" } else { "" };
+            writeln!(f, "  {} {}{dry_run}: {why}", asked.action, asked.rule)?;
+        }
         if !self.considered.is_empty() {
             writeln!(f, "considered, in order:")?;
         }
@@ -210,6 +235,11 @@ impl fmt::Display for Answer {
 }
 
 impl Answer {
+    /// Whether policies are asked: not about connections that end in the handshake.
+    pub(super) fn is_open(&self, is_request: bool) -> bool {
+        is_request || self.outcome == "forward"
+    }
+
     fn decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.outcome, self.status) {
             ("forward", _) => write!(f, "forward to")?,

@@ -2,6 +2,7 @@
 
 mod answer;
 mod choose;
+mod policies;
 mod request;
 
 #[cfg(test)]
@@ -19,8 +20,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use tidegate_api::Objects;
 use tidegate_engine::{
-    ConnectionDecision, ConnectionView, Decision, ForwardDecision, NoRoute, Refusal, RouteTableView, Table,
-    TcpDecision,
+    ConnectionDecision, ConnectionView, Decision, ForwardDecision, ListenerView, NoRoute, Refusal,
+    RouteTableView, Table, TcpDecision,
 };
 use tidegate_model::{ClusterName, HostPattern, Model, Severity, VirtualHostKey};
 use tidegate_proxy::{ExplainQuery, Standings, standings};
@@ -95,14 +96,15 @@ impl World {
     /// What is wrong with the question: the URL, the Gateway, the port.
     pub(crate) fn explain(&self, query: &ExplainQuery, running: Standings<'_>) -> Result<Answer, String> {
         let mut request = Request::of(query)?;
-        let mut answer = if request.canonicalize(self.gateway.model.mesh.path_normalization) {
+        let mesh = &self.gateway.model.mesh;
+        let mut answer = if request.canonicalize(mesh.path_normalization, mesh.strict_paths) {
             match query.gateway.as_deref() {
                 Some("mesh") => self.explain_mesh(&request)?,
                 Some(name) => {
                     let binding = self.bindings.get(name).ok_or_else(|| self.no_such_gateway(name))?;
-                    self.explain_gateway(&request, Some(binding))?
+                    self.explain_gateway(&request, Some(binding), query.client)?
                 }
-                None => self.explain_gateway(&request, None)?,
+                None => self.explain_gateway(&request, None, query.client)?,
             }
         } else {
             Answer {
@@ -125,20 +127,42 @@ impl World {
         Ok(answer)
     }
 
-    fn explain_gateway(&self, request: &Request, binding: Option<&Binding>) -> Result<Answer, String> {
+    /// What the policies say, and where they let it through, what happens then.
+    fn explain_gateway(
+        &self,
+        request: &Request,
+        binding: Option<&Binding>,
+        client: Option<IpAddr>,
+    ) -> Result<Answer, String> {
         let view = &self.gateway;
         let reached = choose::choose(&view.model, &self.bindings, request, binding)?;
         let listener = view.table().listener(&reached.listener).ok_or("the listener is not there")?;
-        let sni = Some(request.host.as_str()).filter(|host| host.parse::<IpAddr>().is_err());
-        let explanation = listener.explain(&ConnectionView { sni, protocols: &[] }, 0);
+        let (answer, is_request) = self.explain_listener(request, &reached, &listener)?;
+        let Some(authorizer) = view.table().authorizer().filter(|_| answer.is_open(is_request)) else {
+            return Ok(answer);
+        };
+        let judged = policies::judge(authorizer, reached.listener, request, is_request, client);
+        Ok(Answer { policies: judged.policies, ..judged.denied.unwrap_or(answer) })
+    }
+
+    /// What happens on a listener, and whether to a request and not to a connection.
+    fn explain_listener(
+        &self,
+        request: &Request,
+        reached: &choose::Reached,
+        listener: &ListenerView<'_>,
+    ) -> Result<(Answer, bool), String> {
+        let view = &self.gateway;
+        let view_of = ConnectionView { sni: request.sni(), protocols: &[] };
+        let explanation = listener.explain(&view_of, 0);
         let considered = explanation.considered.into_iter();
         let considered = considered.map(|(route, lost_by)| Lost::of_tcp(route, lost_by)).collect();
         let mut answer = match explanation.decision {
-            ConnectionDecision::Http(table) => return Ok(view.answer(&table, request)),
+            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), true)),
             ConnectionDecision::Https(server) => {
                 let table = view.table().route_table(&server.table);
                 let table = table.ok_or_else(|| format!("route table {} is not there", server.table))?;
-                return Ok(view.answer(&table, request));
+                return Ok((view.answer(&table, request), true));
             }
             ConnectionDecision::TlsToTcp(server, to) => {
                 Answer { route_table: Some(server.table.to_string()), ..view.tcp(&to) }
@@ -157,7 +181,7 @@ impl World {
             },
         };
         answer.considered = considered;
-        Ok(answer)
+        Ok((answer, false))
     }
 
     fn explain_mesh(&self, request: &Request) -> Result<Answer, String> {

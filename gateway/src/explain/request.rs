@@ -2,7 +2,7 @@ use http::Uri;
 use std::borrow::Cow;
 use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::{HeaderName, PathNormalization};
-use tidegate_proxy::{ExplainQuery, canonical_path};
+use tidegate_proxy::{ExplainQuery, canonical_path, is_plain_path};
 
 /// What a URL's scheme says of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +83,18 @@ impl Request {
     }
 
     /// Gives the path the form that the data plane routes by; false when it has none.
-    pub(super) fn canonicalize(&mut self, mode: PathNormalization) -> bool {
+    pub(super) fn canonicalize(&mut self, mode: PathNormalization, strict: bool) -> bool {
+        if strict && !is_plain_path(&self.path) {
+            return false;
+        }
         let canonical = canonical_path(mode, &self.path).map(Cow::into_owned);
         canonical.map(|path| self.path = path).is_some()
+    }
+
+    /// The name that a client would send as SNI; none over plain HTTP, and none for an address.
+    pub(super) fn sni(&self) -> Option<&str> {
+        let asks = self.carries == Carries::Tls && self.host.parse::<std::net::IpAddr>().is_err();
+        asks.then_some(self.host.as_str())
     }
 
     /// The authority as sent.
@@ -113,6 +122,10 @@ impl RequestView for Request {
 
     fn query(&self) -> Option<&[u8]> {
         self.query.as_deref().map(str::as_bytes)
+    }
+
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, v)| value(v.as_bytes()));
     }
 
     fn claims(&self) -> Option<&Claims> {
@@ -144,6 +157,7 @@ mod tests {
             url: url.to_owned(),
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             claims: None,
+            client: None,
             gateway: None,
         }
     }

@@ -113,6 +113,8 @@ fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
         domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
+        broken_policies: Default::default(),
+        strict_paths: false,
         default_retries: true,
         default_retry_budget: true,
         now: std::time::SystemTime::now(),
@@ -141,6 +143,7 @@ fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Ans
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         claims: None,
+        client: None,
         gateway: gateway.map(str::to_owned),
     };
     world().explain(&query, &|_| None)
@@ -306,6 +309,7 @@ fn claims_are_taken_as_verified() {
         method: "GET".to_owned(),
         url: "http://shop.example.com/mine".to_owned(),
         claims: claims.as_object().cloned(),
+        client: None,
         ..ExplainQuery::default()
     };
     let answer = |claims| serde_json::to_value(world().explain(&query(claims), &|_| None).unwrap()).unwrap();

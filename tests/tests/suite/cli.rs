@@ -45,15 +45,20 @@ fn diagnostics_as_text() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_policy_that_would_be_ignored_keeps_it_from_becoming_ready() -> Result<()> {
+async fn a_policy_that_cannot_be_enforced_keeps_it_from_becoming_ready() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-                  metadata: {name: deny-all, namespace: istio-system}\nspec: {}\n";
+    let policy = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+                  metadata: {name: tokens, namespace: istio-system}\nspec: {jwtRules: [{issuer: i, jwks: none}]}\n";
     std::fs::write(folder.path().join("policy.yaml"), policy)?;
     let start = Start::with(workspace().join("tests/good")).config(folder.path()).arg("--echo");
     let net = Net::reserve()?;
     let mut gateway = start.spawn(&net)?;
-    let complaint = gateway.messages.find(0, Duration::from_secs(10), |l| l.contains("deny-all")).await;
+    let complaint = gateway
+        .messages
+        .find(0, Duration::from_secs(10), |l| {
+            l.contains("not ready: RequestAuthentication/istio-system/tokens")
+        })
+        .await;
     complaint.context("nothing was said about the policy")?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!gateway.is_ready().await && gateway.ended().is_none(), "{}", gateway.said());

@@ -235,12 +235,7 @@ async fn play_all(cases: Vec<Case>, lanes: Vec<Lane>) -> Result<Vec<Verdict>> {
 }
 
 /// Starts a gateway with that many listeners, and a workload behind each.
-async fn start_lanes(
-    net: &Net,
-    folder: &Path,
-    count: usize,
-    access_log: &'static str,
-) -> Result<(Vec<Lane>, Gateway)> {
+async fn start_lanes(net: &Net, folder: &Path, count: usize, start: Start) -> Result<(Vec<Lane>, Gateway)> {
     let client = IpAddr::V4(net.next()?);
     let (mut lanes, mut plan) = (Vec::new(), Vec::new());
     for port in PORT..PORT + u16::try_from(count)? {
@@ -250,7 +245,7 @@ async fn start_lanes(
         plan.push((port, at));
     }
     std::fs::write(folder.join("lanes.yaml"), config(&plan))?;
-    let gateway = Start::with(folder).access_log(access_log).start(net).await?;
+    let gateway = start.start(net).await?;
     Ok((lanes, gateway))
 }
 
@@ -261,7 +256,8 @@ async fn hostile_requests_are_refused_or_made_canonical() -> Result<()> {
     ensure!(cases.len() >= 256, "the corpus lost cases: {}", cases.len());
     let count = LANES + cases.iter().filter(|c| c.timing.is_some()).count();
     let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
-    let (lanes, mut gateway) = start_lanes(&net, folder.path(), count, "off").await?;
+    let (lanes, mut gateway) =
+        start_lanes(&net, folder.path(), count, Start::with(folder.path()).access_log("off")).await?;
     let began = Instant::now();
     let verdicts = play_all(cases, lanes).await?;
     ensure!(gateway.ended().is_none(), "the gateway ended: {}", gateway.said());

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin;
+mod authorization;
 mod bad_upstream;
 mod bookinfo;
 mod budgets;

@@ -54,7 +54,7 @@ impl Site {
     }
 
     /// Writes a file beside, and renames it into place.
-    fn replace(&self, name: &str, text: &str) -> Result<()> {
+    pub(crate) fn replace(&self, name: &str, text: &str) -> Result<()> {
         let beside = self.path().join(format!(".{name}.new"));
         std::fs::write(&beside, text)?;
         Ok(std::fs::rename(beside, self.path().join(name))?)

@@ -185,11 +185,71 @@ fields! {
         /// An access log in OTLP.
         "envoyOtelAls" => envoy_otel_als: Option<Value>,
         /// Authorization by HTTP.
-        "envoyExtAuthzHttp" => envoy_ext_authz_http: Option<Value>,
+        "envoyExtAuthzHttp" => envoy_ext_authz_http: Option<ExtAuthzHttpProvider>,
         /// Authorization by gRPC.
-        "envoyExtAuthzGrpc" => envoy_ext_authz_grpc: Option<Value>,
+        "envoyExtAuthzGrpc" => envoy_ext_authz_grpc: Option<ExtAuthzGrpcProvider>,
         /// Secret discovery.
         "sds" => sds: Option<Value>,
+    }
+
+    /// Authorization by HTTP: the request's head is sent on, and a 200 lets it pass.
+    pub struct ExtAuthzHttpProvider {
+        /// Its host, perhaps with the namespace in front.
+        "service" => service: Option<String>,
+        /// Its port.
+        "port" => port: Option<u32>,
+        /// The time for one answer; 10 minutes when absent.
+        "timeout" => timeout: Option<Duration>,
+        /// What stands before the path.
+        "pathPrefix" => path_prefix: Option<String>,
+        /// Requests pass when it does not answer.
+        "failOpen" => fail_open: Option<bool>,
+        /// Whether what it changes counts for routing.
+        "clearRouteCache" => clear_route_cache: Option<bool>,
+        /// The status when it does not answer; 403 when absent.
+        "statusOnError" => status_on_error: Option<String>,
+        /// Headers that it gets (deprecated form).
+        "includeHeadersInCheck" => include_headers_in_check: Vec<String>,
+        /// Headers that it gets.
+        "includeRequestHeadersInCheck" => include_request_headers_in_check: Vec<String>,
+        /// Further headers that it gets.
+        "includeAdditionalHeadersInCheck" => include_additional_headers_in_check: BTreeMap<String, String>,
+        /// Whether it gets the body.
+        "includeRequestBodyInCheck" => include_request_body_in_check: Option<ExtAuthzBody>,
+        /// Headers of its answer that the upstream gets.
+        "headersToUpstreamOnAllow" => headers_to_upstream_on_allow: Vec<String>,
+        /// Headers of its answer that the client gets with its refusal.
+        "headersToDownstreamOnDeny" => headers_to_downstream_on_deny: Vec<String>,
+        /// Headers of its answer that the client gets with the upstream's.
+        "headersToDownstreamOnAllow" => headers_to_downstream_on_allow: Vec<String>,
+    }
+
+    /// Authorization by gRPC (`envoy.service.auth.v3`).
+    pub struct ExtAuthzGrpcProvider {
+        /// Its host, perhaps with the namespace in front.
+        "service" => service: Option<String>,
+        /// Its port.
+        "port" => port: Option<u32>,
+        /// The time for one answer; 10 minutes when absent.
+        "timeout" => timeout: Option<Duration>,
+        /// Requests pass when it does not answer.
+        "failOpen" => fail_open: Option<bool>,
+        /// Whether what it changes counts for routing.
+        "clearRouteCache" => clear_route_cache: Option<bool>,
+        /// The status when it does not answer; 403 when absent.
+        "statusOnError" => status_on_error: Option<String>,
+        /// Whether it gets the body.
+        "includeRequestBodyInCheck" => include_request_body_in_check: Option<ExtAuthzBody>,
+    }
+
+    /// How much of a body is sent to be checked.
+    pub struct ExtAuthzBody {
+        /// The most bytes; larger ones are refused with 413, or cut.
+        "maxRequestBytes" => max_request_bytes: Option<u32>,
+        /// Whether a part of it will do.
+        "allowPartialMessage" => allow_partial_message: Option<bool>,
+        /// By gRPC as bytes and not as text.
+        "packAsBytes" => pack_as_bytes: Option<bool>,
     }
 
     /// An OTLP collector.

@@ -1,6 +1,7 @@
 //! Istio's networking API (`networking.istio.io` v1, v1beta1 and v1alpha3, which have one schema), what is served of
 //! its security and telemetry APIs, and its mesh config: every field, by the names of Istio's CRDs.
 
+mod authorization_policy;
 mod destination_rule;
 mod gateway;
 mod mesh_config;
@@ -11,6 +12,7 @@ mod telemetry;
 mod virtual_service;
 mod workload_entry;
 
+pub use authorization_policy::*;
 pub use destination_rule::*;
 pub use gateway::*;
 pub use mesh_config::*;

@@ -164,6 +164,7 @@ fn no_field_is_silently_ignored() {
         "service-entry",
         "workload-entry",
         "request-authentication",
+        "authorization-policy",
         "telemetry",
     ] {
         assert_eq!(ignored(list), [""; 0], "{list}");

@@ -1,5 +1,6 @@
 //! What makes an object invalid, as Istio's validation webhook decides it.
 
+mod authorization_policy;
 mod destination_rule;
 mod gateway;
 mod http_route;
@@ -13,6 +14,7 @@ mod tests;
 mod traffic;
 mod virtual_service;
 
+pub(crate) use authorization_policy::{attribute, ip_block};
 pub(crate) use rules::{is_framing, is_token};
 
 use crate::report::Report;
@@ -30,6 +32,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::ServiceEntry(entry) => service_entry::validate(&mut check, entry),
         Spec::WorkloadEntry(entry) => service_entry::workload(&mut check, "spec", entry, true),
         Spec::Telemetry(telemetry) => telemetry::validate(&mut check, telemetry),
+        Spec::AuthorizationPolicy(policy) => authorization_policy::validate(&mut check, policy),
         Spec::RequestAuthentication(policy) => request_authentication::validate(&mut check, policy),
         _ => {}
     }

@@ -1,5 +1,5 @@
 use super::rules::{Check, bracket, is_framing, is_token};
-use tidegate_api::istio::{JwtRule, PolicyTarget, RequestAuthentication};
+use tidegate_api::istio::{JwtRule, LabelSelector, PolicyTarget, RequestAuthentication};
 
 /// The most items of `jwtRules`.
 const MOST_RULES: usize = 4096;
@@ -13,28 +13,33 @@ const LONGEST_URL: usize = 2048;
 const LONGEST_NAME: usize = 253;
 
 pub(super) fn validate(check: &mut Check<'_>, policy: &RequestAuthentication) {
-    selection(check, policy);
+    selection(check, policy.selector.as_ref(), policy.target_ref.as_ref(), &policy.target_refs);
     too_many(check, "spec.jwtRules", policy.jwt_rules.len(), MOST_RULES);
     for (i, rule) in policy.jwt_rules.iter().enumerate() {
         jwt_rule(check, &format!("spec.jwtRules[{i}]"), rule);
     }
 }
 
-fn too_many(check: &mut Check<'_>, field: &str, count: usize, most: usize) {
+pub(super) fn too_many(check: &mut Check<'_>, field: &str, count: usize, most: usize) {
     if count > most {
         let text = format!("has {count} items, and at most {most} are allowed");
         check.error(field, "too-many", text, "remove some, or split the policy");
     }
 }
 
-fn selection(check: &mut Check<'_>, policy: &RequestAuthentication) {
-    let targets = !policy.target_refs.is_empty();
-    let set = [policy.selector.is_some(), policy.target_ref.is_some(), targets];
+/// The workloads that a policy is for.
+pub(super) fn selection(
+    check: &mut Check<'_>,
+    selector: Option<&LabelSelector>,
+    target_ref: Option<&PolicyTarget>,
+    target_refs: &[PolicyTarget],
+) {
+    let set = [selector.is_some(), target_ref.is_some(), !target_refs.is_empty()];
     if set.into_iter().filter(|set| *set).count() > 1 {
         let text = "only one of targetRefs and selector can be set";
         check.error("spec", "one-of", text, "keep the one that is meant");
     }
-    if let Some(selector) = &policy.selector {
+    if let Some(selector) = selector {
         for (key, value) in &selector.match_labels {
             let field = format!("spec.selector.matchLabels{}", bracket(key));
             if key.is_empty() || key.contains('*') || value.contains('*') {
@@ -46,11 +51,11 @@ fn selection(check: &mut Check<'_>, policy: &RequestAuthentication) {
             }
         }
     }
-    if let Some(target) = &policy.target_ref {
+    if let Some(target) = target_ref {
         policy_target(check, "spec.targetRef", target);
     }
-    too_many(check, "spec.targetRefs", policy.target_refs.len(), MOST_TARGETS);
-    for (i, target) in policy.target_refs.iter().enumerate() {
+    too_many(check, "spec.targetRefs", target_refs.len(), MOST_TARGETS);
+    for (i, target) in target_refs.iter().enumerate() {
         policy_target(check, &format!("spec.targetRefs[{i}]"), target);
     }
 }

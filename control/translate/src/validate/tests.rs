@@ -13,7 +13,7 @@ use Decision::{Accepted, Refused, Warned};
 /// Reads and validates an object; what was said comes with the decision.
 fn decide(kind: &str, spec: &str) -> (Decision, String) {
     let group = match kind {
-        "RequestAuthentication" => "security",
+        "RequestAuthentication" | "AuthorizationPolicy" => "security",
         "Telemetry" => "telemetry",
         _ => "networking",
     };
@@ -395,6 +395,81 @@ fn hosts_by_syntax() {
         assert_eq!(super::rules::host_syntax(host).is_ok(), valid, "{host}");
     }
     assert!(super::rules::host_syntax(&"a.".repeat(140)).is_err());
+}
+
+#[test]
+fn authorization_policies() {
+    check(
+        "AuthorizationPolicy",
+        |case| format!("{{{case}}}"),
+        &[
+            (Accepted, ""),
+            (Accepted, "rules: [{}]"),
+            (Refused, "action: DENY"),
+            (Accepted, "action: DENY, rules: [{}]"),
+            (Refused, "action: LOG"),
+            (Refused, "action: CUSTOM, rules: [{}]"),
+            (Refused, "action: CUSTOM, provider: {name: ''}, rules: [{}]"),
+            (Refused, "action: CUSTOM, provider: {name: me}"),
+            (Accepted, "action: CUSTOM, provider: {name: me}, rules: [{}]"),
+            (Refused, "provider: {name: me}, rules: [{}]"),
+            (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
+            (Refused, "rules: [{from: []}]"),
+            (Refused, "rules: [{to: []}]"),
+            (Refused, "rules: [{from: [{}]}]"),
+            (Refused, "rules: [{to: [{operation: {}}]}]"),
+            (Refused, "rules: [{when: [{values: [a]}]}]"),
+        ],
+    );
+    check(
+        "AuthorizationPolicy",
+        |case| format!("{{rules: [{{from: [{{source: {{{case}}}}}]}}]}}"),
+        &[
+            (Accepted, "ipBlocks: [1.2.3.4, 5.6.0.0/16, '::1', '2001:db8::/32']"),
+            (Refused, "ipBlocks: [1.2.3]"),
+            (Refused, "notRemoteIpBlocks: [1.2.3.4/33]"),
+            (Refused, "principals: ['']"),
+            (Accepted, "serviceAccounts: [ns/sa, sa]"),
+            (Refused, "serviceAccounts: [a/b/c]"),
+            (Refused, "serviceAccounts: ['sa*']"),
+            (Refused, "serviceAccounts: [ns/sa], namespaces: [ns]"),
+            (Refused, "serviceAccounts: [ns/sa], notPrincipals: [a]"),
+        ],
+    );
+    check(
+        "AuthorizationPolicy",
+        |case| format!("{{rules: [{{to: [{{operation: {{{case}}}}}]}}]}}"),
+        &[
+            (Accepted, "paths: ['*', '/a*', '*/b', '/c/{*}/d', '/{**}', '/e{f}']"),
+            (Refused, "paths: ['/a/{*}b']"),
+            (Refused, "notPaths: ['/{**}/{*}']"),
+            (Refused, "paths: ['/{*}/*']"),
+            (Accepted, "ports: ['80']"),
+            (Refused, "ports: ['0']"),
+            (Refused, "notPorts: [http]"),
+            (Refused, "hosts: ['']"),
+        ],
+    );
+    check(
+        "AuthorizationPolicy",
+        |case| format!("{{rules: [{{when: [{{{case}}}]}}]}}"),
+        &[
+            (Accepted, "key: 'request.headers[X-A]', values: ['*']"),
+            (Refused, "key: 'request.headers[X A]', values: ['*']"),
+            (Refused, "key: 'request.headers[]', values: ['*']"),
+            (Refused, "key: 'request.headers', values: ['*']"),
+            (Refused, "key: source.ip, values: [a]"),
+            (Accepted, "key: remote.ip, notValues: [10.0.0.0/8]"),
+            (Refused, "key: destination.port, values: [x]"),
+            (Accepted, "key: 'request.auth.claims[a][b]', values: [x]"),
+            (Refused, "key: 'request.auth.claims.a', values: [x]"),
+            (Accepted, "key: 'experimental.envoy.filters.a.b[c]', values: [x]"),
+            (Refused, "key: experimental.envoy.filters.a, values: [x]"),
+            (Refused, "key: connection.sni"),
+            (Refused, "key: request.color, values: [x]"),
+            (Refused, "key: connection.sni, values: ['']"),
+        ],
+    );
 }
 
 #[test]

@@ -64,6 +64,10 @@ impl RequestView for Request {
         self.query.as_deref().map(str::as_bytes)
     }
 
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        self.headers.iter().filter(|(n, _)| n == name.as_str()).for_each(|(_, v)| value(v.as_bytes()));
+    }
+
     fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()
     }

@@ -174,10 +174,13 @@ fn explain_query(query: &str) -> Result<ExplainQuery, String> {
             "method" if !value.is_empty() => asked.method = value.into_owned(),
             "url" => asked.url = value.into_owned(),
             // A form sends its empty fields, too.
-            "method" | "gateway" | "header" | "claims" if value.is_empty() => {}
+            "method" | "gateway" | "header" | "claims" | "client" if value.is_empty() => {}
             "claims" => {
                 let claims = serde_json::from_str(&value).map_err(|_| "claims is not a JSON object")?;
                 asked.claims = Some(claims);
+            }
+            "client" => {
+                asked.client = Some(value.parse().map_err(|_| format!("client {value:?} is no IP address"))?);
             }
             "gateway" => asked.gateway = Some(value.into_owned()),
             "header" => {
@@ -251,18 +254,24 @@ mod tests {
     #[test]
     fn explain_queries_are_decoded() {
         let q = explain_query(
-            "method=POST&url=http%3A%2F%2Fa.b%2Fx%3Fy%3D1&header=X-A:+b:c&header=&gateway=ns/gw&claims=%7B%22a%22:1%7D",
+            "method=POST&url=http%3A%2F%2Fa.b%2Fx%3Fy%3D1&header=X-A:+b:c&header=&gateway=ns/gw&claims=%7B%22a%22:1%7D&client=192.0.2.1",
         )
         .unwrap();
         assert_eq!((q.method.as_str(), q.url.as_str()), ("POST", "http://a.b/x?y=1"));
         assert_eq!(q.headers, [("X-A".to_owned(), "b:c".to_owned())]);
         assert_eq!(q.gateway.as_deref(), Some("ns/gw"));
+        assert_eq!(q.client, Some([192, 0, 2, 1].into()));
         assert_eq!(q.claims.unwrap()["a"], 1);
         let q = explain_query("method=&url=http://a/&gateway=").unwrap();
         assert_eq!((q.method.as_str(), q.gateway), ("GET", None));
-        for bad in
-            ["", "url=", "url=http://a/&header=x", "url=http://a/&claims=[]", "url=http://a/&hedaer=a:b"]
-        {
+        for bad in [
+            "",
+            "url=",
+            "url=http://a/&header=x",
+            "url=http://a/&claims=[]",
+            "url=http://a/&hedaer=a:b",
+            "url=http://a/&client=x",
+        ] {
             explain_query(bad).unwrap_err();
         }
     }

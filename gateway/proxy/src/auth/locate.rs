@@ -72,7 +72,7 @@ pub(super) fn remove(w: &mut Work, location: &TokenLocation) {
 
 /// Takes every line of a header off the request, also under a name that upstreams of the CGI kind do not tell from it.
 /// Lines that say where the message ends or goes stay.
-pub(super) fn remove_header(w: &mut Work, name: &HeaderName) {
+pub(crate) fn remove_header(w: &mut Work, name: &HeaderName) {
     let Work { buf, pos, request, .. } = w;
     let buf = &buf[*pos..];
     for field in request.fields.iter_mut().filter(|f| !f.known.is_framing()) {

@@ -30,6 +30,11 @@ impl Verified {
         Some(joined)
     }
 
+    /// The headers that tokens gave.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().flat_map(|t| t.headers.iter().map(|(name, _)| name.as_str()))
+    }
+
     /// Writes the headers that tokens gave. They count as sent by the client: operations apply to them.
     pub(crate) fn write(&self, out: &mut Vec<u8>, edits: Edits<'_>) {
         for (name, value) in self.headers().filter(|(name, _)| edits.keeps(name)) {

@@ -24,6 +24,8 @@ pub(crate) enum Answer<'t> {
     Redirect(u16, &'t [HeaderOp], Vec<u8>),
     /// What a rule says.
     Direct(&'t DirectResponse),
+    /// What a provider says that does not let the request pass.
+    Own(Box<DirectResponse>),
     /// What CORS says to a preflight.
     Preflight(&'t [HeaderOp]),
     /// What a fault says.
@@ -56,26 +58,17 @@ pub(crate) async fn answer<'t, D: Downstream>(
             let body = details.as_deref().filter(|_| site.worker.explain_errors).unwrap_or(kind.row().body);
             (kind.row().status, &[], body.as_bytes())
         }
-        Answer::Redirect(status, ops, _) => {
-            life.details = Cow::Borrowed("direct_response");
-            (*status, ops, b"")
-        }
-        Answer::Direct(response) => {
-            life.details = Cow::Borrowed(&response.details);
-            (response.status, &response.response_headers, &response.body)
-        }
-        Answer::Preflight(headers) => {
-            life.details = Cow::Borrowed("cors_response");
-            (200, headers, b"")
-        }
+        Answer::Redirect(status, ops, _) => (*status, ops, b""),
+        Answer::Direct(response) => (response.status, &response.response_headers, &response.body),
+        Answer::Own(response) => (response.status, &response.response_headers, &response.body),
+        Answer::Preflight(headers) => (200, headers, b""),
         Answer::Abort(status) => {
-            life.details = Cow::Borrowed("fault_filter_abort");
-            life.flags.set(Flag::FaultInjected);
-            life.cors = &[];
             (if let AbortStatus::Http(status) = status { *status } else { 200 }, &[], b"fault filter abort")
         }
     };
-    let ops = Ops { rule: ops, cors: life.cors };
+    describe(life, &answer);
+    let granted = life.granted.clone();
+    let ops = Ops { rule: ops, cors: life.cors, granted: granted.as_deref().unwrap_or_default() };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
     // after a request that breaks the rules, the next one is not to be trusted
@@ -102,6 +95,25 @@ pub(crate) async fn answer<'t, D: Downstream>(
         life.note(Kind::ClientGone);
         down.abort();
     }
+}
+
+/// Notes where an answer comes from that is no error.
+fn describe<'t>(life: &mut Life<'t>, answer: &Answer<'t>) {
+    life.details = match answer {
+        Answer::Error(..) => return,
+        Answer::Redirect(..) => Cow::Borrowed("direct_response"),
+        Answer::Direct(response) => Cow::Borrowed(&response.details),
+        Answer::Own(response) => {
+            life.flags.set(Flag::ExternalAuthorization);
+            Cow::Owned(response.details.to_string())
+        }
+        Answer::Preflight(_) => Cow::Borrowed("cors_response"),
+        Answer::Abort(_) => {
+            life.flags.set(Flag::FaultInjected);
+            life.cors = &[];
+            Cow::Borrowed("fault_filter_abort")
+        }
+    };
 }
 
 /// Notes an error, and ends the response where nothing can be answered any more.

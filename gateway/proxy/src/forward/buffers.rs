@@ -1,5 +1,6 @@
 //! Buffers borrowed from the worker thread: an idle connection holds none of them.
 
+use super::check::{Granted, Held};
 use super::edits::Rendered;
 use super::identity::Identity;
 use super::mirror::Copying;
@@ -71,6 +72,12 @@ pub(crate) struct Work {
     pub(crate) tries: Vec<Try>,
     /// Its tokens, when they were verified.
     pub(crate) verified: Option<Box<Verified>>,
+    /// What a provider gave it that let it pass.
+    pub(crate) granted: Option<Box<Granted>>,
+    /// What of the body was read behind the head to be checked, as it stands on the wire.
+    pub(crate) ahead: Vec<u8>,
+    /// Counts that.
+    pub(crate) held: Option<Held>,
     /// The copy for mirrors, until the request is all there.
     pub(crate) copying: Option<Box<Copying>>,
     /// Values of header operations that are not literal.
@@ -110,6 +117,9 @@ impl Work {
         self.reply.clear();
         self.trailers.clear();
         self.verified = None;
+        self.granted = None;
+        self.ahead = Vec::new();
+        self.held = None;
         self.span = None;
         self.tries.clear();
         self.copying = None;

@@ -4,24 +4,26 @@ use crate::h1::field::{Known, hyphened, known};
 use std::ops::Range;
 use tidegate_model::{FormatString, HeaderOp};
 
-/// Operations of a rule, and those of CORS after them.
+/// Operations of a rule, those of CORS after them, and last those of a provider that let the request pass.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Ops<'a> {
     pub(crate) rule: &'a [HeaderOp],
     pub(crate) cors: &'a [HeaderOp],
+    pub(crate) granted: &'a [HeaderOp],
 }
 
 impl<'a> Ops<'a> {
     fn len(self) -> usize {
-        self.rule.len() + self.cors.len()
+        self.rule.len() + self.cors.len() + self.granted.len()
     }
 
     fn get(self, i: usize) -> &'a HeaderOp {
-        self.rule.get(i).unwrap_or_else(|| &self.cors[i - self.rule.len()])
+        let Some(behind) = i.checked_sub(self.rule.len()) else { return &self.rule[i] };
+        self.cors.get(behind).unwrap_or_else(|| &self.granted[behind - self.cors.len()])
     }
 
     fn iter(self) -> impl Iterator<Item = &'a HeaderOp> + Clone {
-        self.rule.iter().chain(self.cors)
+        self.rule.iter().chain(self.cors).chain(self.granted)
     }
 }
 
@@ -188,7 +190,7 @@ mod tests {
     fn apply(ops: &[HeaderOp], lines: &[(&str, &str)]) -> String {
         let mut rendered = Rendered::default();
         let (rule, cors) = ops.split_at(ops.len() / 2);
-        let ops = Ops { rule, cors };
+        let ops = Ops { rule, cors, granted: &[] };
         rendered.render(ops, |f, out| {
             if f.as_str() == "%PROTOCOL%" {
                 out.extend_from_slice(b"HTTP/1.1");

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     HeadTimeout,
     /// Its token is not accepted.
     Denied(Denial),
+    /// The policies do not let it through.
+    Forbidden,
     /// No rule for it.
     NoRoute,
     /// Its connection is not for its authority.
@@ -153,6 +155,7 @@ impl Kind {
             | Kind::Misdirected
             | Kind::HeadTimeout
             | Kind::Denied(_)
+            | Kind::Forbidden
             | Kind::NoRoute
             | Kind::NoCluster
             | Kind::NoEndpoint
@@ -172,6 +175,7 @@ impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
+        let unflagged = |status, details, body| Row { status, flag: None, details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
         let bad = |details, body| row(400, Flag::DownstreamProtocolError, details, body);
@@ -186,10 +190,9 @@ impl Kind {
             Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
             Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
             Kind::NoHost => bad("missing_host_header", NO_HOST),
-            Kind::HeadTimeout => {
-                Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
-            }
+            Kind::HeadTimeout => unflagged(408, "request_header_timeout", "Request Timeout"),
             Kind::Denied(denial) => denied(denial),
+            Kind::Forbidden => unflagged(403, "rbac_access_denied", "RBAC: access denied"),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::Misdirected => {
                 row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")

@@ -87,11 +87,19 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
         });
     }
     write_own(w, out, changes, view);
+    write_given(w, out, edits);
+    edits.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What verified tokens and providers gave it.
+fn write_given(w: &Work, out: &mut Vec<u8>, edits: Edits<'_>) {
     if let Some(verified) = &w.verified {
         verified.write(out, edits);
     }
-    edits.write(out);
-    out.extend_from_slice(b"\r\n");
+    if let Some(granted) = &w.granted {
+        granted.write(out, edits);
+    }
 }
 
 /// Path and query as they are matched.

@@ -2,30 +2,22 @@
 //! of its own sends it to each mirror and throws the response away. Nothing waits for that, and what cannot be
 //! copied within bounds is not copied.
 
-use super::attempt::{Response, Tries};
-use super::buffers::{Bulk, Work};
-use super::deadline::Deadline;
+use super::buffers::Work;
 use super::downstream::Downstream;
-use super::edits::Ops;
 use super::error::Kind;
 use super::outgoing::Outgoing;
-use super::record::{Life, Protocol, Site};
-use super::relay;
-use super::tunnel::End;
-use super::upstream::Upstream;
+use super::record::{Protocol, Site};
+use super::side::{self, Nobody, Side};
 use crate::connection::Connection;
 use crate::h1::body::BodyScan;
-use crate::h1::head::{Framing, HeadLimits};
+use crate::h1::head::Framing;
 use crate::telemetry::MirrorCount;
 use crate::upstream::Cluster;
 use crate::worker::Worker;
 use std::cell::Cell;
-use std::io;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidegate_engine::Scheme;
 
 /// How many copies of one worker may be under way.
@@ -229,149 +221,12 @@ impl Target {
         let (connection, timeout) = (copied.connection.clone(), copied.timeout);
         let site = Site { worker, connection: &connection, protocol: copied.protocol };
         let http2 = site.protocol.upstream(cluster.config().protocol) == Protocol::Http2;
-        write(w, &copied, http2)?;
-        let mut down = Nobody { deadline: Deadline::new(timeout), trailers: copied.trailers.clone() };
+        let Copied { scheme, head, body, trailers, .. } = &*copied;
+        Side { scheme: *scheme, head, body, trailers }.write(w, http2)?;
+        let from = Nobody::careless(timeout, trailers.clone());
         drop(copied);
-        let mut life = Life::begin(Instant::now());
-        let outgoing = Outgoing::copy(cluster, http2, timeout);
-        let response = Tries::new(&mut down, w, &mut life, site, outgoing).response().await?;
-        let Response { mut upstream, bulk, mut upload, mut sender } = response;
-        let mesh = &worker.pin(&connection.last).mesh.clone();
-        let (sending, ops) = ((&mut upload, &mut sender), Ops::default());
-        let relayed =
-            relay::relay(&mut down, w, &mut life, ops, mesh, &mut upstream, bulk, sending, &worker.cut);
-        if let (true, Upstream::One(connection)) = (relayed.await?, upstream) {
-            worker.pool.put(cluster, connection);
-        }
-        Ok(())
+        side::exchange(w, site, cluster, http2, timeout, from).await.map(|_| ())
     }
-}
-
-/// Writes a copy to `w` as if it had been read there, and as it goes to the mirror.
-fn write(w: &mut Work, copied: &Copied, http2: bool) -> Result<(), Kind> {
-    let Copied { head, body, trailers, .. } = copied;
-    w.push_back(head);
-    // what came passed the limits, and rules may have added to it
-    let any = HeadLimits { bytes: head.len() + 1, fields: head.len(), target: head.len() };
-    let parsed = w.request.parse_request(&w.buf[w.pos..w.end], any);
-    if !parsed.is_ok_and(|whole| whole) {
-        return Err(Kind::BadRequest(400, "copy_is_malformed"));
-    }
-    w.identity.scheme = copied.scheme;
-    w.authority.clear();
-    w.authority.extend_from_slice(w.request.authority.of_buffer(head));
-    w.out.extend_from_slice(head);
-    w.body_at = w.out.len();
-    if http2 || w.request.request_framing() != Framing::Chunked {
-        w.out.extend_from_slice(body);
-        return Ok(());
-    }
-    if !body.is_empty() {
-        w.out.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
-        w.out.extend_from_slice(body);
-        w.out.extend_from_slice(b"\r\n");
-    }
-    for part in [b"0\r\n", trailers.as_slice(), b"\r\n"] {
-        w.out.extend_from_slice(part);
-    }
-    Ok(())
-}
-
-/// Who waits for the response of a mirror. The request is all there.
-struct Nobody {
-    deadline: Deadline,
-    trailers: Vec<u8>,
-}
-
-impl Downstream for Nobody {
-    fn deadline(&mut self) -> &mut Deadline {
-        &mut self.deadline
-    }
-
-    fn begin_upload(&mut self, _: &mut Work) -> Result<Range<usize>, Kind> {
-        Ok(0..0)
-    }
-
-    fn uploaded(&self) -> bool {
-        true
-    }
-
-    fn received(&self) -> u64 {
-        0
-    }
-
-    fn poll_upload(&mut self, _: &mut Work, _: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
-        Poll::Ready(Ok(Bulk::take()))
-    }
-
-    fn upload_content(&mut self) {}
-
-    fn upload_trailers(&self) -> Option<&[u8]> {
-        Some(self.trailers.as_slice()).filter(|t| !t.is_empty())
-    }
-
-    fn poll_gone(&mut self, _: &mut Work, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn takes_chunks(&self) -> bool {
-        true
-    }
-
-    fn connection_lines(&mut self, _: bool) -> &'static [u8] {
-        b""
-    }
-
-    async fn interim(&mut self, _: &mut Work) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn begin_response(&mut self, _: &mut Work, _: bool) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn poll_body(
-        &mut self,
-        _: &mut Work,
-        body: &mut Bulk,
-        _: bool,
-        _: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        body.truncate(0);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_end(&mut self, _: Option<&[u8]>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn begin_tunnel(&mut self, _: &Work) -> Range<usize> {
-        0..0
-    }
-
-    fn abort(&mut self) {}
-}
-
-/// Upgrades are not copied, so there is nothing at this end.
-impl End for Nobody {
-    fn poll_read(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Bulk>> {
-        Poll::Ready(Ok(Bulk::take()))
-    }
-
-    fn poll_write(&mut self, piece: &mut Bulk, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        piece.truncate(0);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn cut(&mut self) {}
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 pub(crate) mod affinity;
 pub(crate) mod answer;
 pub(crate) mod attempt;
+pub(crate) mod authorize;
 pub(crate) mod buffers;
+pub(crate) mod check;
 pub(crate) mod deadline;
 pub(crate) mod downstream;
 pub(crate) mod edits;
@@ -23,6 +25,7 @@ pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod retry;
+pub(crate) mod side;
 pub(crate) mod tunnel;
 pub(crate) mod upload;
 pub(crate) mod upstream;

@@ -6,6 +6,7 @@ use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::grpc;
 use super::head::{RequestChanges, write_request};
+use super::path::has_dot_segment;
 use super::record::{Life, Lookup, Protocol, Reply, Site};
 use crate::h1::authority;
 use crate::h1::body::BodyScan;
@@ -16,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_engine::{Decision, ForwardDecision};
-use tidegate_model::{FormatString, Mirror, PathNormalization, RetryPolicy};
+use tidegate_model::{FormatString, Mirror, RetryPolicy};
 
 /// What is sent, where to, and how often.
 pub(crate) struct Outgoing<'a> {
@@ -111,9 +112,9 @@ impl<'a> Outgoing<'a> {
         if decision.forward.path_rewrite.is_some() {
             Decision::Forward(*decision).write_target(&super::view::View::of(w), &mut target);
         }
-        let normalized = snapshot.mesh.path_normalization != PathNormalization::None;
         // a rewrite must not bring back what normalisation took away, nor make what is no path
-        let bad = is_relative(&target) || normalized && has_dot_segment(&target);
+        let path = target.split(|c| *c == b'?').next().unwrap_or_default();
+        let bad = is_relative(&target) || has_dot_segment(snapshot.mesh.path_normalization, path);
         let mut written = Err(Kind::BadPath);
         if !bad {
             let changes = RequestChanges {
@@ -127,6 +128,7 @@ impl<'a> Outgoing<'a> {
             write_request(w, &mut out, &changes);
             w.body_at = out.len();
             out.extend_from_slice(&w.buf[self.first.clone()]);
+            out.extend_from_slice(&w.ahead);
             written = if self.http2 { decode(w, &mut out) } else { Ok(()) };
         }
         w.out = out;
@@ -182,9 +184,4 @@ fn replace_authority(
 /// Whether a rewritten target is none that a server takes: neither a path nor `*` (RFC 9112 3.2).
 fn is_relative(target: &[u8]) -> bool {
     !target.is_empty() && target != b"*" && !target.starts_with(b"/")
-}
-
-fn has_dot_segment(target: &[u8]) -> bool {
-    let path = target.split(|c| *c == b'?').next().unwrap_or_default();
-    path.split(|c| *c == b'/').any(|s| s == b"." || s == b"..")
 }

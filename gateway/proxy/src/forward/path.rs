@@ -37,6 +37,66 @@ pub fn canonical_path(mode: Mode, path: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(if out.is_empty() { Cow::Borrowed(path) } else { Cow::Owned(out) })
 }
 
+/// Whether everyone reads a target's path as it is read here, up to dot segments and encoded letters. `target` is as
+/// it was sent.
+pub fn is_plain_path(target: &[u8]) -> bool {
+    let path = target.split(|c| *c == b'?').next().unwrap_or_default();
+    if path == b"*" {
+        return true;
+    }
+    let bare = path.starts_with(b"/") && !path.windows(2).any(|two| two == b"//");
+    bare && !path.iter().any(|c| matches!(c, b'\\' | b';' | b'#' | 0..=b' ' | 0x7f))
+        && has_plain_escapes(path)
+}
+
+/// Whether each percent sign begins an escape, of nothing that delimits or controls, nor of another escape, nor of what
+/// is no UTF-8 for more than one reason: a character in more bytes than it takes.
+fn has_plain_escapes(path: &[u8]) -> bool {
+    let mut rest = path;
+    let mut last = None;
+    while let Some(at) = rest.iter().position(|c| *c == b'%') {
+        let Some(decoded) = rest.get(at + 1..at + 3).and_then(hex) else { return false };
+        let behind = &rest[at + 3..];
+        let before = last.filter(|_| at == 0);
+        let is_plain = match decoded {
+            b'/' | b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 => false,
+            b'%' => behind.get(..2).is_none_or(|two| hex(two).is_none()),
+            0x80..=0x9f => before != Some(0xe0) && (before != Some(0xf0) || decoded > 0x8f),
+            _ => true,
+        };
+        if !is_plain {
+            return false;
+        }
+        last = Some(decoded);
+        rest = behind;
+    }
+    true
+}
+
+/// Whether a path has a segment `.` or `..` for who reads it in this mode, escaped or not. A rewrite must not bring back
+/// what normalisation took away.
+pub(crate) fn has_dot_segment(mode: Mode, path: &[u8]) -> bool {
+    if mode == Mode::None {
+        return false;
+    }
+    let decodes = mode >= Mode::DecodeAndMergeSlashes;
+    let mut read = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((c, behind)) = rest.split_first() {
+        let escaped = behind.get(..2).filter(|_| *c == b'%').and_then(hex);
+        let (c, used) = match escaped {
+            Some(b'.') => (b'.', 3),
+            Some(b'/' | b'\\') if decodes => (b'/', 3),
+            _ if *c == b'\\' => (b'/', 1),
+            _ => (*c, 1),
+        };
+        read.push(c);
+        rest = &rest[used..];
+    }
+    let mut segments = read.split(|c| *c == b'/');
+    segments.any(|s| matches!(s.split(|c| *c == b';').next(), Some(b"." | b"..")))
+}
+
 /// Whether nothing in the path could change. May say no to a path that is canonical.
 fn is_canonical(mode: Mode, path: &[u8]) -> bool {
     let [b'/', rest @ ..] = path else { return false };
@@ -195,6 +255,79 @@ mod tests {
         for path in ["/admin%00", "/a/..%00/b"] {
             assert_eq!(canonical(Mode::Base, path), Err(Unnormalizable));
             assert_eq!(canonical(Mode::None, path).as_deref(), Ok(path));
+        }
+    }
+
+    #[test]
+    fn plain_paths() {
+        for path in [
+            "/",
+            "*",
+            "/a/b.c/~d",
+            "/x/../a",
+            "/x/%2e%2e/a",
+            "/%41",
+            "/a%20b",
+            "/a%ff",
+            "/a%ef%bc%8f",
+            "/%3b",
+            "/a'+:x",
+            "/a?x=//;%2f",
+            "/100%25",
+            "/a%25zz",
+        ] {
+            assert!(is_plain_path(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "",
+            "a",
+            "http://a/b",
+            "//",
+            "/a//b",
+            "/%2f",
+            "/%2F",
+            "/%5c",
+            "/a\\b",
+            "/;a",
+            "/a#b",
+            "/a b",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%00",
+            "/%0a",
+            "/%09",
+            "/%7f",
+            "/%2561",
+            "/%252f",
+            "/%c0%af",
+            "/%c1%9c",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
+            "/%uff0e",
+        ] {
+            assert!(!is_plain_path(path.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_seen_as_they_are_read() {
+        for (path, base, decode) in [
+            ("/a/b", false, false),
+            ("/a/..b/...", false, false),
+            ("/a/../b", true, true),
+            ("/a/.", true, true),
+            ("/a/%2e%2E/b", true, true),
+            ("/a/.%2e", true, true),
+            ("/a\\..\\b", true, true),
+            ("/a/..;x/b", true, true),
+            ("/a/..%2fb", false, true),
+            ("/a%5c..", false, true),
+            ("", false, false),
+        ] {
+            assert_eq!(has_dot_segment(Mode::Base, path.as_bytes()), base, "{path}");
+            assert_eq!(has_dot_segment(Mode::DecodeAndMergeSlashes, path.as_bytes()), decode, "{path}");
+            assert!(!has_dot_segment(Mode::None, path.as_bytes()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Deciding what happens to a request, by the engine.
 
 use super::answer::Answer;
+use super::authorize;
 use super::buffers::Work;
 use super::error::Kind;
 use super::misdirected::{self, NoRoutes};
@@ -11,7 +12,7 @@ use crate::h1::authority;
 use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
 use crate::trace::{Said, SpanContext};
-use tidegate_engine::{Decision, ForwardDecision, NoRoute, RequestView};
+use tidegate_engine::{Check, Decision, ForwardDecision, NoRoute, RequestView};
 use tidegate_model::Tracing;
 
 /// What is to be done.
@@ -20,6 +21,8 @@ pub(crate) enum Plan<'t> {
     Forward(ForwardDecision<'t>),
     /// Answer here.
     Answer(Answer<'t>),
+    /// Ask first.
+    Check(Check<'t>),
 }
 
 /// Makes the path canonical, works out who is asking, verifies tokens where that was asked for, and asks the engine.
@@ -41,6 +44,11 @@ pub(crate) fn plan<'t>(
     let buf = &buf[*pos..];
     authority.clear();
     authority.extend_from_slice(request.authority.of_buffer(buf));
+    // a fragment stands behind the target
+    let has_fragment = || buf.get(request.target.end()) == Some(&b'#');
+    if snapshot.mesh.strict_paths && (!path::is_plain_path(request.target.of_buffer(buf)) || has_fragment()) {
+        return Plan::Answer(Answer::Error(Kind::BadPath, None));
+    }
     let sent = request.path.of_buffer(buf);
     if sent != b"*" && path::canonicalize(snapshot.mesh.path_normalization, sent, path).is_err() {
         return Plan::Answer(Answer::Error(Kind::BadPath, None));
@@ -50,6 +58,21 @@ pub(crate) fn plan<'t>(
     {
         return Plan::Answer(Answer::Error(Kind::Denied(denial), None));
     }
+    if let Some(authorizer) = snapshot.table.authorizer() {
+        match authorize::check(authorizer, w, site) {
+            Ok(None) => {}
+            Ok(Some(check)) => return Plan::Check(check),
+            Err(answer) => return Plan::Answer(answer),
+        }
+        if let Err(answer) = authorize::enforce(authorizer, w, site) {
+            return Plan::Answer(answer);
+        }
+    }
+    route(life, w, site, snapshot)
+}
+
+/// Asks the engine.
+pub(crate) fn route<'t>(life: &mut Life<'t>, w: &Work, site: Site<'_>, snapshot: &'t Snapshot) -> Plan<'t> {
     let view = View::of(w);
     let table = match misdirected::routes(snapshot, site, view.authority()) {
         Ok(table) => table,

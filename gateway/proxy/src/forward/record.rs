@@ -59,6 +59,8 @@ pub(crate) struct Life<'t> {
     pub(crate) route: Option<&'t Route>,
     /// What CORS does to the response's header, after the rule.
     pub(crate) cors: &'t [HeaderOp],
+    /// What a provider does to the response's header that let the request pass, after that.
+    pub(crate) granted: Option<Rc<[HeaderOp]>>,
     /// How it is traced, if it is.
     pub(crate) tracing: Option<&'t Tracing>,
     pub(crate) cluster_name: &'t str,
@@ -101,6 +103,7 @@ impl<'t> Life<'t> {
             sent: 0,
             route: None,
             cors: &[],
+            granted: None,
             tracing: None,
             cluster_name: "",
             cluster: None,

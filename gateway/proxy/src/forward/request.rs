@@ -3,6 +3,7 @@
 use super::answer::{Answer, answer, render};
 use super::attempt::{Response, Tries};
 use super::buffers::Work;
+use super::check;
 use super::downstream::Downstream;
 use super::edits::Ops;
 use super::error::Kind;
@@ -34,7 +35,13 @@ pub(crate) async fn serve<D: Downstream>(
     let InHand { life, w, .. } = &mut in_hand;
     down.deadline().start(now, site.worker.limits.request_idle);
     let uploading = down.begin_upload(w);
-    let planned = plan(life, w, site, snapshot);
+    let planned = match (plan(life, w, site, snapshot), &uploading) {
+        // boxed, so that asking is no part of every request
+        (Plan::Check(check), Ok(first)) => {
+            Box::pin(check::decide(down, w, life, site, snapshot, check, first.clone())).await
+        }
+        (planned, _) => planned,
+    };
     let faulted = match life.faults() {
         Some(fault) if uploading.is_ok() => inject(down, w, life, site, fault).await,
         _ => Ok(()),
@@ -42,6 +49,8 @@ pub(crate) async fn serve<D: Downstream>(
     let next = match (faulted, planned, uploading) {
         (_, _, Err(kind)) => Err(Answer::Error(kind, None)),
         (Err(answer), ..) | (Ok(()), Plan::Answer(answer), _) => Err(answer),
+        // it was asked about above
+        (Ok(()), Plan::Check(_), _) => Err(Answer::Error(Kind::Forbidden, None)),
         (Ok(()), Plan::Forward(decision), Ok(first)) => Ok((decision, first)),
     };
     let result = match next {
@@ -96,7 +105,9 @@ async fn forward<'t, D: Downstream>(
     let Response { mut upstream, bulk, mut upload, mut sender } = response;
     life.status = w.response.status;
     life.set_details("via_upstream");
-    let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors };
+    let granted = life.granted.clone();
+    let granted = granted.as_deref().unwrap_or_default();
+    let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors, granted };
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let sending = (&mut upload, &mut sender);
     let (mesh, cut) = (&snapshot.mesh, &site.worker.cut);

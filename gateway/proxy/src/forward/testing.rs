@@ -144,6 +144,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         explain_errors: true,
         proxy_protocol_from: Vec::new(),
         mirrors: Mirrors::default(),
+        checks: Default::default(),
         tokens: TokenCache::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })

@@ -1,4 +1,5 @@
 use super::buffers::Work;
+use super::check::Granted;
 use super::identity::Identity;
 use crate::auth::Verified;
 use crate::h1::field::{Known, known};
@@ -16,6 +17,7 @@ pub(crate) struct View<'a> {
     path: &'a [u8],
     identity: &'a Identity,
     verified: Option<&'a Verified>,
+    granted: Option<&'a Granted>,
 }
 
 impl<'a> View<'a> {
@@ -27,7 +29,8 @@ impl<'a> View<'a> {
             (true, true) => b"/",
             (true, false) => sent,
         };
-        View { head: &w.request, buf, path, identity: &w.identity, verified: w.verified.as_deref() }
+        let (verified, granted) = (w.verified.as_deref(), w.granted.as_deref());
+        View { head: &w.request, buf, path, identity: &w.identity, verified, granted }
     }
 
     /// The canonical path, living as long as the request.
@@ -37,7 +40,10 @@ impl<'a> View<'a> {
 
     /// The query, living as long as the request.
     pub(crate) fn raw_query(self) -> Option<&'a [u8]> {
-        self.head.query.map(|q| q.of_buffer(self.buf))
+        match self.granted.and_then(Granted::query) {
+            Some(query) => Some(query).filter(|query| !query.is_empty()),
+            None => self.head.query.map(|q| q.of_buffer(self.buf)),
+        }
     }
 
     /// The values of a header, in order; none where it is for this hop alone.
@@ -78,8 +84,13 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The values that a provider gave it.
+    fn given<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.granted.into_iter().flat_map(move |granted| granted.values(name))
+    }
+
     fn joined(self, name: &[u8]) -> Option<HeaderValue<'a>> {
-        let mut values = self.values(name);
+        let mut values = self.values(name).chain(self.given(name));
         let first = values.next()?;
         let mut joined = Cow::Borrowed(first);
         for v in values {
@@ -104,12 +115,34 @@ impl RequestView for View<'_> {
         self.head.authority.of_buffer(self.buf)
     }
 
+    fn ignored_host(&self) -> Option<&[u8]> {
+        let ignored = self.head.known(self.buf, Known::Host).next();
+        ignored.filter(|_| self.head.host_ignored)
+    }
+
     fn path(&self) -> &[u8] {
         self.path
     }
 
     fn query(&self) -> Option<&[u8]> {
         self.raw_query()
+    }
+
+    fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        let said = self.verified.is_some_and(|verified| verified.header(name).is_some());
+        match known(name) {
+            Known::Internal
+            | Known::ServiceTime
+            | Known::RateLimited
+            | Known::Claim
+            | Known::RequestId
+            | Known::ForwardedFor
+            | Known::ForwardedProto
+            | Known::ClientCert => self.value(name).iter().for_each(|whole| value(whole)),
+            _ if said => self.value(name).iter().for_each(|whole| value(whole)),
+            _ => self.values(name).chain(self.given(name)).for_each(value),
+        }
     }
 
     fn claims(&self) -> Option<&Claims> {

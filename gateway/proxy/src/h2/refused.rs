@@ -14,7 +14,7 @@ fn refuse(what: Refused, reason: Reason, why: &str, connection: &Connection, wor
     worker.telemetry.refused(what, reason.into());
     let code = format!("{reason:?}").to_ascii_lowercase();
     let details = if why.is_empty() { format!("http2.{code}") } else { format!("http2.{code}{{{why}}}") };
-    l4::refused(Flag::DownstreamProtocolError, details, connection, worker);
+    l4::refused(Some(Flag::DownstreamProtocolError), details, connection, worker);
 }
 
 /// A connection that did not begin as HTTP/2 does.

@@ -3,11 +3,14 @@
 
 use crate::connection::Connection;
 use crate::forward::affinity;
+use crate::forward::authorize::{ends, note};
+use crate::forward::check;
 use crate::forward::deadline::Deadline;
 use crate::forward::error::Kind;
+use crate::forward::record::{Protocol, Site};
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Flag, Flags, NoHeaders, Record, TcpSeries};
+use crate::telemetry::{AuthorizationCount, Flag, Flags, NoHeaders, Record, TcpSeries};
 use crate::upstream::{Cluster, ConnectError, NoHost, Pick, Seen, UpstreamConnection};
 use crate::worker::Worker;
 use pingora::protocols::Stream;
@@ -19,8 +22,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_engine::TcpDecision;
-use tidegate_model::{ClusterName, HashKey};
+use tidegate_engine::{Check, Subject, TcpDecision};
+use tidegate_model::{CheckProtocol, ClusterName, HashKey};
 
 /// Stands for no limit: longer than any process runs.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -120,8 +123,42 @@ pub(crate) async fn serve(
 }
 
 /// Logs a connection that was closed before anything of it went on.
-pub(crate) fn refused(flag: Flag, details: String, connection: &Connection, worker: &Worker) {
-    finish(&Outcome::failed(flag, details), None, connection, worker);
+pub(crate) fn refused(flag: Option<Flag>, details: String, connection: &Connection, worker: &Worker) {
+    let mut outcome = Outcome { details, ..Outcome::default() };
+    flag.into_iter().for_each(|flag| outcome.flags.set(flag));
+    finish(&outcome, None, connection, worker);
+}
+
+/// Whether the policies let a connection through whose bytes go on.
+///
+/// # Errors
+/// When they do not: the flag and the details of its log line.
+pub(crate) async fn authorize(
+    connection: &Rc<Connection>,
+    worker: &Rc<Worker>,
+) -> Result<(), (Option<Flag>, String)> {
+    let pin = worker.pin(&connection.last);
+    let snapshot: &Snapshot = &pin;
+    let Some(authorizer) = snapshot.table.authorizer() else { return Ok(()) };
+    let subject = Subject { ends: ends(connection, connection.peer.ip()), request: None };
+    if authorizer.has_notes() {
+        note(authorizer, &subject, worker);
+    }
+    let asked = authorizer.check(&subject);
+    // as in Istio, a provider that is asked by HTTP is not asked about connections
+    if let Ok(Some(Check { by, .. })) = asked
+        && by.protocol == CheckProtocol::Grpc
+    {
+        let site = Site { worker, connection, protocol: Protocol::Http1 };
+        let said = Box::pin(check::connection(connection, site, snapshot, by)).await;
+        said.map_err(|why| (Some(Flag::ExternalAuthorization), why.to_owned()))?;
+    }
+    let (count, result) = match asked.and_then(|_| authorizer.enforce(&subject)) {
+        Ok(()) => (AuthorizationCount::Allowed, Ok(())),
+        Err(why) => (AuthorizationCount::Denied, Err((None, why.to_string()))),
+    };
+    worker.telemetry.count_authorization(count);
+    result
 }
 
 async fn connect(

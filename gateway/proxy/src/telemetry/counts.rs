@@ -80,6 +80,54 @@ impl MirrorCount {
     }
 }
 
+/// What policies said of a request or a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AuthorizationCount {
+    /// It passes.
+    Allowed,
+    /// It does not.
+    Denied,
+    /// A provider was asked and lets it pass.
+    CheckPassed,
+    /// A provider was asked and refuses it.
+    CheckRefused,
+    /// A provider did not answer.
+    CheckFailed,
+    /// A policy of AUDIT matches it.
+    Audited,
+    /// It would pass if policies that are tried only were no dry run.
+    DryRunAllowed,
+    /// It would not.
+    DryRunDenied,
+}
+
+impl AuthorizationCount {
+    const ALL: [AuthorizationCount; 8] = [
+        AuthorizationCount::Allowed,
+        AuthorizationCount::Denied,
+        AuthorizationCount::CheckPassed,
+        AuthorizationCount::CheckRefused,
+        AuthorizationCount::CheckFailed,
+        AuthorizationCount::Audited,
+        AuthorizationCount::DryRunAllowed,
+        AuthorizationCount::DryRunDenied,
+    ];
+
+    /// In a word, for metrics.
+    fn name(self) -> &'static str {
+        match self {
+            AuthorizationCount::Allowed => "allowed",
+            AuthorizationCount::Denied => "denied",
+            AuthorizationCount::CheckPassed => "check_passed",
+            AuthorizationCount::CheckRefused => "check_refused",
+            AuthorizationCount::CheckFailed => "check_failed",
+            AuthorizationCount::Audited => "audited",
+            AuthorizationCount::DryRunAllowed => "dry_run_allowed",
+            AuthorizationCount::DryRunDenied => "dry_run_denied",
+        }
+    }
+}
+
 /// One worker's counts, which only that worker adds to.
 #[derive(Default)]
 pub(super) struct Counts {
@@ -87,6 +135,8 @@ pub(super) struct Counts {
     retries: [AtomicU64; RetryCount::ALL.len()],
     /// By [`MirrorCount`].
     mirrors: [AtomicU64; MirrorCount::SENT.len() + MirrorCount::DROPPED.len()],
+    /// By [`AuthorizationCount`].
+    authorizations: [AtomicU64; AuthorizationCount::ALL.len()],
 }
 
 impl Counts {
@@ -98,6 +148,10 @@ impl Counts {
         add(&self.mirrors[what as usize], 1);
     }
 
+    pub(super) fn count_authorization(&self, what: AuthorizationCount) {
+        add(&self.authorizations[what as usize], 1);
+    }
+
     #[cfg(test)]
     pub(super) fn of_mirrors(&self, what: MirrorCount) -> u64 {
         self.mirrors[what as usize].load(Ordering::Relaxed)
@@ -105,13 +159,22 @@ impl Counts {
 }
 
 /// The workers added up.
-pub(super) fn families(workers: &[&Counts]) -> [MetricFamily; 3] {
+pub(super) fn families(workers: &[&Counts]) -> [MetricFamily; 4] {
     let sum = |count: &dyn Fn(&Counts) -> &AtomicU64| {
         workers.iter().map(|counts| count(counts).load(Ordering::Relaxed)).sum()
     };
     let retry = |of: RetryCount| metric("result", of.name(), sum(&|counts| &counts.retries[of as usize]));
     let mirror = |name, of: MirrorCount| metric(name, of.name(), sum(&|counts| &counts.mirrors[of as usize]));
+    let authorization = |of: AuthorizationCount| {
+        metric("result", of.name(), sum(&|counts| &counts.authorizations[of as usize]))
+    };
     [
+        family(
+            MetricType::COUNTER,
+            "tidegate_authorization_total",
+            "What authorization policies said of requests and connections.",
+            AuthorizationCount::ALL.map(authorization).to_vec(),
+        ),
         family(
             MetricType::COUNTER,
             "tidegate_retries_total",

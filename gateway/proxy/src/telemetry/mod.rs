@@ -21,7 +21,7 @@ mod workload;
 mod writer;
 
 pub(crate) use connections::TcpSeries;
-pub(crate) use counts::{MirrorCount, RetryCount};
+pub(crate) use counts::{AuthorizationCount, MirrorCount, RetryCount};
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::{render_constant, render_header, render_tag};
 pub(crate) use record::{Headers, NoHeaders, Record};
@@ -201,6 +201,11 @@ impl WorkerTelemetry {
     /// Counts a retry, or one that was wanted and may not be.
     pub(crate) fn count_retry(&self, what: RetryCount) {
         self.metrics.counts().count_retry(what);
+    }
+
+    /// Counts what policies said.
+    pub(crate) fn count_authorization(&self, what: AuthorizationCount) {
+        self.metrics.counts().count_authorization(what);
     }
 
     /// Counts a copy for a mirror.

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_tests::{Gateway, Lines, get};
+use tidegate_tests::{Gateway, Lines, Start, get};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -258,7 +258,8 @@ async fn hostile_clients_of_http2_are_refused_within_bounds() -> Result<()> {
     let (net, folder) = (tidegate_tests::Net::reserve()?, tempfile::tempdir()?);
     let cases = read()?;
     ensure!(cases.len() >= 120, "the corpus lost cases: {}", cases.len());
-    let (lanes, mut gateway) = start_lanes(&net, folder.path(), LANES + 1, "json").await?;
+    let (lanes, mut gateway) =
+        start_lanes(&net, folder.path(), LANES + 1, Start::with(folder.path()).access_log("json")).await?;
     let began = Instant::now();
     let mut lanes = lanes;
     let alone = lanes.pop().context("no lanes")?;

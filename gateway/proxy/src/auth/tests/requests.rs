@@ -38,7 +38,7 @@ fn authenticate(rules: &[Arc<TokenRule>], w: &mut Work) -> Result<(), Denial> {
 fn upstream(w: &Work, ops: &[HeaderOp]) -> String {
     let mut out = Vec::new();
     let rendered = Rendered::default();
-    let edits = Edits::new(Ops { rule: ops, cors: &[] }, &rendered);
+    let edits = Edits::new(Ops { rule: ops, ..Ops::default() }, &rendered);
     let changes = RequestChanges {
         target: None,
         authority: None,

@@ -36,7 +36,7 @@ fn sent(fields: &str, came: Came, ops: &[HeaderOp]) -> Vec<String> {
     let changes = RequestChanges {
         target: None,
         authority: None,
-        edits: Edits::of_request(Ops { rule: ops, cors: &[] }, &rendered),
+        edits: Edits::of_request(Ops { rule: ops, ..Ops::default() }, &rendered),
         attempt: 1,
         expected: None,
         grpc_timeout: None,

@@ -1,0 +1,170 @@
+//! By gRPC: one call of `envoy.service.auth.v3.Authorization/Check`.
+
+use super::grant::{Change, Grant, How, header, of_response};
+use super::messages::{
+    Address, AppendAction, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse,
+    HeaderValueOption, HttpRequest, METHOD, OkHttpResponse, Peer, Request, SocketAddress, Timestamp,
+    TlsSession,
+};
+use super::{Asked, CheckError, PARTIAL, Question, Reply, Said, refusal};
+use crate::forward::head::fields;
+use prost::Message;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::UNIX_EPOCH;
+use tidegate_model::{ExternalAuthorizer, HeaderName};
+
+/// Bytes before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+/// The largest number in a `grpc-timeout`.
+const LONGEST: u128 = 99_999_999;
+
+/// Head and body of the call.
+pub(super) fn write(question: &Question, by: &ExternalAuthorizer, host: &str) -> (Vec<u8>, Vec<u8>) {
+    let message = message(question, by.body.is_some_and(|body| body.as_bytes)).encode_to_vec();
+    let mut body = Vec::with_capacity(PREFIX + message.len());
+    body.push(0);
+    // it is bounded by what of a request is kept
+    body.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    body.extend_from_slice(&message);
+    let head = format!(
+        "POST {METHOD} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/grpc\r\nte: trailers\r\n\
+         user-agent: tidegate/{}\r\ngrpc-timeout: {}m\r\ncontent-length: {}\r\n\r\n",
+        env!("CARGO_PKG_VERSION"),
+        by.timeout.as_millis().clamp(1, LONGEST),
+        body.len()
+    );
+    (head.into_bytes(), body)
+}
+
+fn message(question: &Question, as_bytes: bool) -> CheckRequest {
+    let since = question.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    };
+    let http = question.request.as_ref().map(|asked| http_request(question, asked, as_bytes));
+    let sni = Some(&question.sni).filter(|sni| !sni.is_empty());
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source: Some(peer(question.source)),
+            destination: Some(peer(question.destination)),
+            request: Some(Request { time: Some(time), http }),
+            tls_session: sni.map(|sni| TlsSession { sni: sni.clone() }),
+        }),
+    }
+}
+
+fn peer(address: SocketAddr) -> Peer {
+    let socket = SocketAddress {
+        address: address.ip().to_canonical().to_string(),
+        port_value: Some(address.port().into()),
+    };
+    Peer { address: Some(Address { socket_address: Some(socket) }) }
+}
+
+fn http_request(question: &Question, asked: &Asked, as_bytes: bool) -> HttpRequest {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let scheme = question.scheme.as_str();
+    let mut headers: HashMap<String, String> = HashMap::new();
+    for (name, values) in asked.headers.iter().filter(|(name, _)| name != PARTIAL) {
+        let separator: &[u8] = if name == "cookie" { b"; " } else { b"," };
+        headers.insert(name.clone(), text(&values.join(separator)));
+    }
+    headers.insert(":method".into(), text(&asked.method));
+    headers.insert(":path".into(), text(&asked.target));
+    headers.insert(":authority".into(), text(&asked.authority));
+    headers.insert(":scheme".into(), scheme.into());
+    if let Some(length) = asked.content_length {
+        headers.insert("content-length".into(), length.to_string());
+    }
+    let (mut body, mut raw_body) = (String::new(), Vec::new());
+    if let Some(part) = &asked.body {
+        headers.insert(PARTIAL.into(), part.partial.to_string());
+        if as_bytes {
+            raw_body.clone_from(&part.content);
+        } else {
+            body = text(&part.content);
+        }
+    }
+    HttpRequest {
+        id: asked.id.clone(),
+        method: text(&asked.method),
+        headers,
+        path: text(&asked.target),
+        host: text(&asked.authority),
+        scheme: scheme.into(),
+        size: asked.content_length.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1),
+        protocol: question.protocol.into(),
+        body,
+        raw_body,
+    }
+}
+
+/// What the answer says.
+pub(super) fn read(reply: &Reply) -> Result<Said, CheckError> {
+    if reply.status != 200 {
+        return Err(CheckError::Status(reply.status));
+    }
+    let of_head = reply.fields.iter().map(|(name, value)| (&**name, &**value));
+    let mut all = fields(&reply.trailers).chain(of_head);
+    match all.find(|(name, _)| name.eq_ignore_ascii_case(b"grpc-status")) {
+        Some((_, b"0")) => {}
+        Some((_, status)) => return Err(CheckError::Grpc(String::from_utf8_lossy(status).into_owned())),
+        None => return Err(CheckError::Malformed("it has no grpc-status")),
+    }
+    let whole = reply.body.split_first_chunk::<PREFIX>().filter(|([compressed, length @ ..], message)| {
+        *compressed == 0 && u32::from_be_bytes(*length) as usize == message.len()
+    });
+    let (_, message) = whole.ok_or(CheckError::Malformed("it is not one message"))?;
+    let said = CheckResponse::decode(message).map_err(|_| CheckError::Malformed("it is no CheckResponse"))?;
+    let status = said.status.ok_or(CheckError::Malformed("it has no status"))?;
+    match status.code {
+        0 => Ok(Said::Pass(granted(said.ok_response.unwrap_or_default())?)),
+        _ => refused(&said.denied_response.unwrap_or_default()),
+    }
+}
+
+/// A header, and what becomes of the lines that are there. Where nothing is said they are replaced.
+fn change(option: &HeaderValueOption) -> Result<Option<Change>, CheckError> {
+    let Some(written) = &option.header else { return Ok(None) };
+    let value = if written.raw_value.is_empty() { written.value.as_bytes() } else { &written.raw_value };
+    let how = match (&option.append, AppendAction::try_from(option.append_action)) {
+        (Some(append), _) if append.value => How::Append,
+        (Some(_), _) => How::Set,
+        (None, Ok(AppendAction::AddIfAbsent)) => How::IfAbsent,
+        (None, Ok(AppendAction::OverwriteIfExists)) => How::IfPresent,
+        (None, Ok(AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd)) => How::Set,
+        (None, Err(_)) => return Err(CheckError::Malformed("an unknown way to add a header")),
+    };
+    let (name, value) = header(&written.key, value)?;
+    Ok(Some(Change { name, value, how }))
+}
+
+fn granted(ok: OkHttpResponse) -> Result<Grant, CheckError> {
+    let changes = |options: &[HeaderValueOption]| -> Result<Vec<Change>, CheckError> {
+        options.iter().filter_map(|option| change(option).transpose()).collect()
+    };
+    let response = changes(&ok.response_headers_to_add)?.into_iter();
+    let response = response.filter_map(|Change { name, value, how }| {
+        of_response(name, &value, !matches!(how, How::Set | How::IfPresent))
+    });
+    Ok(Grant {
+        headers: changes(&ok.headers)?,
+        remove: ok.headers_to_remove.iter().map(|name| HeaderName::new(name)).collect(),
+        response: response.collect(),
+        set_params: ok.query_parameters_to_set.into_iter().map(|p| (p.key, p.value)).collect(),
+        remove_params: ok.query_parameters_to_remove,
+    })
+}
+
+fn refused(denied: &DeniedHttpResponse) -> Result<Said, CheckError> {
+    let mut ops = Vec::new();
+    for option in &denied.headers {
+        if let Some(Change { name, value, how }) = change(option)? {
+            ops.extend(of_response(name, &value, how == How::Append));
+        }
+    }
+    let status = denied.status.as_ref().and_then(|status| u16::try_from(status.code).ok()).unwrap_or(403);
+    Ok(Said::Refuse(refusal(status, denied.body.as_bytes(), ops)))
+}

@@ -1,0 +1,98 @@
+//! By HTTP: a request like the one that is checked; a 200 lets it pass.
+
+use super::grant::{Change, Grant, How, header, of_response};
+use super::{CheckError, PARTIAL, Question, Reply, Said, refusal};
+use crate::forward::edits::line;
+use tidegate_model::{HttpCheck, TextPattern};
+
+/// Sent whatever is said, as in Envoy.
+const ALWAYS: &str = "authorization";
+/// What of a refusal the client gets whatever is said.
+const REFUSAL: [&str; 4] = ["www-authenticate", "location", "proxy-authenticate", "set-cookie"];
+/// What a server says about itself and the connection, not about the request.
+const OF_SERVER: [&str; 3] = ["date", "server", "content-length"];
+
+/// Head and body of the request to the provider.
+pub(super) fn write(question: &Question, http: &HttpCheck) -> (Vec<u8>, Vec<u8>) {
+    let mut head = Vec::new();
+    let Some(asked) = &question.request else { return (head, Vec::new()) };
+    head.extend_from_slice(&asked.method);
+    head.push(b' ');
+    head.extend_from_slice(http.path_prefix.as_bytes());
+    head.extend_from_slice(if asked.target.starts_with(b"/") { b"" } else { b"/" });
+    head.extend_from_slice(&asked.target);
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    line(&mut head, b"host", &asked.authority);
+    let body = asked.body.as_ref().map_or(&[][..], |body| &body.content);
+    line(&mut head, b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+    let added = |name: &str| http.additional_headers.iter().any(|(n, _)| n.as_str() == name);
+    for (name, values) in &asked.headers {
+        let wanted = name == ALWAYS || is_one_of(&http.request_headers, name);
+        if wanted && !added(name) && name != PARTIAL && name != "expect" {
+            values.iter().for_each(|value| line(&mut head, name.as_bytes(), value));
+        }
+    }
+    for (name, value) in &http.additional_headers {
+        line(&mut head, name.as_str().as_bytes(), value.as_bytes());
+    }
+    if let Some(body) = &asked.body {
+        line(&mut head, PARTIAL.as_bytes(), if body.partial { b"true" } else { b"false" });
+    }
+    head.extend_from_slice(b"\r\n");
+    (head, body.to_vec())
+}
+
+/// What the answer says. One of 500 and above is none.
+pub(super) fn read(reply: &Reply, http: &HttpCheck) -> Result<Said, CheckError> {
+    if reply.status >= 500 {
+        return Err(CheckError::Status(reply.status));
+    }
+    let mut grant = Grant::default();
+    let mut refused = Vec::new();
+    for (name, value) in &reply.fields {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let (written, value) = header(&name, value)?;
+        if reply.status != 200 {
+            let all = http.downstream_on_deny.is_empty() && !OF_SERVER.contains(&&*name);
+            if all || REFUSAL.contains(&&*name) || is_one_of(&http.downstream_on_deny, &name) {
+                refused.extend(of_response(written, &value, true));
+            }
+            continue;
+        }
+        if is_one_of(&http.downstream_on_allow, &name) {
+            grant.response.extend(of_response(written.clone(), &value, true));
+        }
+        if is_one_of(&http.upstream_on_allow, &name) {
+            // the first line takes the place of the client's, further ones stand beside it
+            let again = grant.headers.iter().any(|change| change.name == written);
+            let how = if again { How::Append } else { How::Set };
+            grant.headers.push(Change { name: written, value, how });
+        }
+    }
+    match reply.status {
+        200 => Ok(Said::Pass(grant)),
+        status => Ok(Said::Refuse(refusal(status, &reply.body, one_content_type(refused)))),
+    }
+}
+
+/// The gateway writes a type of its own unless an operation replaces it.
+fn one_content_type(ops: Vec<tidegate_model::HeaderOp>) -> Vec<tidegate_model::HeaderOp> {
+    use tidegate_model::HeaderOp;
+    let single = |op| match op {
+        HeaderOp::Append(name, value) if matches!(name.as_str(), "content-type" | "date" | "server") => {
+            HeaderOp::Set(name, value)
+        }
+        op => op,
+    };
+    ops.into_iter().map(single).collect()
+}
+
+/// Whether a name in lower case is one of these.
+fn is_one_of(patterns: &[TextPattern], name: &str) -> bool {
+    patterns.iter().any(|pattern| match pattern {
+        TextPattern::Any => true,
+        TextPattern::Exact(text) => **text == *name,
+        TextPattern::Prefix(text) => name.starts_with(&**text),
+        TextPattern::Suffix(text) => name.ends_with(&**text),
+    })
+}

@@ -1,0 +1,373 @@
+//! Asking a provider whether a request may pass (`ext_authz`), by HTTP or gRPC: [`decide`] has the body read as far as
+//! that is wanted, asks, and applies what the answer changes. Whatever goes wrong refuses the request, unless the
+//! provider is one that may fail open.
+
+mod grant;
+mod grpc;
+mod http;
+mod messages;
+mod room;
+
+pub(crate) use grant::Granted;
+pub(crate) use room::{Checks, Held};
+
+use super::answer::Answer;
+use super::authorize;
+use super::buffers::Work;
+use super::deadline::{Waiting, under_deadline};
+use super::downstream::Downstream;
+use super::error::Kind;
+use super::plan::{Plan, route};
+use super::record::{Life, Site};
+use super::side::{self, Nobody, Reply, Side};
+use super::view::View;
+use crate::connection::Connection;
+use crate::h1::body::BodyScan;
+use crate::h1::field::Known;
+use crate::snapshot::Snapshot;
+use crate::telemetry::AuthorizationCount;
+use grant::Grant;
+use room::Room;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::SystemTime;
+use tidegate_engine::{Check, RequestView, Scheme};
+use tidegate_model::{CheckProtocol, CheckedBody, DirectResponse, ExternalAuthorizer, HeaderOp};
+
+/// The largest body of an answer.
+const LARGEST: usize = 1 << 20;
+/// Whether a part of the body was left out of what is checked.
+const PARTIAL: &str = "x-envoy-auth-partial-body";
+
+/// What a provider says.
+enum Said {
+    Pass(Grant),
+    Refuse(DirectResponse),
+}
+
+/// Why a provider says nothing of use.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("its cluster does not exist")]
+    NoCluster,
+    #[error("too many checks are under way, or they hold too much memory")]
+    Busy,
+    #[error("it was not reached, or did not answer in time: {0:?}")]
+    Exchange(Kind),
+    #[error("it answers {0}")]
+    Status(u16),
+    #[error("it answers with gRPC status {0}")]
+    Grpc(String),
+    #[error("its answer is not what the protocol has: {0}")]
+    Malformed(&'static str),
+}
+
+/// A question: what a provider is to decide about.
+struct Question {
+    protocol: &'static str,
+    scheme: Scheme,
+    source: SocketAddr,
+    destination: SocketAddr,
+    sni: String,
+    time: SystemTime,
+    /// `None` for a connection without requests.
+    request: Option<Asked>,
+}
+
+/// The request of a question.
+struct Asked {
+    id: String,
+    method: Vec<u8>,
+    authority: Vec<u8>,
+    /// Path and query as they are matched.
+    target: Vec<u8>,
+    /// In lower case, each with its values; without those of the hop.
+    headers: Vec<(String, Vec<Vec<u8>>)>,
+    content_length: Option<u64>,
+    body: Option<Body>,
+}
+
+/// As much of a body as is checked.
+struct Body {
+    content: Vec<u8>,
+    partial: bool,
+}
+
+/// Asks about the request, and what is to be done then.
+pub(crate) async fn decide<'t, D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    life: &mut Life<'t>,
+    site: Site<'_>,
+    snapshot: &'t Snapshot,
+    check: Check<'t>,
+    first: Range<usize>,
+) -> Plan<'t> {
+    let grant = match ask_for(down, w, site, snapshot, check.by, first).await {
+        Ok(grant) => grant,
+        Err(answer) => return Plan::Answer(answer),
+    };
+    // what the provider changes counts for routing only where it may
+    let routed = (!check.by.clear_route_cache).then(|| route(life, w, site, snapshot));
+    life.granted = grant.apply(w);
+    if let Some(authorizer) = snapshot.table.authorizer()
+        && let Err(answer) = authorize::enforce(authorizer, w, site)
+    {
+        (life.route, life.cors) = (None, &[]);
+        return Plan::Answer(answer);
+    }
+    routed.unwrap_or_else(|| route(life, w, site, snapshot))
+}
+
+async fn ask_for<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    snapshot: &Snapshot,
+    by: &ExternalAuthorizer,
+    first: Range<usize>,
+) -> Result<Grant, Answer<'static>> {
+    let count = |what| site.worker.telemetry.count_authorization(what);
+    let asked = async {
+        let mut room = Room::take(site.worker).map_err(Ok)?;
+        let body = match &by.body {
+            Some(wanted) => Some(read(down, w, site, *wanted, first, &mut room).await?),
+            None => None,
+        };
+        let question = question(w, site, body);
+        let mut asking = pin!(ask(question, by, snapshot, site, room));
+        let waiting = under_deadline(down, w, Waiting::ForUpstream, |_, _, cx| {
+            asking.as_mut().poll(cx).map(Ok::<_, Kind>)
+        });
+        waiting.await.map_err(Unasked::Client)?.map_err(Unasked::Provider)
+    };
+    match asked.await {
+        Ok(Said::Pass(grant)) => {
+            count(AuthorizationCount::CheckPassed);
+            Ok(grant)
+        }
+        Ok(Said::Refuse(response)) => {
+            count(AuthorizationCount::CheckRefused);
+            Err(Answer::Own(Box::new(response)))
+        }
+        Err(Unasked::Client(kind)) => Err(Answer::Error(kind, None)),
+        Err(Unasked::Provider(error)) => {
+            count(AuthorizationCount::CheckFailed);
+            tracing::debug!(provider = %by.name, %error, fail_open = by.fail_open, "a check failed");
+            if by.fail_open { Ok(Grant::default()) } else { Err(Answer::Own(Box::new(failed(by)))) }
+        }
+    }
+}
+
+/// Why there is no answer.
+enum Unasked {
+    /// For something that the client did.
+    Client(Kind),
+    Provider(CheckError),
+}
+
+impl From<Kind> for Unasked {
+    fn from(kind: Kind) -> Self {
+        Unasked::Client(kind)
+    }
+}
+
+impl From<Result<CheckError, Kind>> for Unasked {
+    fn from(error: Result<CheckError, Kind>) -> Self {
+        error.map_or_else(Unasked::Client, Unasked::Provider)
+    }
+}
+
+/// What is answered where nobody decided.
+fn failed(by: &ExternalAuthorizer) -> DirectResponse {
+    DirectResponse {
+        status: by.status_on_error,
+        body: b"RBAC: access denied".as_slice().into(),
+        response_headers: Vec::new(),
+        details: "ext_authz_error".into(),
+    }
+}
+
+fn refusal(status: u16, body: &[u8], response_headers: Vec<HeaderOp>) -> DirectResponse {
+    // a refusal that a client could take for a success is none
+    let status = if (300..600).contains(&status) { status } else { 403 };
+    DirectResponse { status, body: body.into(), response_headers, details: "ext_authz_denied".into() }
+}
+
+/// Asks about a connection whose bytes go on. Only gRPC can ask without a request.
+pub(crate) async fn connection(
+    connection: &Rc<Connection>,
+    site: Site<'_>,
+    snapshot: &Snapshot,
+    by: &ExternalAuthorizer,
+) -> Result<(), &'static str> {
+    let question = Question {
+        protocol: "",
+        scheme: Scheme::Http,
+        source: connection.peer,
+        destination: connection.local,
+        sni: connection.sni().to_owned(),
+        time: SystemTime::now(),
+        request: None,
+    };
+    let said = match Room::take(site.worker) {
+        Ok(room) => ask(question, by, snapshot, site, room).await,
+        Err(error) => Err(error),
+    };
+    let (count, result) = match said {
+        Ok(Said::Pass(_)) => (AuthorizationCount::CheckPassed, Ok(())),
+        Ok(Said::Refuse(_)) => (AuthorizationCount::CheckRefused, Err("ext_authz_denied")),
+        Err(error) => {
+            tracing::debug!(provider = %by.name, %error, fail_open = by.fail_open, "a check failed");
+            (AuthorizationCount::CheckFailed, if by.fail_open { Ok(()) } else { Err("ext_authz_error") })
+        }
+    };
+    site.worker.telemetry.count_authorization(count);
+    result
+}
+
+async fn ask(
+    question: Question,
+    by: &ExternalAuthorizer,
+    snapshot: &Snapshot,
+    site: Site<'_>,
+    mut room: Room,
+) -> Result<Said, CheckError> {
+    let cluster = snapshot.clusters.get(&by.cluster).ok_or(CheckError::NoCluster)?.clone();
+    let host = format!("{}:{}", cluster.config().host, cluster.config().port);
+    let (head, body, http2) = match &by.protocol {
+        CheckProtocol::Http(http) => {
+            let (head, body) = http::write(&question, http);
+            (head, body, cluster.config().protocol == tidegate_model::UpstreamProtocol::Http2)
+        }
+        CheckProtocol::Grpc => {
+            let (head, body) = grpc::write(&question, by, &host);
+            (head, body, true)
+        }
+    };
+    room.grow(head.len() + body.len())?;
+    let mut w = Work::take();
+    let scheme = question.scheme;
+    drop(question);
+    let exchanged = async {
+        Side { scheme, head: &head, body: &body, trailers: b"" }.write(&mut w, http2)?;
+        let from = Nobody::keeping(by.timeout, LARGEST);
+        side::exchange(&mut w, site, &cluster, http2, by.timeout, from).await
+    };
+    let reply = exchanged.await;
+    w.give_back();
+    let reply: Reply = reply.map_err(CheckError::Exchange)?;
+    match &by.protocol {
+        CheckProtocol::Http(http) => http::read(&reply, http),
+        CheckProtocol::Grpc => grpc::read(&reply),
+    }
+}
+
+/// Everything about the request that a provider may see.
+fn question(w: &Work, site: Site<'_>, body: Option<Body>) -> Question {
+    let view = View::of(w);
+    let mut target = Vec::new();
+    super::head::write_target(view, &mut target);
+    let request = Asked {
+        id: String::from_utf8_lossy(&w.identity.request_id).into_owned(),
+        method: view.method().to_vec(),
+        authority: view.authority().to_vec(),
+        target,
+        headers: headers(w, view),
+        content_length: w.request.content_length(),
+        body,
+    };
+    let connection = site.connection;
+    Question {
+        protocol: match site.protocol {
+            super::record::Protocol::Http2 => "HTTP/2",
+            super::record::Protocol::Http1 if w.request.http11 => "HTTP/1.1",
+            super::record::Protocol::Http1 => "HTTP/1.0",
+        },
+        scheme: view.scheme(),
+        source: SocketAddr::new(w.identity.client.ip(), connection.peer.port()),
+        destination: connection.local,
+        sni: connection.sni().to_owned(),
+        time: SystemTime::now(),
+        request: Some(request),
+    }
+}
+
+/// The headers as the upstream would see them, but for what says how the message is delimited.
+fn headers(w: &Work, view: View<'_>) -> Vec<(String, Vec<Vec<u8>>)> {
+    const OWN: [&str; 4] =
+        ["x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"];
+    let buf = w.head();
+    let sent = w.request.fields.iter().filter(|f| !f.known.is_framing() && f.known != Known::Nominated);
+    let mut names: Vec<String> =
+        sent.map(|f| String::from_utf8_lossy(f.name.of_buffer(buf)).to_ascii_lowercase()).collect();
+    names.extend(w.verified.iter().flat_map(|verified| verified.names()).map(str::to_owned));
+    names.extend(OWN.map(str::to_owned));
+    names.sort_unstable();
+    names.dedup();
+    let values = |name: String| {
+        let mut values = Vec::new();
+        view.each_value(&tidegate_model::HeaderName::new(&name), &mut |value| values.push(value.to_vec()));
+        (!values.is_empty()).then_some((name, values))
+    };
+    names.into_iter().filter_map(values).collect()
+}
+
+/// Reads as much of the body as is checked. What was read behind the head stays in `w.ahead`.
+async fn read<D: Downstream>(
+    down: &mut D,
+    w: &mut Work,
+    site: Site<'_>,
+    wanted: CheckedBody,
+    first: Range<usize>,
+    room: &mut Room,
+) -> Result<Body, Unasked> {
+    let too_large = || Unasked::Client(Kind::BadRequest(413, "request_payload_too_large"));
+    let most = wanted.most as u64;
+    if !wanted.partial && w.request.content_length().is_some_and(|n| n > most) {
+        return Err(too_large());
+    }
+    if !down.uploaded() {
+        go_ahead(down, w).await?;
+    }
+    // it stays for as long as the request
+    let mut held = Held::by(site.worker);
+    while !down.uploaded() && down.received() <= most {
+        let piece =
+            under_deadline(down, w, Waiting::ForClient, |down, w, cx| down.poll_upload(w, cx)).await?;
+        down.deadline().touch();
+        held.grow(piece.bytes().len()).map_err(Unasked::Provider)?;
+        w.ahead.extend_from_slice(piece.bytes());
+    }
+    w.held = Some(held);
+    let mut content = [&w.buf[first], &w.ahead].concat();
+    room.grow(content.len()).map_err(Unasked::Provider)?;
+    // it was scanned before, so it is well-formed
+    let decoded = BodyScan::new(w.request.request_framing()).decode(&mut content);
+    let (_, length) = decoded.map_err(|_| Kind::BadBody)?;
+    content.truncate(length);
+    let partial = content.len() > wanted.most || !down.uploaded();
+    if partial && !wanted.partial {
+        return Err(too_large());
+    }
+    content.truncate(wanted.most);
+    Ok(Body { content, partial })
+}
+
+/// Has a client send its body that waits to be told so.
+async fn go_ahead<D: Downstream>(down: &mut D, w: &mut Work) -> Result<(), Kind> {
+    let mut expects = false;
+    for field in w.request.fields.iter_mut().filter(|f| f.known == Known::Expect) {
+        // the upstream has no need to say it again
+        field.known = Known::Nominated;
+        expects = true;
+    }
+    if expects && w.request.http11 {
+        w.reply.clear();
+        w.reply.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        down.interim(w).await.map_err(|_| Kind::ClientGone)?;
+    }
+    Ok(())
+}
