@@ -12,9 +12,12 @@ use tidegate_tests::load::{HOSTS, PREFIXES, host};
 pub(crate) struct Site<'a> {
     /// A folder of its own.
     pub(crate) home: &'a Path,
-    /// An address of its own: plaintext on port 8080, TLS on 8443.
+    /// An address of its own: plaintext on ports 8080 and 8081, TLS on 8443.
     pub(crate) ip: Ipv4Addr,
     pub(crate) origin: SocketAddr,
+    /// The origin that wants TLS, and is verified by this authority.
+    pub(crate) secure: SocketAddr,
+    pub(crate) authority: &'a str,
     pub(crate) identity: &'a Identity,
 }
 
@@ -47,6 +50,13 @@ http {{
         }
         text += " location / { proxy_pass http://up; } }\n";
     }
+    let (secure, name) = (site.secure, host(0));
+    let _ = writeln!(
+        text,
+        " server {{ listen {ip}:8081; location / {{ proxy_pass https://{secure}; proxy_ssl_verify on; \
+         proxy_ssl_trusted_certificate ca.pem; proxy_ssl_name {name}; proxy_ssl_server_name on; \
+         proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse off; }} }}"
+    );
     text + "}\n"
 }
 
@@ -70,17 +80,7 @@ defaults
 frontend f
   bind {ip}:8080
   bind {ip}:8443 ssl crt {home}/both.pem alpn h2,http/1.1 no-tls-tickets
-  log-format '{{\"start_time\":\"%T\",\"method\":\"%HM\",\"path\":\"%HU\",\"protocol\":\"%HV\",\"response_code\":%ST,\"bytes_sent\":%B,\"bytes_received\":%U,\"duration\":%Ta,\"upstream_service_time\":%Tr,\"user_agent\":\"%[capture.req.hdr(0)]\",\"request_id\":\"%ID\",\"authority\":\"%[capture.req.hdr(1)]\",\"upstream_host\":\"%si:%sp\",\"downstream_remote_address\":\"%ci:%cp\"}}'
-  capture request header User-Agent len 200
-  capture request header Host len 100
-  option forwardfor
-  unique-id-format %[uuid()]
-  unique-id-header X-Request-Id
-  http-request set-header X-Forwarded-Proto http
-  http-request del-header X-Debug
-  http-request set-header X-Edge edge
-  http-response set-header X-Served-By edge
-  use_backend %[req.hdr(host),field(1,:),lower,map({home}/hosts.map,none)]
+{FRONTEND}  use_backend %[req.hdr(host),field(1,:),lower,map({home}/hosts.map,none)]
 backend none
   http-request deny deny_status 404
 "
@@ -92,8 +92,33 @@ backend none
         );
     }
     text = text.replace("  use_backend", &(prefixes() + "  use_backend"));
+    let (secure, name) = (site.secure, host(0));
+    let _ = write!(
+        text,
+        "frontend g
+  bind {ip}:8081
+{FRONTEND}  default_backend secure
+backend secure
+  http-reuse never
+  option http-server-close
+  server s {secure} ssl verify required ca-file {home}/ca.pem sni str({name}) verifyhost {name} no-ssl-reuse ssl-min-ver TLSv1.3
+"
+    );
     text
 }
+
+/// What HAProxy does to each request, and logs of it.
+const FRONTEND: &str = r#"  log-format '{"start_time":"%T","method":"%HM","path":"%HU","protocol":"%HV","response_code":%ST,"bytes_sent":%B,"bytes_received":%U,"duration":%Ta,"upstream_service_time":%Tr,"user_agent":"%[capture.req.hdr(0)]","request_id":"%ID","authority":"%[capture.req.hdr(1)]","upstream_host":"%si:%sp","downstream_remote_address":"%ci:%cp"}'
+  capture request header User-Agent len 200
+  capture request header Host len 100
+  option forwardfor
+  unique-id-format %[uuid()]
+  unique-id-header X-Request-Id
+  http-request set-header X-Forwarded-Proto http
+  http-request del-header X-Debug
+  http-request set-header X-Edge edge
+  http-response set-header X-Served-By edge
+"#;
 
 /// HAProxy asks for the path first: a backend for each prefix of the known hosts.
 fn prefixes() -> String {

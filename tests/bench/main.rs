@@ -6,13 +6,15 @@ mod table;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
+use configs::Site;
 use proxies::{Proxy, Started};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use table::Sample;
 use tidegate_tests::load::{self, Shape, Until};
-use tidegate_tests::{Authority, Net};
+use tidegate_tests::{Authority, Identity, Net};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Compares CPU time a request with other proxies, on this machine's loopback.
@@ -24,7 +26,7 @@ struct Arguments {
     /// Seconds of each load
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Shapes to measure: get, post-10k, get-100k, tls-get, h2-get, tls-new
+    /// Shapes to measure: get, post-10k, get-100k, tls-get, h2-get, tls-new, up-tls
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<String>,
     /// Proxies to measure: tidegate, nginx, haproxy, envoy; those that are not installed are left out
@@ -46,6 +48,8 @@ enum Part {
     #[command(hide = true)]
     Origin { at: SocketAddr },
     #[command(hide = true)]
+    TlsOrigin { at: SocketAddr, chain: PathBuf, key: PathBuf },
+    #[command(hide = true)]
     Load { to: SocketAddr, shape: String, seconds: f64 },
 }
 
@@ -54,7 +58,11 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
         None => compare(&arguments).await,
-        Some(Part::Origin { at }) => load::serve_origin(TcpListener::bind(at).await?).await,
+        Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
+        Some(Part::TlsOrigin { at, chain, key }) => {
+            let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
+            load::serve_tls_origin(TcpListener::bind(at).await?, &chain, &key).await
+        }
         Some(Part::Load { to, shape, seconds }) => {
             let until = Until::Time(Instant::now() + Duration::from_secs_f64(*seconds));
             let shape = named(shape)?;
@@ -105,7 +113,10 @@ async fn compare(arguments: &Arguments) -> Result<()> {
     let origin = part(arguments.load_cpu, &["origin", &at.to_string()])?.spawn()?;
     let _origin = Ends(origin);
     proxies::reachable(at).await?;
-    let identity = Authority::new("bench")?.issue("edge", &[load::host(0)])?;
+    let authority = Authority::new("bench")?;
+    let identity = authority.issue("edge", &[load::host(0)])?;
+    let (secure, _secure) = tls_origin(arguments, &net, folder.path(), &identity).await?;
+    let authority = authority.certificate();
     let mut started = Vec::new();
     for proxy in Proxy::ALL {
         if !arguments.proxies.is_empty() && !arguments.proxies.iter().any(|p| p == proxy.name()) {
@@ -115,7 +126,9 @@ async fn compare(arguments: &Arguments) -> Result<()> {
             Some(program) => {
                 let home = folder.path().join(proxy.name());
                 std::fs::create_dir(&home)?;
-                let site = configs::Site { home: &home, ip: net.next()?, origin: at, identity: &identity };
+                let ip = net.next()?;
+                let site =
+                    Site { home: &home, ip, origin: at, secure, authority: &authority, identity: &identity };
                 let on = proxy.start(&program, &site, arguments.cpu).await;
                 started.push(on.with_context(|| format!("{} does not start", proxy.name()))?);
             }
@@ -128,16 +141,33 @@ async fn compare(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// The origin that speaks TLS, with the certificate that the proxies have too.
+async fn tls_origin(
+    arguments: &Arguments,
+    net: &Net,
+    folder: &Path,
+    identity: &Identity,
+) -> Result<(SocketAddr, Ends)> {
+    let at = SocketAddr::new(net.next()?.into(), 8443);
+    let (chain, key) = (folder.join("origin.pem"), folder.join("origin.key"));
+    std::fs::write(&chain, &identity.certificate)?;
+    std::fs::write(&key, &identity.key)?;
+    let mut origin = part(arguments.load_cpu, &["tls-origin", &at.to_string()])?;
+    let origin = Ends(origin.arg(chain).arg(key).spawn()?);
+    proxies::reachable(at).await?;
+    Ok((at, origin))
+}
+
 fn rounds(arguments: &Arguments, shapes: &[Shape], started: &[Started]) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for proxy in started {
-        for shape in shapes {
+        for shape in shapes.iter().filter(|shape| proxy.has(**shape)) {
             measure(arguments, proxy, *shape, 0.5)?; // warms up
         }
     }
     for round in 0..arguments.rounds {
         for shape in shapes {
-            for proxy in table::shuffled(started) {
+            for proxy in table::shuffled(started).into_iter().filter(|proxy| proxy.has(*shape)) {
                 let mut sample = measure(arguments, proxy, *shape, arguments.seconds)?;
                 sample.round = round;
                 samples.push(sample);
@@ -149,7 +179,7 @@ fn rounds(arguments: &Arguments, shapes: &[Shape], started: &[Started]) -> Resul
 }
 
 fn measure(arguments: &Arguments, proxy: &Started, shape: Shape, seconds: f64) -> Result<Sample> {
-    let to = if shape.is_tls() { proxy.tls } else { proxy.plain };
+    let to = proxy.at(shape);
     let (before, begun) = (proxy.cpu_time()?, Instant::now());
     let ran =
         part(arguments.load_cpu, &["load", &to.to_string(), shape.name(), &seconds.to_string()])?.output()?;

@@ -3,10 +3,11 @@
 use crate::configs::{self, Site};
 use crate::{Ends, accepts};
 use anyhow::{Result, bail};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tidegate_tests::load::Shape;
 use tidegate_tests::release_gateway_binary;
 
 /// A proxy to measure.
@@ -21,10 +22,7 @@ pub(crate) enum Proxy {
 /// A running proxy.
 pub(crate) struct Started {
     pub(crate) proxy: Proxy,
-    /// Where it speaks plaintext.
-    pub(crate) plain: SocketAddr,
-    /// Where it speaks TLS.
-    pub(crate) tls: SocketAddr,
+    ip: Ipv4Addr,
     process: Ends,
 }
 
@@ -64,11 +62,14 @@ impl Proxy {
         let write = |name: &str, text: String| std::fs::write(site.home.join(name), text);
         write("cert.pem", site.identity.certificate.clone())?;
         write("key.pem", site.identity.key.clone())?;
+        write("ca.pem", site.authority.to_owned())?;
         let line = match self {
             Proxy::Tidegate => {
                 let pair = (site.identity.certificate.as_str(), site.identity.key.as_str());
                 std::fs::create_dir(site.home.join("config"))?;
-                write("config/site.yaml", tidegate_tests::load::site(site.origin, Some(pair)))?;
+                write("config/site.yaml", tidegate_tests::load::site(&[site.origin], Some(pair)))?;
+                let authority = site.home.join("ca.pem").display().to_string();
+                write("config/secure.yaml", tidegate_tests::load::tls_upstream(site.secure, &authority))?;
                 let ip = site.ip;
                 format!(
                     "--config {home}/config --bind {ip} --admin {ip}:15000 --status {ip}:15021 \
@@ -104,14 +105,9 @@ impl Proxy {
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&messages)?)
             .spawn()?;
-        let started = Started {
-            proxy: self,
-            plain: SocketAddr::new(site.ip.into(), 8080),
-            tls: SocketAddr::new(site.ip.into(), 8443),
-            process: Ends(process),
-        };
-        for at in [started.plain, started.tls] {
-            if let Err(e) = reachable(at).await {
+        let started = Started { proxy: self, ip: site.ip, process: Ends(process) };
+        for shape in Shape::ALL.into_iter().filter(|shape| started.has(*shape)) {
+            if let Err(e) = reachable(started.at(shape)).await {
                 bail!("{e}: {}", std::fs::read_to_string(&messages)?);
             }
         }
@@ -129,6 +125,21 @@ impl Drop for Started {
 }
 
 impl Started {
+    /// Where it takes requests of this shape: plaintext on port 8080, TLS on 8443, and on 8081 what goes on over TLS.
+    pub(crate) fn at(&self, shape: Shape) -> SocketAddr {
+        let port = match shape {
+            Shape::UpstreamTls => 8081,
+            _ if shape.is_tls() => 8443,
+            _ => 8080,
+        };
+        SocketAddr::new(self.ip.into(), port)
+    }
+
+    /// Whether it is configured for this shape.
+    pub(crate) fn has(&self, shape: Shape) -> bool {
+        shape != Shape::UpstreamTls || self.proxy != Proxy::Envoy
+    }
+
     /// What all its processes and threads have run for, from the scheduler's own clock.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let mut nanoseconds = 0;

@@ -310,6 +310,14 @@ impl Connection {
         stream.io.write_all(bytes).await?;
         stream.exactly(bytes.len()).await
     }
+
+    /// Reads so many bytes, as of a TCP server.
+    pub async fn read(&mut self, n: usize) -> Result<Vec<u8>, Failure> {
+        let Protocol::Http1(stream) = &mut self.protocol else {
+            return Err(Failure::Closed("raw bytes need an HTTP/1 connection".into()));
+        };
+        stream.exactly(n).await
+    }
 }
 
 fn server_name(tls: &Tls) -> Result<ServerName<'static>, Failure> {

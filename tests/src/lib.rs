@@ -22,6 +22,7 @@ mod recorder;
 pub mod soak;
 mod syn;
 mod token;
+mod upstream;
 
 pub use address::Net;
 pub use backend::{Backend, Behaviour, Hit, seconds};
@@ -34,3 +35,4 @@ pub use pki::{Authority, Identity};
 pub use recorder::Recorder;
 pub use syn::SynCounter;
 pub use token::TokenSigner;
+pub use upstream::{Seen, Upstream, Wants};

@@ -5,6 +5,7 @@ use rcgen::KeyUsagePurpose;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// A certificate with its key.
@@ -47,6 +48,11 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
         Ok(Authority { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// An authority's certificate out of its PEM.
+    pub fn parse(certificate: &str) -> Result<CertificateDer<'static>> {
+        Ok(CertificateDer::from_pem_slice(certificate.as_bytes())?)
     }
 
     /// The authority's own certificate, PEM.

@@ -24,10 +24,10 @@ pub struct Model {
     /// Endpoints by cluster.
     #[serde(serialize_with = "values")]
     pub endpoints: BTreeMap<ClusterName, Arc<EndpointSet>>,
-    /// Server certificates.
+    /// Certificates of servers and towards upstreams.
     #[serde(serialize_with = "values")]
     pub secrets: BTreeMap<SecretKey, Arc<Secret>>,
-    /// Who signs clients' certificates.
+    /// Who signs the certificates of clients and upstreams.
     #[serde(serialize_with = "values")]
     pub authorities: BTreeMap<SecretKey, Arc<Authorities>>,
     /// Settings for everything.
@@ -58,9 +58,9 @@ pub struct Changes {
     pub clusters: Vec<Change<ClusterName, Cluster>>,
     /// Endpoints by cluster.
     pub endpoints: Vec<Change<ClusterName, EndpointSet>>,
-    /// Server certificates.
+    /// Certificates of servers and towards upstreams.
     pub secrets: Vec<Change<SecretKey, Secret>>,
-    /// Who signs clients' certificates.
+    /// Who signs the certificates of clients and upstreams.
     pub authorities: Vec<Change<SecretKey, Authorities>>,
     /// Settings for everything, when they changed.
     pub mesh: Option<Arc<MeshSettings>>,

@@ -1,4 +1,6 @@
-use crate::{ConnectionLimits, LoadBalancer, OutlierDetection, RetryBudget, Warmup};
+use crate::{
+    ConnectionLimits, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, UpstreamTls, Warmup,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +53,10 @@ pub struct Cluster {
     pub service_namespace: Arc<str>,
     /// What the endpoints speak.
     pub protocol: UpstreamProtocol,
+    /// TLS around it; `None` is plain text.
+    pub tls: Option<UpstreamTls>,
+    /// What each connection begins with; `None` is nothing.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How an endpoint is picked.
     pub load_balancer: LoadBalancer,
     /// When an endpoint that fails is left out; `None` is never.
@@ -73,7 +79,7 @@ pub struct Cluster {
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2 by prior knowledge.
+    /// HTTP/2 by prior knowledge, or by ALPN where it is in TLS.
     Http2,
     /// What the client of the request speaks.
     Client,

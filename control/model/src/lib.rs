@@ -28,6 +28,7 @@ mod secret;
 mod tcp;
 mod tls;
 mod tracing;
+mod upstream_tls;
 
 pub use authentication::{
     Authentication, ClaimHeader, ClaimPath, KeyLocation, KeySource, TokenLocation, TokenRule,
@@ -45,7 +46,7 @@ pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use format::{Field, FormatPart, FormatString, GrpcStatusForm, InvalidFormat, Operator};
 pub use header::{HIDDEN, HeaderName, HeaderOp, is_secret};
 pub use health::{OutlierDetection, Warmup};
-pub use limits::{ConnectionLimits, TcpKeepalive};
+pub use limits::{ConnectionLimits, Http2Keepalive, TcpKeepalive};
 pub use listener::{Bind, Listener, ListenerKey, ListenerProtocol, RouteTable, TableName, TlsServer};
 pub use log_filter::{Comparison, LogCondition, LogFilter, TextTest};
 pub use mesh::{AccessLog, AccessLogFormat, ForwardClientCert, MeshSettings, PathNormalization};
@@ -61,3 +62,4 @@ pub use secret::{Authorities, Secret, SecretKey};
 pub use tcp::{SniRoute, TcpDestination, TcpRoute, TcpSection};
 pub use tls::{CipherSuite, ClientVerification, KeyExchange, Pin, TlsAction, TlsTermination, TlsVersion};
 pub use tracing::{OtlpTransport, SpanTag, Tracing};
+pub use upstream_tls::{ProxyProtocol, ServerAuthorities, UpstreamTls};

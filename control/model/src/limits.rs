@@ -18,6 +18,8 @@ pub struct ConnectionLimits {
     pub max_connection_duration: Option<Duration>,
     /// Probes of connections that stand still; `None` is none.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Pings on connections of HTTP/2; `None` is none.
+    pub http2_keepalive: Option<Http2Keepalive>,
 }
 
 /// Probes of a TCP connection that stands still.
@@ -29,4 +31,13 @@ pub struct TcpKeepalive {
     pub interval: Duration,
     /// So many without an answer end it.
     pub probes: u32,
+}
+
+/// Pings on a connection of HTTP/2 (RFC 9113 6.7), whether requests are on it or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Http2Keepalive {
+    /// The time from an answer to the next one.
+    pub interval: Duration,
+    /// How long an answer may take; then the connection is closed.
+    pub timeout: Duration,
 }

@@ -17,7 +17,7 @@ impl fmt::Display for SecretKey {
     }
 }
 
-/// A server certificate with its key, checked to belong together. PEM, as it was given.
+/// A certificate, of a server or towards an upstream, with its key, checked to belong together. PEM, as it was given.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     /// Namespace and name.
@@ -41,7 +41,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Certificates of authorities, against which clients' certificates are checked, and what they revoked.
+/// Certificates of authorities, against which those of clients or upstreams are checked, and what they revoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorities {
     /// Namespace and name of what they come from.

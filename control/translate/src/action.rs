@@ -260,12 +260,9 @@ pub(crate) fn dangling(
             };
             report.warning(object, &format!("{field}.subset"), "unknown-subset", text, advice);
         }
-        Absent::Tls(mode) => {
+        Absent::MeshTls => {
             let text = format!("{why}; {so} and never sent in plain text");
-            let advice = match mode.as_str() {
-                "ISTIO_MUTUAL" => "remove the tls setting, or run with --allow-unenforced for plain text",
-                _ => "remove the tls setting if the upstream speaks plain text",
-            };
+            let advice = "remove the tls setting, or run with --allow-unenforced for plain text";
             report.warning(object, &format!("{field}.host"), "upstream-tls", text, advice);
         }
         Absent::NoAddress => {

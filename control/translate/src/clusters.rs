@@ -1,14 +1,16 @@
-use crate::destination_rule::{Policy, policy, subset};
+use crate::destination_rule::{policy, subset};
 use crate::locality;
 use crate::protocol::Protocol;
+use crate::report::Report;
 use crate::retries;
 use crate::service_registry::{Port, Service};
-use crate::world::{World, port};
+use crate::upstream_tls::{self, Tls};
+use crate::world::{Item, World, port};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::istio::{ClientTlsMode, HttpRetry};
-use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, RetryPolicy};
+use tidegate_api::istio::{DestinationRule, HttpRetry};
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, RetryPolicy, UpstreamTls};
 
 /// The clusters that routes name, made when one first does.
 pub(crate) struct Clusters<'w, 'a> {
@@ -19,6 +21,8 @@ pub(crate) struct Clusters<'w, 'a> {
     absent: BTreeMap<ClusterName, String>,
     /// How long connections to them may stand still.
     tcp_idle: BTreeMap<ClusterName, Option<Duration>>,
+    /// The certificates and authorities that their TLS needs.
+    credentials: Model,
 }
 
 /// A cluster with its endpoints.
@@ -45,8 +49,8 @@ pub(crate) enum Absent {
     Port(Vec<u16>),
     /// No DestinationRule that applies has the subset, but these.
     Subset(Vec<String>),
-    /// The DestinationRule asks for TLS, which is not spoken to upstreams yet: better no answer than plain text.
-    Tls(ClientTlsMode),
+    /// The DestinationRule asks for mesh TLS, which is not spoken yet: better no answer than plain text.
+    MeshTls,
     /// The addresses are whatever a client asked for.
     NoAddress,
 }
@@ -58,9 +62,8 @@ impl Absent {
             Absent::Host => format!("there is no service {host}"),
             Absent::Port(_) => format!("{host} has no such port"),
             Absent::Subset(_) => format!("no DestinationRule for {host} has the subset {subset:?}"),
-            Absent::Tls(mode) => format!(
-                "the DestinationRule of {host} asks for TLS ({}) to the upstream, which is not spoken yet",
-                mode.as_str()
+            Absent::MeshTls => format!(
+                "the DestinationRule of {host} asks for mesh TLS (ISTIO_MUTUAL) to the upstream, which is not spoken yet"
             ),
             Absent::NoAddress => format!("{host} is a ServiceEntry without addresses of its own"),
         }
@@ -75,6 +78,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             known: BTreeMap::new(),
             absent: BTreeMap::new(),
             tcp_idle: BTreeMap::new(),
+            credentials: Model::default(),
         }
     }
 
@@ -109,7 +113,8 @@ impl<'w, 'a> Clusters<'w, 'a> {
         number: Option<u32>,
         listener: u16,
     ) -> (ClusterName, Result<(), Absent>) {
-        let registry = &self.world.registry;
+        let world = self.world;
+        let registry = &world.registry;
         let found = registry.get(host);
         // What an ExternalName stands for, when that is a service itself (one level).
         let aliased = found.and_then(|s| s.alias.as_deref()).and_then(|a| registry.get(a));
@@ -136,8 +141,9 @@ impl<'w, 'a> Clusters<'w, 'a> {
 
     /// The clusters of a service that other networks ask for by SNI: of each port, and of each subset of it.
     pub(crate) fn by_sni(&mut self, host: &str) -> Vec<ClusterName> {
-        let Some(service) = self.world.registry.get(host) else { return Vec::new() };
-        let rules = self.world.rules.lookup(&service.host, &service.namespace);
+        let world = self.world;
+        let Some(service) = world.registry.get(host) else { return Vec::new() };
+        let rules = world.rules.lookup(&service.host, &service.namespace);
         let subsets: BTreeSet<&str> =
             rules.iter().flat_map(|(_, rule)| &rule.subsets).map(|s| s.name.as_str()).collect();
         let mut names = Vec::new();
@@ -160,7 +166,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
     }
 
     fn make(
-        &self,
+        &mut self,
         service: &Service<'a>,
         number: u16,
         subset_name: &str,
@@ -181,9 +187,8 @@ impl<'w, 'a> Clusters<'w, 'a> {
         }
         let labels = named.flatten();
         let policy = policy(&rules, labels, number, self.world);
-        if wire == Wire::AsRuled {
-            self.may_be_plain(&policy)?;
-        }
+        let tls = policy.tls.filter(|_| wire == Wire::AsRuled);
+        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, &rules, service))?;
         if service.has_no_endpoints_by_nature() {
             return Err(Absent::NoAddress);
         }
@@ -203,6 +208,8 @@ impl<'w, 'a> Clusters<'w, 'a> {
             service_name: service.name.clone(),
             service_namespace: service.namespace.clone(),
             protocol: policy.protocol.unwrap_or_else(|| at.protocol.upstream()),
+            tls,
+            proxy_protocol: policy.proxy_protocol,
             load_balancer: policy.load_balancer,
             outlier_detection: policy.outlier_detection,
             warmup: policy.warmup,
@@ -215,17 +222,31 @@ impl<'w, 'a> Clusters<'w, 'a> {
         Ok(((Arc::new(cluster), Arc::new(endpoints)), policy.tcp_idle_timeout))
     }
 
-    /// Mesh TLS may be left out where the user allowed it; any other never.
-    fn may_be_plain(&self, policy: &Policy<'_>) -> Result<(), Absent> {
-        match policy.tls {
-            None => Ok(()),
-            Some(ClientTlsMode::IstioMutual) if self.world.env.allow_unenforced => Ok(()),
-            Some(mode) => Err(Absent::Tls(mode)),
+    /// How TLS is spoken. Mesh TLS may be left out where the user allowed it; any other never.
+    fn tls(
+        &mut self,
+        tls: Tls<'_>,
+        rules: &[Item<'a, DestinationRule>],
+        service: &Service<'a>,
+    ) -> Result<Option<UpstreamTls>, Absent> {
+        match (tls, rules.first()) {
+            (Tls::Own(settings), Some((object, _))) => {
+                // what is wrong with them is said where all rules are looked at
+                let place = upstream_tls::place(self.world, object, "");
+                let names = service.subject_alt_names();
+                let silent = &mut Report::default();
+                Ok(Some(upstream_tls::settings(&place, settings, &names, &mut self.credentials, silent)))
+            }
+            (Tls::Mesh, _) if self.world.env.allow_unenforced => Ok(None),
+            (Tls::Mesh | Tls::Own(_), _) => Err(Absent::MeshTls),
         }
     }
 
-    /// Puts the clusters and their endpoints into `model`. Returns why others are not in it.
+    /// Puts the clusters, their endpoints and what their TLS needs into `model`. Returns why others are not in it.
     pub(crate) fn finish(self, model: &mut Model) -> BTreeMap<ClusterName, String> {
+        let Model { mut secrets, mut authorities, .. } = self.credentials;
+        model.secrets.append(&mut secrets);
+        model.authorities.append(&mut authorities);
         for (name, (cluster, endpoints)) in self.made {
             model.clusters.insert(name.clone(), cluster);
             model.endpoints.insert(name, endpoints);

@@ -5,15 +5,16 @@ use crate::limits::limits;
 use crate::load_balancer::load_balancer;
 use crate::outlier;
 use crate::retries;
+use crate::upstream_tls::Tls;
 use crate::world::{Item, World, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_api::istio::{
-    self, ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
-    HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting, Subset, TrafficPolicy,
+    self, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy, HttpSettings,
+    LoadBalancerSettings, LocalityLoadBalancerSetting, ProxyProtocolVersion, Subset, TrafficPolicy,
 };
 use tidegate_model::{
-    ConnectionLimits, LoadBalancer, OutlierDetection, RetryBudget, UpstreamProtocol, Warmup,
+    ConnectionLimits, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, UpstreamProtocol, Warmup,
 };
 
 /// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
@@ -143,8 +144,10 @@ pub(crate) struct Policy<'a> {
     pub(crate) tcp_idle_timeout: Option<Duration>,
     /// What is spoken, whatever the port says.
     pub(crate) protocol: Option<UpstreamProtocol>,
-    /// How the upstream wants to be spoken to; `None` is plain text.
-    pub(crate) tls: Option<ClientTlsMode>,
+    /// How TLS is spoken; `None` is plain text.
+    pub(crate) tls: Option<Tls<'a>>,
+    /// What each connection begins with.
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// The blocks of a policy, as they override each other.
@@ -155,6 +158,7 @@ struct Blocks<'a> {
     outlier_detection: Option<&'a istio::OutlierDetection>,
     retry_budget: Option<&'a istio::RetryBudget>,
     tls: Option<&'a ClientTlsSettings>,
+    proxy_protocol: Option<&'a istio::ProxyProtocol>,
 }
 
 impl<'a> Blocks<'a> {
@@ -166,9 +170,11 @@ impl<'a> Blocks<'a> {
             .iter()
             .find(|p| p.port.as_ref().and_then(|p| p.number) == Some(u32::from(port)));
         let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
+        let proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
         if let Some(p) = for_port {
             return Blocks {
                 retry_budget,
+                proxy_protocol,
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
                 outlier_detection: p.outlier_detection.as_ref(),
@@ -180,6 +186,7 @@ impl<'a> Blocks<'a> {
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
             outlier_detection: policy.outlier_detection.as_ref().or(self.outlier_detection),
             retry_budget,
+            proxy_protocol,
             tls: policy.tls.as_ref().or(self.tls),
         }
     }
@@ -201,7 +208,6 @@ pub(crate) fn policy<'a>(
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
     let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
     let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
-    let tls = blocks.tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable);
     Policy {
         outlier_detection: outlier::detection(blocks.outlier_detection),
         warmup: outlier::warmup(blocks.load_balancer, &load_balancer),
@@ -216,7 +222,11 @@ pub(crate) fn policy<'a>(
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
         tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
-        tls,
+        tls: blocks.tls.and_then(Tls::of),
+        proxy_protocol: blocks.proxy_protocol.map(|p| match p.version {
+            Some(ProxyProtocolVersion::V2) => ProxyProtocol::V2,
+            Some(ProxyProtocolVersion::V1) | None => ProxyProtocol::V1,
+        }),
     }
 }
 

@@ -154,7 +154,8 @@ macro_rules! traffic_policy {
                 concat!($at, "portLevelSettings[].connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "portLevelSettings[].connectionPool.http.useClientProtocol"),
                 concat!($at, "portLevelSettings[].connectionPool.http.maxRetries"),
-                concat!($at, "portLevelSettings[].tls.mode"),
+                concat!($at, "portLevelSettings[].connectionPool.http.http2KeepAlive"),
+                concat!($at, "portLevelSettings[].tls"),
                 concat!($at, "loadBalancer.simple"),
                 concat!($at, "loadBalancer.consistentHash"),
                 concat!($at, "loadBalancer.localityLbSetting"),
@@ -182,9 +183,11 @@ macro_rules! traffic_policy {
                 concat!($at, "connectionPool.http.h2UpgradePolicy"),
                 concat!($at, "connectionPool.http.useClientProtocol"),
                 concat!($at, "connectionPool.http.maxRetries"),
+                concat!($at, "connectionPool.http.http2KeepAlive"),
                 concat!($at, "retryBudget"),
-                // Reported with the reference to it: it fails closed.
-                concat!($at, "tls.mode"),
+                concat!($at, "proxyProtocol"),
+                // Mesh TLS is reported with the reference to it: it fails closed.
+                concat!($at, "tls"),
             )*
         ]
     };
@@ -220,6 +223,7 @@ const SERVICE_ENTRY: Fields = Fields {
         "endpoints[].labels",
         "endpoints[].weight",
         "endpoints[].locality",
+        "subjectAltNames",
     ],
     reasons: &[
         ("addresses", "has no effect at a gateway: it captures traffic of sidecars by its address"),

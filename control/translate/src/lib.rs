@@ -44,6 +44,7 @@ mod tls;
 mod tracing;
 mod unreachable;
 mod unserved;
+mod upstream_tls;
 mod validate;
 mod virtual_service;
 mod world;
@@ -92,11 +93,15 @@ pub struct Env {
 /// Contents of files by their paths, or why one cannot be read.
 pub type Files = BTreeMap<String, Result<Arc<[u8]>, String>>;
 
-/// The files that Gateways name instead of Secrets: certificates, keys, authorities and revocation lists.
+/// The files that Gateways and DestinationRules name instead of Secrets: certificates, keys, authorities and revocation
+/// lists.
 pub fn files(objects: &Objects) -> BTreeSet<String> {
     let gateways = objects.gateways();
     let settings = gateways.iter().flat_map(|(_, g)| &g.servers).filter_map(|s| s.tls.as_ref());
-    settings.flat_map(secret::files).map(str::to_owned).collect()
+    let of_servers = settings.flat_map(secret::files).map(str::to_owned);
+    let rules = objects.destination_rules();
+    let of_upstreams = rules.iter().flat_map(|(_, rule)| upstream_tls::files(rule));
+    of_servers.chain(of_upstreams).collect()
 }
 
 /// What a set of objects means.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use tidegate_api::istio::{self, ConnectionPoolSettings};
-use tidegate_model::{ConnectionLimits, TcpKeepalive};
+use tidegate_model::{ConnectionLimits, Http2Keepalive, TcpKeepalive};
 
 /// What Linux does where nothing is said.
 const KEEPALIVE: TcpKeepalive =
@@ -24,7 +24,15 @@ pub(crate) fn limits(
         max_concurrent_streams: written(http.and_then(|http| http.max_concurrent_streams)),
         max_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration),
         tcp_keepalive: tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).or(mesh_keepalive).map(keepalive),
+        http2_keepalive: http.and_then(|http| http.http2_keep_alive.as_ref()).and_then(pings),
     }
+}
+
+/// Without an interval there are none.
+fn pings(written: &istio::Http2KeepAlive) -> Option<Http2Keepalive> {
+    let set = |time: Option<Duration>| time.filter(|time| !time.is_zero());
+    let interval = set(written.interval)?;
+    Some(Http2Keepalive { interval, timeout: set(written.timeout).unwrap_or(interval) })
 }
 
 fn keepalive(written: &istio::TcpKeepalive) -> TcpKeepalive {

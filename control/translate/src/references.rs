@@ -7,10 +7,11 @@ use crate::matches::{asks_for_claims, gateway_name};
 use crate::report::Report;
 use crate::servers::full_name;
 use crate::unserved::selects_gateway;
+use crate::upstream_tls;
 use crate::world::{Item, World, selects};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_api::Object;
-use tidegate_api::istio::{ClientTlsMode, DestinationRule, Gateway, TrafficPolicy, VirtualService};
+use tidegate_api::istio::{DestinationRule, Gateway, VirtualService};
 
 /// Reports them.
 pub(crate) fn report(world: &World<'_>, report: &mut Report) {
@@ -154,7 +155,7 @@ fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>
         report.warning(object, "spec.host", "unknown-host", text, "create the service, or correct the host");
     }
     subsets(world, object, rule, &host, report);
-    upstream_tls(world, object, rule, report);
+    upstream_tls::report(world, (object, rule), report);
 }
 
 /// Istio's IST0173: a subset without endpoints, of a service that has some.
@@ -171,36 +172,5 @@ fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &st
             format!("no endpoint of {host} has these labels; requests to this subset are answered with 503");
         let advice = "correct the labels, or start workloads that have them";
         report.warning(object, &format!("spec.subsets[{i}].labels"), "empty-subset", text, advice);
-    }
-}
-
-fn upstream_tls(world: &World<'_>, object: &Object, rule: &DestinationRule, report: &mut Report) {
-    let mut levels: Vec<(String, &TrafficPolicy)> = Vec::new();
-    levels.extend(rule.traffic_policy.as_ref().map(|p| ("spec.trafficPolicy".to_owned(), p)));
-    for (i, subset) in rule.subsets.iter().enumerate() {
-        let policy = subset.traffic_policy.as_ref();
-        levels.extend(policy.map(|p| (format!("spec.subsets[{i}].trafficPolicy"), p)));
-    }
-    for (field, policy) in levels {
-        let ports = policy.port_level_settings.iter().enumerate();
-        let at_ports = ports.map(|(i, p)| (format!("{field}.portLevelSettings[{i}].tls"), p.tls.as_ref()));
-        let own = (format!("{field}.tls"), policy.tls.as_ref());
-        for (field, tls) in std::iter::once(own).chain(at_ports) {
-            let Some(mode) = tls.and_then(|t| t.mode).filter(|m| *m != ClientTlsMode::Disable) else {
-                continue;
-            };
-            let text = if mode == ClientTlsMode::IstioMutual && world.env.allow_unenforced {
-                "is not enforced yet: plain text is spoken to the upstream, as --allow-unenforced says"
-            } else {
-                "TLS to upstreams is not spoken yet: requests are answered with 503, never sent in plain text"
-            };
-            report.warning(
-                object,
-                &format!("{field}.mode"),
-                "upstream-tls",
-                text,
-                "use DISABLE, or leave tls out",
-            );
-        }
     }
 }

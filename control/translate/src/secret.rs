@@ -1,4 +1,4 @@
-//! Certificates of servers and authorities of clients, out of Secrets, ConfigMaps and files.
+//! Certificates with their keys, and authorities that check those of others, out of Secrets, ConfigMaps and files.
 
 use crate::report::Report;
 use crate::world::World;
@@ -17,10 +17,15 @@ const CA_SUFFIX: &str = "-cacert";
 /// Whose TLS settings these are.
 pub(crate) struct Place<'p> {
     pub(crate) world: &'p World<'p>,
-    pub(crate) gateway: &'p Object,
+    pub(crate) object: &'p Object,
     /// The field of the settings.
     pub(crate) field: &'p str,
+    /// What follows when something is missing.
+    pub(crate) fails: &'static str,
 }
+
+/// What follows for a server that lacks something.
+pub(crate) const SERVER_FAILS: &str = "the handshake of this server fails";
 
 /// The certificates of a server. Those that are there are put into `model`, also broken ones: the data plane keeps
 /// the last good version of one, and else the handshake fails for this server.
@@ -32,28 +37,51 @@ pub(crate) fn certificates(
 ) -> Vec<SecretKey> {
     let mut keys = Vec::new();
     for (field, name) in credentials(place, tls) {
-        let Some(key) = secret_key(place, &field, name, report) else { continue };
-        keys.push(key.clone());
-        if let Entry::Vacant(entry) = model.secrets.entry(key)
-            && let Some(secret) = load(place, &field, entry.key(), report)
-        {
-            entry.insert(Arc::new(secret));
-        }
+        keys.extend(certificate_named(place, &field, name, model, report));
     }
     for (field, certificate, private_key) in certificate_files(place, tls) {
-        let key = file_key(&["cert", certificate, private_key]);
-        keys.push(key.clone());
-        let chain = file(place, &format!("{field}.serverCertificate"), certificate, report);
-        let private = file(place, &format!("{field}.privateKey"), private_key, report);
-        if let Some((chain, private)) = chain.zip(private) {
-            let written = [("tls.crt", &chain), ("tls.key", &private)];
-            let data = written.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
-            let written = Written { secret_type: None, data };
-            let secret = checked(place.world, place.gateway, &key, &written, Some(&field), report);
-            model.secrets.insert(key, Arc::new(secret));
-        }
+        let fields = [format!("{field}.serverCertificate"), format!("{field}.privateKey")];
+        keys.push(certificate_of_files(place, &fields, [certificate, private_key], model, report));
     }
     keys
+}
+
+/// The certificate that a Secret of that name holds; `None` when the name is none of a Secret that may be used.
+pub(crate) fn certificate_named(
+    place: &Place<'_>,
+    field: &str,
+    name: &str,
+    model: &mut Model,
+    report: &mut Report,
+) -> Option<SecretKey> {
+    let key = secret_key(place, field, name, report)?;
+    if let Entry::Vacant(entry) = model.secrets.entry(key.clone())
+        && let Some(secret) = load(place, field, entry.key(), report)
+    {
+        entry.insert(Arc::new(secret));
+    }
+    Some(key)
+}
+
+/// The certificate of two files, itself and its key, each named by its own field.
+pub(crate) fn certificate_of_files(
+    place: &Place<'_>,
+    fields: &[String; 2],
+    [certificate, private_key]: [&str; 2],
+    model: &mut Model,
+    report: &mut Report,
+) -> SecretKey {
+    let key = file_key(&["cert", certificate, private_key]);
+    let chain = file(place, &fields[0], certificate, report);
+    let private = file(place, &fields[1], private_key, report);
+    if let Some((chain, private)) = chain.zip(private) {
+        let written = [("tls.crt", &chain), ("tls.key", &private)];
+        let data = written.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
+        let written = Written { secret_type: None, data };
+        let secret = checked(place.world, place.object, &key, &written, Some(&fields[0]), report);
+        model.secrets.insert(key.clone(), Arc::new(secret));
+    }
+    key
 }
 
 /// The names of a server's Secrets, each with its field.
@@ -99,16 +127,10 @@ pub(crate) fn authorities(
         if tls.ca_crl.is_some() {
             let text = "has no effect with credentialName, in Istio neither";
             let advice = "put the list into the Secret of the authorities, as ca.crl (or crl beside cacert)";
-            report.warning(place.gateway, &format!("{}.caCrl", place.field), "no-effect", text, advice);
+            report.warning(place.object, &format!("{}.caCrl", place.field), "no-effect", text, advice);
         }
-        let mut silent = Report::default();
-        let mut names = Vec::new();
-        for (field, name) in &credentials {
-            let Some(key) = secret_key(place, field, name, &mut silent) else { continue };
-            names.push(SecretKey { name: format!("{}{CA_SUFFIX}", key.name).into(), ..key.clone() });
-            names.push(key);
-        }
-        return vec![authorities_of(place, field, &names, model, report)];
+        let names = credentials.iter().flat_map(|(field, name)| authority_names(place, field, name));
+        return vec![authorities_of(place, field, &names.collect::<Vec<_>>(), model, report)];
     }
     let several = tls.tls_certificates.iter().enumerate();
     let several =
@@ -120,22 +142,27 @@ pub(crate) fn authorities(
     let files: Vec<_> =
         files.map(|(field, path)| authority_files(place, &field, path, revoked, model, report)).collect();
     if files.is_empty() {
-        let text =
-            "says of nobody that it may sign certificates of clients; the handshake of this server fails";
+        let text = format!("says of nobody that it may sign certificates of clients; {}", place.fails);
         let advice = "name a Secret with ca.crt in it, or set caCertificates";
-        report.warning(place.gateway, place.field, "unknown-credential", text, advice);
+        report.warning(place.object, place.field, "unknown-credential", text, advice);
         return vec![unknown("")];
     }
     files
 }
 
 /// A key that nothing has: the handshake fails.
-fn unknown(name: &str) -> SecretKey {
+pub(crate) fn unknown(name: &str) -> SecretKey {
     SecretKey { namespace: "".into(), name: name.into() }
 }
 
+/// The Secrets that may hold the authorities that belong to the one of that name, the first to look at first.
+pub(crate) fn authority_names(place: &Place<'_>, field: &str, name: &str) -> Vec<SecretKey> {
+    let Some(key) = secret_key(place, field, name, &mut Report::default()) else { return Vec::new() };
+    vec![SecretKey { name: format!("{}{CA_SUFFIX}", key.name).into(), ..key.clone() }, key]
+}
+
 /// The first of the named Secrets, or ConfigMaps, that holds authorities.
-fn authorities_of(
+pub(crate) fn authorities_of(
     place: &Place<'_>,
     field: &str,
     names: &[SecretKey],
@@ -165,11 +192,11 @@ fn authorities_of(
     }
     let all: Vec<_> = names.iter().map(ToString::to_string).collect();
     let text = format!(
-        "none of {} holds authorities (cacert or ca.crt) for certificates of clients; the handshake of this server \
-         fails until one does",
-        all.join(", ")
+        "none of {} holds authorities (cacert or ca.crt) for certificates of the other side; {} until one does",
+        all.join(", "),
+        place.fails
     );
-    report.warning(place.gateway, field, "unknown-credential", text, "add ca.crt to the Secret");
+    report.warning(place.object, field, "unknown-credential", text, "add ca.crt to the Secret");
     names.last().cloned().unwrap_or_else(|| unknown(""))
 }
 
@@ -188,7 +215,7 @@ fn contents<'a>(world: &World<'a>, key: &SecretKey) -> Option<(&'a Object, BTree
     Some((object, data))
 }
 
-fn authority_files(
+pub(crate) fn authority_files(
     place: &Place<'_>,
     field: &str,
     path: &str,
@@ -202,7 +229,7 @@ fn authority_files(
     let list = revoked.map(|path| file(place, &format!("{}.caCrl", place.field), path, report));
     // A list that is asked for and cannot be read is not left out: that would let the revoked in.
     if let (Some(certificates), Some(revoked)) = (certificates, list.map_or(Some(None), |l| l.map(Some))) {
-        check_authorities(place.world, place.gateway, &at, &certificates, revoked.as_deref(), report);
+        check_authorities(place.world, place.object, &at, &certificates, revoked.as_deref(), report);
         let found = Authorities { key: key.clone(), certificates, revoked };
         model.authorities.insert(key.clone(), Arc::new(found));
     }
@@ -219,11 +246,10 @@ fn file(place: &Place<'_>, field: &str, path: &str, report: &mut Report) -> Opti
         Some(Ok(content)) => Some(content.clone()),
         other => {
             let why = other.and_then(|r| r.as_ref().err()).map_or("it was not looked for", String::as_str);
-            let text =
-                format!("{path} cannot be read: {why}; the handshake of this server fails until it can");
+            let text = format!("{path} cannot be read: {why}; {} until it can", place.fails);
             let advice =
                 "mount it into the gateway, or put it into a Secret and name that with credentialName";
-            report.warning(place.gateway, field, "unknown-credential", text, advice);
+            report.warning(place.object, field, "unknown-credential", text, advice);
             None
         }
     }
@@ -245,7 +271,8 @@ fn check_authorities(
         !roots.is_empty() && roots.iter().all(|root| x509_parser::parse_x509_certificate(root).is_ok())
     });
     if !whole {
-        let text = "the authorities are not PEM, or not X.509; servers that use them refuse the handshake";
+        let text = "the authorities are not PEM, or not X.509; their last good version stays in use, and without one \
+                    handshakes fail";
         report.error(object, field, "invalid-credential", text, "use PEM certificates");
     }
     let Some(revoked) = revoked else { return };
@@ -255,7 +282,8 @@ fn check_authorities(
         !lists.is_empty() && lists.iter().all(|list| x509_parser::parse_x509_crl(list).is_ok())
     });
     if !parsed {
-        let text = "the revocation list is not PEM, or not one; servers that use it refuse the handshake";
+        let text = "the revocation list is not PEM, or not one; its last good version stays in use, and without one \
+                    handshakes fail";
         report.error(object, field, "invalid-credential", text, "use PEM revocation lists (X509 CRL)");
         return;
     }
@@ -264,20 +292,19 @@ fn check_authorities(
         (next < now).then_some(())
     };
     if lists.unwrap_or_default().iter().any(|list| over(list).is_some()) {
-        let text = "the time of a revocation list is over: clients are refused until it is renewed";
+        let text = "the time of a revocation list is over: who it is about is refused until it is renewed";
         report.warning(object, field, "not-valid-now", text, "renew it");
     }
 }
 
-/// Secrets are read from the gateway's own namespace, whatever the Gateway's is.
+/// Secrets are read from the gateway's own namespace, whatever the object's is.
 fn secret_key(place: &Place<'_>, field: &str, name: &str, report: &mut Report) -> Option<SecretKey> {
     let own = place.world.env.namespace.clone();
     let prefixes = ["kubernetes://", "kubernetes-gateway://", "configmap://"];
     let plain = prefixes.iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
     if plain.contains("://") {
-        let text =
-            format!("credentials of the form {name:?} are not read yet; the handshake of this server fails");
-        report.warning(place.gateway, field, "not-enforced", text, "name a TLS Secret");
+        let text = format!("credentials of the form {name:?} are not read yet; {}", place.fails);
+        report.warning(place.object, field, "not-enforced", text, "name a TLS Secret");
         return None;
     }
     match plain.split_once('/') {
@@ -288,7 +315,7 @@ fn secret_key(place: &Place<'_>, field: &str, name: &str, report: &mut Report) -
         Some(_) => {
             let text = format!("{name:?} is not in {own}, the namespace of this gateway");
             let advice = format!("create the Secret in {own}");
-            report.warning(place.gateway, field, "unknown-credential", text, advice);
+            report.warning(place.object, field, "unknown-credential", text, advice);
             None
         }
     }
@@ -297,18 +324,18 @@ fn secret_key(place: &Place<'_>, field: &str, name: &str, report: &mut Report) -
 fn load(place: &Place<'_>, field: &str, key: &SecretKey, report: &mut Report) -> Option<Secret> {
     let reference = ObjectRef::new("Secret", &key.namespace, &key.name);
     let Some(object) = place.world.objects.get(&reference) else {
-        let text = format!("there is no Secret {key}; the handshake of this server fails until there is");
+        let text = format!("there is no Secret {key}; {} until there is", place.fails);
         let advice =
             format!("create it with tls.crt and tls.key in {}, the gateway's namespace", key.namespace);
-        report.warning(place.gateway, field, "unknown-credential", text, advice);
+        report.warning(place.object, field, "unknown-credential", text, advice);
         return None;
     };
     let Spec::Secret(written) = &object.spec else { return None };
     Some(checked(place.world, object, key, written, None, report))
 }
 
-/// A certificate with its key as they were written, and what is wrong with them; of files, `files` is the field in
-/// which they are named.
+/// A certificate with its key as they were written, and what is wrong with them; of files, `files` is the field that
+/// names the certificate's.
 fn checked(
     world: &World<'_>,
     object: &Object,
@@ -318,20 +345,18 @@ fn checked(
     report: &mut Report,
 ) -> Secret {
     let at = |why: InvalidSecret| match files {
-        Some(field) => format!("{field}.serverCertificate"),
+        Some(field) => field.to_owned(),
         None => why.field(written).to_owned(),
     };
     match check(written) {
         Ok(pair) => {
             if let Some(text) = pair.not_valid(world.env.now) {
                 let field = at(InvalidSecret::Certificate);
-                report.warning(object, &field, "not-valid-now", text, "renew it; clients refuse it");
+                report.warning(object, &field, "not-valid-now", text, "renew it; the other side refuses it");
             }
         }
         Err(why) => {
-            let text = format!(
-                "{why}; servers that use it keep its last good version, and without one refuse the handshake"
-            );
+            let text = format!("{why}; its last good version stays in use, and without one handshakes fail");
             let advice = "use a PEM certificate chain, leaf first, with its unencrypted PEM key";
             report.error(object, &at(why), "invalid-credential", text, advice);
         }
@@ -340,7 +365,7 @@ fn checked(
     Secret { key: key.clone(), certificate_chain: chain.into(), private_key: private.into() }
 }
 
-/// The files that Gateways name: certificates, keys, authorities and revocation lists.
+/// The files that a server names: certificates, keys, authorities and revocation lists.
 pub(crate) fn files(tls: &ServerTlsSettings) -> impl Iterator<Item = &str> {
     let one = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl];
     let several = tls.tls_certificates.iter();
@@ -348,7 +373,7 @@ pub(crate) fn files(tls: &ServerTlsSettings) -> impl Iterator<Item = &str> {
     one.into_iter().chain(several).filter_map(|path| path.as_deref()).filter(|path| !path.is_empty())
 }
 
-/// Why a Secret is no server certificate.
+/// Why a Secret is no certificate with its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum InvalidSecret {
     #[error("has neither cert and key nor tls.crt and tls.key")]

@@ -207,6 +207,15 @@ impl Service<'_> {
         self.ports.iter().find(|p| p.number == number)
     }
 
+    /// The names of which certificates of its endpoints must have one; empty where that is not said.
+    pub(crate) fn subject_alt_names(&self) -> Vec<Arc<str>> {
+        let entries = self.sources.iter().filter_map(|source| match source {
+            Source::Kubernetes(_) => None,
+            Source::Entry((_, entry)) => Some(entry),
+        });
+        entries.flat_map(|entry| &entry.subject_alt_names).map(|name| name.as_str().into()).collect()
+    }
+
     /// Whether its endpoints are whatever address a client asked for, so that a gateway has none.
     pub(crate) fn has_no_endpoints_by_nature(&self) -> bool {
         !self.sources.is_empty()

@@ -18,6 +18,7 @@ mod retries;
 mod routes;
 mod tls;
 mod tracing;
+mod upstream_tls;
 
 use crate::{Env, Translation, translate};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! How a Gateway's server terminates TLS.
 
 use crate::report::Report;
-use crate::secret::{self, Place};
+use crate::secret::{self, Place, SERVER_FAILS};
 use crate::servers::Server;
 use crate::world::World;
 use base64::Engine as _;
@@ -33,7 +33,7 @@ pub(crate) fn termination(
         Some(TlsProtocol::Tls13) => Some(TlsVersion::V1_3),
         _ => None,
     };
-    let place = Place { world, gateway: server.object, field: &field };
+    let place = Place { world, object: server.object, field: &field, fails: SERVER_FAILS };
     Ok(TlsTermination {
         certificates: secret::certificates(&place, tls, model, report),
         min_version: version(tls.min_protocol_version),
@@ -212,7 +212,7 @@ fn clients(
     if any_authority {
         let text = "any certificate of a client is accepted, whoever signed it";
         report.warning(
-            place.gateway,
+            place.object,
             &format!("{}.insecureSkipVerify", place.field),
             "insecure",
             text,
@@ -226,7 +226,7 @@ fn clients(
         let text = "has a value that is no SHA-256; connections to these hosts are refused";
         let advice =
             "write verifyCertificateSpki in base64 and verifyCertificateHash in hex, of 32 bytes each";
-        report.error(place.gateway, place.field, "invalid-pin", text, advice);
+        report.error(place.object, place.field, "invalid-pin", text, advice);
         return Err("a pin of verifyCertificateSpki or verifyCertificateHash is no SHA-256");
     };
     let names = tls.subject_alt_names.iter().map(|name| Arc::from(name.as_str())).collect();
@@ -247,7 +247,7 @@ fn without_clients(place: &Place<'_>, tls: &ServerTlsSettings, report: &mut Repo
         if there {
             let text = "has no effect: clients are not asked for a certificate";
             let advice = "use mode MUTUAL or OPTIONAL_MUTUAL, or remove it";
-            report.warning(place.gateway, &format!("{}.{name}", place.field), "no-effect", text, advice);
+            report.warning(place.object, &format!("{}.{name}", place.field), "no-effect", text, advice);
         }
     }
 }

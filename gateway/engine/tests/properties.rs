@@ -342,5 +342,7 @@ fn cluster(host: &str) -> Cluster {
         connect_timeout: std::time::Duration::from_secs(10),
         idle_timeout: std::time::Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
+        tls: None,
+        proxy_protocol: None,
     }
 }

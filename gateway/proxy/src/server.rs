@@ -9,7 +9,7 @@ use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spre
 use crate::lock::lock;
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
-use crate::tls::{self, ServerConfigs};
+use crate::tls::{self, Credentials, ServerConfigs};
 use crate::trace::Target;
 use crate::upstream::{Connector, EndpointStanding, Pool, Registry, SystemResolver};
 use crate::worker::{self, Command, Cut, SnapshotCache, Worker};
@@ -199,6 +199,8 @@ pub(crate) struct Shown {
 struct Control {
     model: Arc<Model>,
     registry: Registry,
+    /// What TLS needs of the model, on both sides.
+    credentials: Credentials,
     keys: KeyStore,
     listeners: Listeners,
     access_log: Option<AccessLog>,
@@ -238,7 +240,8 @@ impl Proxy {
         let fetch = HttpFetch::new(&options.keys)?.with_resolver(resolver());
         let keys = KeyStore::over_network(runtime.handle().clone(), fetch);
         let mut registry = Registry::new(runtime.handle().clone(), resolver(), &options.dns.allowed);
-        let clusters = registry.apply(&Model::default());
+        let credentials = Credentials::default();
+        let clusters = registry.update(&Model::default(), &credentials);
         let live = Arc::new(Live::new(Snapshot {
             generation: 0,
             table: Table::default(),
@@ -268,6 +271,7 @@ impl Proxy {
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
+            credentials,
             keys,
             listeners,
             access_log: options.access_log,
@@ -287,7 +291,8 @@ impl Proxy {
         let old = self.state.live.load();
         let changes = model.diff(&control.model);
         let compiled = old.table.apply(&model, &changes);
-        let (tls, certificates) = ServerConfigs::build(&model, &old.tls);
+        control.credentials = Credentials::load(&model, &control.credentials);
+        let (tls, certificates) = ServerConfigs::build(&model, &control.credentials, &old.tls);
         let mut diagnostics = refused(&model, compiled.refused);
         diagnostics.extend(certificates);
         let (authentication, unusable) =
@@ -305,7 +310,8 @@ impl Proxy {
         let is_new = old.generation == 0 || !changes.is_empty();
         let generation = old.generation + u64::from(is_new);
         if is_new {
-            let clusters = control.registry.apply(&model);
+            let Control { registry, credentials, .. } = &mut *control;
+            let clusters = registry.update(&model, credentials);
             let mesh = model.mesh.clone();
             let target = mesh.tracing.clone().and_then(|tracing| {
                 Some(Target { cluster: clusters.get(&tracing.collector)?.clone(), tracing })
@@ -316,8 +322,10 @@ impl Proxy {
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
         drop(prepared);
+        let live = self.state.live.load();
+        diagnostics.extend(live.clusters.unusable());
         if is_new {
-            old.tls.drain_changed(&self.state.live.load().tls);
+            old.tls.drain_changed(&live.tls);
         }
         for worker in &self.workers {
             let listen = opened.new.iter().cloned().map(Command::Listen);

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use std::fmt;
 use tidegate_engine::Considered;
-use tidegate_model::{ClusterName, LoadBalancer, ObjectRef, Origin, Route, RuleRef, TcpRoute};
+use tidegate_model::{
+    ClusterName, LoadBalancer, ObjectRef, Origin, ProxyProtocol, Route, RuleRef, TcpRoute, UpstreamTls,
+};
 use tidegate_proxy::EndpointStanding;
 
 /// What happens to a request, and why.
@@ -28,6 +30,10 @@ pub(crate) struct Answer {
     pub(super) subset: Option<String>,
     /// How its endpoints are picked.
     pub(super) load_balancer: Option<LoadBalancer>,
+    /// How TLS is spoken to them.
+    pub(super) tls: Option<UpstreamTls>,
+    /// What each connection to them begins with.
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
     /// One of the endpoints.
     pub(super) endpoint: Option<String>,
     pub(super) endpoints: Vec<String>,
@@ -192,6 +198,12 @@ impl fmt::Display for Answer {
         }
         if let Some(rewritten) = &self.rewritten {
             line("sent as", &format_args!("{} {}", rewritten.authority, rewritten.path))?;
+        }
+        if let Some(tls) = &self.tls {
+            line("TLS", tls)?;
+        }
+        if let Some(version) = self.proxy_protocol {
+            line("begins with", &format_args!("a PROXY header, {version:?}"))?;
         }
         if !self.endpoints.is_empty() {
             let more = self.endpoints.len().saturating_sub(SHOWN);

@@ -311,6 +311,8 @@ impl View {
         let set = self.model.endpoints.get(name);
         answer.subset = Some(cluster.subset.to_string()).filter(|subset| !subset.is_empty());
         answer.load_balancer = Some(cluster.load_balancer.clone());
+        answer.tls.clone_from(&cluster.tls);
+        answer.proxy_protocol = cluster.proxy_protocol;
         answer.standings =
             running(name).unwrap_or_else(|| set.map_or_else(Vec::new, |set| standings(cluster, set)));
         let used = answer.standings.iter().find(|standing| standing.percent > 0.0);

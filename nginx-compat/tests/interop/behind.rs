@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_tests::{Answer, Connection, Gateway, Net, Request, Version, exchange};
+use tidegate_tests::{Answer, Authority, Connection, Gateway, Net, Request, Version, exchange};
 use tokio::task::JoinSet;
 
 const PORT: u16 = 8080;
@@ -258,6 +258,58 @@ async fn a_reload_of_nginx_costs_no_request() -> Result<()> {
     workers.lock().unwrap_or_else(PoisonError::into_inner).insert(ENOUGH.into());
     while let Some(ended) = clients.join_next().await {
         ended??;
+    }
+    Ok(())
+}
+
+/// nginx that wants TLS, and says what it saw of it.
+#[tokio::test]
+async fn nginx_is_spoken_to_by_tls_and_told_of_the_client() -> Result<()> {
+    let net = Net::reserve()?;
+    let authority = Authority::new("interop")?;
+    let (server, me) = (authority.issue("nginx", &["nginx.example".into()])?, authority.issue("edge", &[])?);
+    let mut site = Site::new(&net)?;
+    std::fs::write(site.config.root().join("ca.crt"), authority.certificate())?;
+    let seen = "location / { return 200 \"$ssl_protocol $ssl_server_name $server_protocol $ssl_client_s_dn \
+                $ssl_session_reused $proxy_protocol_addr\"; }";
+    let once = "connectionPool: {http: {maxRequestsPerConnection: 1}}";
+    let mut hosts = Vec::new();
+    for (host, protocol, listen, lines, policy) in [
+        ("simple.example", "HTTP", "", "", once),
+        ("h2.example", "HTTP2", "http2", "", once),
+        ("tls12.example", "HTTP", "", "", once),
+        ("mutual.example", "HTTP", "", "ssl_client_certificate ca.crt; ssl_verify_client on;", once),
+        ("proxied.example", "HTTP", "proxy_protocol", "", "proxyProtocol: {version: V2}"),
+        ("proxied1.example", "HTTP2", "http2 proxy_protocol", "", "proxyProtocol: {version: V1}"),
+    ] {
+        let versions = if host == "tls12.example" { "TLSv1.2" } else { "TLSv1.2 TLSv1.3" };
+        let lines = format!("ssl_protocols {versions}; {lines} {seen}");
+        let at = site.config.tls_server(listen, &server, &lines)?;
+        site.objects.site(host, "edge", at, protocol);
+        let tls = "tls: {mode: MUTUAL, credentialName: me, sni: nginx.example}";
+        site.objects.policy(&format!("upstream.{host}"), &format!("{tls}, {policy}"));
+        hosts.push(host);
+    }
+    site.objects.secret("me", &me);
+    site.objects.authority("me-cacert", &authority);
+    let (_nginx, gateway, _folder) = site.start(&net).await?;
+    for host in hosts {
+        let mut said = Vec::new();
+        for _ in 0..2 {
+            let answer = exchange(&Request::to(gateway.at(PORT)).host(host)).await?;
+            ensure!(answer.status == 200, "{host}: {}", answer.text());
+            said.push(answer.text());
+        }
+        let version = if host == "tls12.example" { "TLSv1.2" } else { "TLSv1.3" };
+        let http =
+            if host.starts_with("h2") || host.starts_with("proxied1") { "HTTP/2.0" } else { "HTTP/1.1" };
+        let subject = if host == "mutual.example" { "CN=edge" } else { "" };
+        let reused = |again: bool| if again { "r" } else { "." };
+        let client = if host.starts_with("proxied") { "127.0.0.1" } else { "" };
+        for (i, said) in said.iter().enumerate() {
+            let expected = format!("{version} nginx.example {http} {subject} {} {client}", reused(i > 0));
+            ensure!(*said == expected, "{host}: {said:?} and not {expected:?}");
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use std::net::SocketAddr;
 use tempfile::TempDir;
-use tidegate_tests::{Gateway, Identity, Net, Start};
+use tidegate_tests::{Authority, Gateway, Identity, Net, Start};
 
 /// A host that the objects name.
 pub(crate) const HOST: &str = "shop.example";
@@ -61,6 +61,22 @@ impl Objects {
             block(&identity.certificate),
             block(&identity.key)
         );
+    }
+
+    /// Who signs certificates, in the gateway's namespace.
+    pub(crate) fn authority(&mut self, name: &str, authority: &Authority) {
+        let pem = authority.certificate().replace('\n', "\n    ");
+        self.0 += &format!(
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: istio-system}}\n\
+             stringData:\n  ca.crt: |\n    {}\n",
+            pem.trim_end()
+        );
+    }
+
+    /// A policy towards the upstreams of a host.
+    pub(crate) fn policy(&mut self, host: &str, policy: &str) {
+        let spec = format!("spec: {{host: {host}, trafficPolicy: {{{policy}}}}}");
+        self.object("networking.istio.io/v1", "DestinationRule", &host.replace('.', "-"), &spec);
     }
 
     /// Believes what this many proxies in front say about the client.

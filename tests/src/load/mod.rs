@@ -8,8 +8,8 @@ mod origin;
 mod site;
 
 pub use callgrind::{Counts, Profile};
-pub use origin::serve as serve_origin;
-pub use site::{HOSTS, PREFIXES, featured_site, host, site};
+pub use origin::{serve as serve_origins, serve_tls as serve_tls_origin};
+pub use site::{HOSTS, PREFIXES, featured_site, host, site, tls_upstream};
 
 use anyhow::{Context, Result};
 use rustls::ClientConfig;
@@ -63,12 +63,22 @@ pub enum Shape {
     Http2Get,
     /// A new TLS 1.3 connection (X25519, no resumption) with one `GET` of 1 KB over HTTP/1.1.
     NewTls,
+    /// `GET` of 1 KB over HTTP/1.1, for which the proxy makes a new TLS 1.3 connection (X25519, no resumption) to the
+    /// origin and verifies it.
+    UpstreamTls,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 6] =
-        [Shape::Get, Shape::Post, Shape::Large, Shape::TlsGet, Shape::Http2Get, Shape::NewTls];
+    pub const ALL: [Shape; 7] = [
+        Shape::Get,
+        Shape::Post,
+        Shape::Large,
+        Shape::TlsGet,
+        Shape::Http2Get,
+        Shape::NewTls,
+        Shape::UpstreamTls,
+    ];
 
     /// Its name in tables and files.
     pub fn name(self) -> &'static str {
@@ -79,6 +89,7 @@ impl Shape {
             Shape::TlsGet => "tls-get",
             Shape::Http2Get => "h2-get",
             Shape::NewTls => "tls-new",
+            Shape::UpstreamTls => "up-tls",
         }
     }
 

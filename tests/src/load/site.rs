@@ -23,14 +23,38 @@ const FEATURES: &str = r#"    timeout: 15s
 "#;
 
 /// The config of the gateway: listeners on the ports 8080 and, with a certificate and its key in PEM, 8443.
-pub fn site(origin: SocketAddr, tls: Option<(&str, &str)>) -> String {
-    of_rules(origin, tls, "")
+pub fn site(origins: &[SocketAddr], tls: Option<(&str, &str)>) -> String {
+    of_rules(origins, tls, "")
+}
+
+/// More for [`site`]: on port 8081, an origin that is spoken to over TLS, verified by an authority (a file), with a new
+/// connection for each request.
+pub fn tls_upstream(origin: SocketAddr, authority: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: secure, namespace: bench}}\n\
+         spec:\n  hosts: [secure.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n\
+         \x20 ports: [{{number: 80, name: http, protocol: HTTP}}]\n\
+         \x20 endpoints: [{{address: {}, ports: {{http: {}}}}}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: secure, namespace: bench}}\n\
+         spec:\n  host: secure.example\n  trafficPolicy:\n    tls: {{mode: SIMPLE, sni: {}, caCertificates: {authority}}}\n\
+         \x20   connectionPool: {{http: {{maxRequestsPerConnection: 1}}}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: secure, namespace: bench}}\nspec:\n\
+         \x20 selector: {{istio: ingressgateway}}\n  servers:\n\
+         \x20 - port: {{number: 8081, name: http, protocol: HTTP}}\n    hosts: ['*']\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: secure, namespace: bench}}\nspec:\n\
+         \x20 hosts: ['*']\n  gateways: [secure]\n  http:\n  - route:\n    - destination: {{host: secure.example}}\n\
+         \x20     headers:\n        request: {{remove: [x-debug], set: {{x-edge: tidegate}}}}\n\
+         \x20       response: {{set: {{x-served-by: edge}}}}\n",
+        origin.ip(),
+        origin.port(),
+        host(0)
+    )
 }
 
 /// The same without TLS, where every rule has a timeout, retries and more header operations, and requests are traced:
 /// so many percent are sampled, whose spans go to the origin.
-pub fn featured_site(origin: SocketAddr, sampled: u32) -> String {
-    let mut text = of_rules(origin, None, FEATURES);
+pub fn featured_site(origins: &[SocketAddr], sampled: u32) -> String {
+    let mut text = of_rules(origins, None, FEATURES);
     text += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n";
     text += "data:\n  mesh: |\n    defaultProviders: {tracing: [collector]}\n";
     let _ =
@@ -40,17 +64,24 @@ pub fn featured_site(origin: SocketAddr, sampled: u32) -> String {
     text
 }
 
-fn of_rules(origin: SocketAddr, tls: Option<(&str, &str)>, features: &str) -> String {
+fn of_rules(origins: &[SocketAddr], tls: Option<(&str, &str)>, features: &str) -> String {
+    let endpoints: Vec<_> =
+        origins.iter().map(|o| format!("{{address: {}, ports: {{http: {}}}}}", o.ip(), o.port())).collect();
     let mut text = format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: origin, namespace: bench}}\n\
          spec:\n  hosts: [origin.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n\
          \x20 ports: [{{number: 80, name: http, protocol: HTTP}}]\n\
-         \x20 endpoints: [{{address: {}, ports: {{http: {}}}}}]\n---\n\
+         \x20 endpoints: [{}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: origin, namespace: bench}}\nspec:\n\
+         \x20 host: origin.example\n  trafficPolicy:\n\
+         \x20   loadBalancer: {{simple: LEAST_REQUEST}}\n\
+         \x20   outlierDetection: {{consecutive5xxErrors: 5}}\n\
+         \x20   connectionPool:\n      tcp: {{maxConnections: 1000}}\n\
+         \x20     http: {{http1MaxPendingRequests: 1000, http2MaxRequests: 1000}}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: bench}}\nspec:\n\
          \x20 selector: {{istio: ingressgateway}}\n  servers:\n\
          \x20 - port: {{number: 8080, name: http, protocol: HTTP}}\n    hosts: ['*']\n",
-        origin.ip(),
-        origin.port()
+        endpoints.join(", ")
     );
     if let Some((certificate, key)) = tls {
         text += "  - port: {number: 8443, name: https, protocol: HTTPS}\n    hosts: ['*']\n";

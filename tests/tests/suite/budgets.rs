@@ -1,7 +1,8 @@
 //! What a request costs, in exact counts that do not depend on how busy the machine is, against `budgets/budgets.json`.
 //!
 //! The gateway is built with the release profile, runs one worker, and has everything on: a table of a hundred
-//! hosts with nine prefixes, header operations, request ids, a JSON access log and metrics.
+//! hosts with nine prefixes, header operations, request ids, a JSON access log and metrics, and towards its upstreams
+//! least request among three endpoints, outlier detection and limits.
 
 use crate::say;
 use anyhow::{Context, Result, ensure};
@@ -42,22 +43,32 @@ struct Budget {
 struct Bench {
     net: Net,
     folder: tempfile::TempDir,
-    origin: SocketAddr,
+    origins: Vec<SocketAddr>,
 }
 
 impl Bench {
     async fn new() -> Result<Bench> {
         let (net, folder) = (Net::reserve()?, tempfile::tempdir()?);
-        let at = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
-        let listener = std::net::TcpListener::bind(at)?;
-        listener.set_nonblocking(true)?;
+        let mut origins = Vec::new();
+        let mut listeners = Vec::new();
+        for _ in 0..ENDPOINTS {
+            let at = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+            let listener = std::net::TcpListener::bind(at)?;
+            listener.set_nonblocking(true)?;
+            origins.push(at);
+            listeners.push(listener);
+        }
         std::thread::spawn(move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async { load::serve_origin(TcpListener::from_std(listener)?).await })
+            runtime.block_on(async {
+                let listeners = listeners.into_iter().map(TcpListener::from_std);
+                let listeners = listeners.collect::<std::io::Result<Vec<_>>>()?;
+                load::serve_origins(listeners).await
+            })
         });
         let identity = Authority::new("budgets")?.issue("edge", &[load::host(0)])?;
-        let config = load::site(at, Some((&identity.certificate, &identity.key)));
-        let bench = Bench { net, folder, origin: at };
+        let config = load::site(&origins, Some((&identity.certificate, &identity.key)));
+        let bench = Bench { net, folder, origins };
         bench.write(&config)?;
         Ok(bench)
     }
@@ -84,6 +95,8 @@ impl Bench {
     }
 }
 
+/// Endpoints of the origin.
+const ENDPOINTS: usize = 3;
 /// What is measured of the plain site.
 const MEASURED: [Shape; 5] = [Shape::Get, Shape::Post, Shape::Large, Shape::TlsGet, Shape::Http2Get];
 
@@ -220,7 +233,7 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
     }
     let mut all = plain;
     for (sampled, budget) in &budgets.featured {
-        bench.write(&load::featured_site(bench.origin, sampled.parse()?))?;
+        bench.write(&load::featured_site(&bench.origins, sampled.parse()?))?;
         let featured = counts(&bench, &[Shape::Get]).await?;
         let ratio = featured[0].1.instructions / all[0].1.instructions;
         verdict.hold_ratio(&format!("get with features, {sampled} % traced"), ratio, *budget);

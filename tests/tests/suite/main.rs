@@ -12,6 +12,7 @@ mod connections;
 mod diagnostics;
 mod dns;
 mod edges;
+mod egress;
 mod grpc;
 mod h2spec;
 mod harness;
@@ -24,6 +25,7 @@ mod soak;
 mod stop;
 mod telemetry;
 mod tokens;
+mod upstream_tls;
 mod upstreams;
 mod websocket;
 

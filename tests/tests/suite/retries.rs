@@ -23,7 +23,12 @@ pub(crate) enum Manner {
     Unavailable,
     /// Not at all.
     Silent,
+    /// With 200, later than anyone waits.
+    Late,
 }
+
+/// When those answer who are late.
+const LATE: Duration = Duration::from_secs(20);
 
 /// Counts the requests that come to an address.
 pub(crate) async fn workload(
@@ -55,12 +60,15 @@ async fn serve(mut stream: TcpStream, manner: Manner, count: Arc<AtomicUsize>) {
         while let Some(end) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
             seen.drain(..end + 4);
             count.fetch_add(1, Ordering::Relaxed);
-            if let Manner::Unavailable = manner {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno";
-                if stream.write_all(answer.as_bytes()).await.is_err() {
-                    return;
-                }
+            let (after, status) = match manner {
+                Manner::Unavailable => (Duration::from_millis(2), "503 Service Unavailable"),
+                Manner::Late => (LATE, "200 OK"),
+                Manner::Silent => continue,
+            };
+            tokio::time::sleep(after).await;
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno");
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
             }
         }
     }

@@ -53,23 +53,25 @@ const OUTLIERS: &str = "outlierDetection: {consecutive5xxErrors: 2, consecutiveG
 async fn one_of_three_that_fails_is_left_out() -> Result<()> {
     let (net, site, backend, mut tasks) = (Net::reserve()?, Site::new()?, Backend::default(), JoinSet::new());
     let at = || anyhow::Ok(SocketAddr::new(IpAddr::V4(net.next()?), PORT));
-    let (good, other, refusing, silent, failing) = (at()?, at()?, at()?, at()?, at()?);
+    let (good, other, refusing, silent, late, failing) = (at()?, at()?, at()?, at()?, at()?, at()?);
     backend.listen(good).await?;
     backend.listen(other).await?;
     let hangs = workload(silent, Manner::Silent, &mut tasks).await?;
+    let lags = workload(late, Manner::Late, &mut tasks).await?;
     let fails = workload(failing, Manner::Unavailable, &mut tasks).await?;
     let mut text = ROUTES.to_owned();
     // without retries, so that clients see every error that there is
-    for name in ["refusing", "silent", "failing", "down"] {
+    let bad = [("refusing", refusing), ("silent", silent), ("late", late), ("failing", failing)];
+    for name in bad.map(|(name, _)| name).into_iter().chain(["down"]) {
         text += &rule(name, "timeout: 2s, retries: {attempts: 0}");
     }
-    for (name, bad) in [("refusing", refusing), ("silent", silent), ("failing", failing)] {
+    for (name, bad) in bad {
         text += &service(name, &[good, bad, other], OUTLIERS);
     }
     text += &service("down", &[refusing], OUTLIERS);
     site.write("routes.yaml", &text)?;
     let gateway = Start::with(site.path()).start(&net).await?;
-    for (name, bad) in [("refusing", refusing), ("silent", silent), ("failing", failing)] {
+    for (name, bad) in bad {
         let path = format!("/{name}");
         let request = Request::to(gateway.at(PORT)).host("upstreams.example").path(&path);
         let mut connection = Connection::open(&request).await.map_err(failed)?;
@@ -81,12 +83,13 @@ async fn one_of_three_that_fails_is_left_out() -> Result<()> {
         let said = standing(&gateway, &path, bad).await?;
         let reason = said["reason"].as_str().unwrap_or_default();
         ensure!(said["percent"] == 0.0 && reason.contains("outlier detection leaves it out"), "{said}");
-        let before = [&hangs, &fails].map(|count| count.load(Ordering::Relaxed));
+        let reached = || [&hangs, &lags, &fails].map(|count| count.load(Ordering::Relaxed));
+        let before = reached();
         for i in 0..200 {
             let status = connection.send(&request).await.map_err(failed)?.status;
             ensure!(status == 200, "{name}: {status} in request {i} after it was left out");
         }
-        ensure!(before == [&hangs, &fails].map(|count| count.load(Ordering::Relaxed)), "{name} got more");
+        ensure!(before == reached(), "{name} got more");
         say(&format!(
             "outliers: {name} is left out after {errors} errors that clients saw; none in 200 after\n"
         ));

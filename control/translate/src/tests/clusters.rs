@@ -349,19 +349,3 @@ fn rules_are_looked_up_by_namespace_and_host() {
         assert_eq!(cluster.unwrap().load_balancer, expected, "{lines:?}");
     }
 }
-
-#[test]
-fn tls_to_the_upstream_fails_closed() {
-    let rule = |mode: &str| {
-        format!("DestinationRule default/a: {{host: a, trafficPolicy: {{tls: {{mode: {mode}}}}}}}")
-    };
-    for (mode, there) in [("DISABLE", true), ("SIMPLE", false), ("ISTIO_MUTUAL", false)] {
-        let (_, cluster, _, said) = routed("host: a", &rule(mode));
-        assert_eq!(cluster.is_some(), there, "{mode}");
-        assert_eq!(
-            said.iter().any(|s| s == "warning spec.trafficPolicy.tls.mode upstream-tls"),
-            !there,
-            "{said:?}"
-        );
-    }
-}

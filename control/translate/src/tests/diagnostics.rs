@@ -23,10 +23,10 @@ fn fields_that_are_not_enforced_are_reported_at_their_shortest_path() {
             ],
         ),
         (
-            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s, consecutiveErrors: 3}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1, maxConcurrentStreams: 1, http2KeepAlive: {interval: 1s}}}}}",
+            "DestinationRule default/d: {host: a, trafficPolicy: {outlierDetection: {interval: 1s, consecutiveErrors: 3}, connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1, http2MaxRequests: 1, maxConcurrentStreams: 1, http2KeepAlive: {interval: 1s, timeout: 1s}}}, tunnel: {targetHost: t, targetPort: 80}}}",
             vec![
-                "note spec.trafficPolicy.connectionPool.http.http2KeepAlive not-enforced",
                 "note spec.trafficPolicy.outlierDetection.consecutiveErrors no-effect",
+                "note spec.trafficPolicy.tunnel not-enforced",
             ],
         ),
         (

@@ -4,8 +4,8 @@ use super::clusters::routed;
 use super::*;
 use std::time::Duration;
 use tidegate_model::{
-    AffinityCookie, Cluster, ConnectionLimits, ConsistentHash, HashKey, HashTable, HeaderName, LoadBalancer,
-    OutlierDetection, TcpKeepalive, Warmup,
+    AffinityCookie, Cluster, ConnectionLimits, ConsistentHash, HashKey, HashTable, HeaderName,
+    Http2Keepalive, LoadBalancer, OutlierDetection, TcpKeepalive, Warmup,
 };
 
 /// The cluster of `a` with this policy, and what is said.
@@ -154,6 +154,11 @@ fn limits_of_connections() {
             ..ConnectionLimits::default()
         }
     };
+    let pings = |interval, timeout| {
+        let (interval, timeout) = (seconds(interval), seconds(timeout));
+        let http2_keepalive = Some(Http2Keepalive { interval, timeout });
+        ConnectionLimits { http2_keepalive, ..ConnectionLimits::default() }
+    };
     let none = ConnectionLimits::default;
     for (written, expected) in [
         ("", none()),
@@ -171,8 +176,11 @@ fn limits_of_connections() {
                 max_concurrent_streams: Some(5),
                 max_connection_duration: Some(seconds(60)),
                 tcp_keepalive: None,
+                http2_keepalive: None,
             },
         ),
+        ("http: {http2KeepAlive: {interval: 9s, timeout: 2s}}", pings(9, 2)),
+        ("http: {http2KeepAlive: {interval: 9s}}", pings(9, 9)),
         ("tcp: {tcpKeepalive: {}}", keepalive(7200, 75, 9)),
         ("tcp: {tcpKeepalive: {probes: 3, time: 60s, interval: 5s}}", keepalive(60, 5, 3)),
     ] {

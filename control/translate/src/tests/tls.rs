@@ -14,7 +14,7 @@ fn gateway(tls: &str) -> String {
     )
 }
 
-fn secret(name: &str, data: &[(&str, &str)]) -> String {
+pub(super) fn secret(name: &str, data: &[(&str, &str)]) -> String {
     let data: Vec<_> = data.iter().map(|(k, v)| format!("{k}: {}", STANDARD.encode(v))).collect();
     format!("Secret istio-system/{name}: {{{}}}", data.join(", "))
 }
@@ -29,15 +29,15 @@ fn termination(t: &Translation) -> TlsTermination {
     }
 }
 
-struct Pki {
-    cert: String,
-    key: String,
-    authority: String,
-    revoked: String,
+pub(super) struct Pki {
+    pub(super) cert: String,
+    pub(super) key: String,
+    pub(super) authority: String,
+    pub(super) revoked: String,
     expired_list: String,
 }
 
-fn pki() -> Pki {
+pub(super) fn pki() -> Pki {
     let made = rcgen::generate_simple_self_signed(["a.example.com".to_owned()]).unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

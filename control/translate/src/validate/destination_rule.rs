@@ -198,6 +198,15 @@ fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings
             check.not_negative(&format!("{field}.{name}"), value);
         }
         check.duration(&format!("{field}.idleTimeout"), http.idle_timeout);
+        if let Some(pings) = &http.http2_keep_alive {
+            let field = format!("{field}.http2KeepAlive");
+            check.duration(&format!("{field}.interval"), pings.interval);
+            check.duration(&format!("{field}.timeout"), pings.timeout);
+            if pings.interval.is_none() {
+                let advice = "set interval and timeout";
+                check.warning(&field, "no-effect", "has no interval, so nothing is pinged", advice);
+            }
+        }
     }
     if let Some(tcp) = &pool.tcp {
         let field = format!("{field}.tcp");
@@ -226,6 +235,11 @@ fn client_tls(check: &mut Check<'_>, field: &str, tls: &ClientTlsSettings) {
     let there = |s: &Option<String>| s.as_deref().is_some_and(|s| !s.is_empty());
     let files = there(&tls.client_certificate) || there(&tls.private_key) || there(&tls.ca_certificates);
     let named = there(&tls.credential_name);
+    let sni = tls.sni.as_deref().filter(|sni| !sni.is_empty());
+    if let Some(sni) = sni.filter(|sni| rustls::pki_types::ServerName::try_from(*sni).is_err()) {
+        let text = format!("{sni:?} is not a host name, so no server can be asked for it");
+        check.error(&format!("{field}.sni"), "invalid-tls", text, "name a host, or leave sni out");
+    }
     if tls.mode == Some(ClientTlsMode::IstioMutual) && (files || named) {
         let text = "ISTIO_MUTUAL uses the mesh's own certificates; no others can be given";
         check.error(field, "invalid-tls", text, "remove the certificates");

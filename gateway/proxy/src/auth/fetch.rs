@@ -1,5 +1,6 @@
 use super::target::{InvalidTarget, Target};
 use crate::reserved::is_allowed;
+use crate::tls;
 use crate::upstream::{Resolve, SystemResolver};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -171,11 +172,7 @@ impl HttpFetch {
         if let Some(config) = self.tls.get() {
             return Ok(config.clone());
         }
-        let mut roots = RootCertStore::empty();
-        match rustls_native_certs::load_native_certs() {
-            Ok(certificates) => _ = roots.add_parsable_certificates(certificates),
-            Err(error) => tracing::warn!(%error, "the system's authorities cannot be read"),
-        }
+        let mut roots = tls::system_authorities();
         roots.add_parsable_certificates(self.extra_roots.iter().cloned());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

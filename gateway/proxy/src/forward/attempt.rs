@@ -20,7 +20,7 @@ use super::websocket;
 use crate::h1::field::Known;
 use crate::h2::Exchange;
 use crate::telemetry::{Flag, RetryCount};
-use crate::upstream::{Cluster, ConnectError, EndpointId, Pick, Seen};
+use crate::upstream::{Cluster, ConnectError, EndpointId, Pick, Seen, TransportOptions};
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
@@ -202,9 +202,8 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         if let Upstream::One(connection) = tried.upstream
             && tried.sender.complete()
             && relay::is_whole(&self.w.response, &mut tried.bulk, to_head)
-            && let Some(pick) = &self.life.pick
         {
-            self.site.worker.pool.put(self.outgoing.cluster, pick, connection);
+            self.site.worker.pool.put(self.outgoing.cluster, connection);
         }
     }
 
@@ -277,6 +276,9 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
                 Ok(Tried { upstream, bulk, sender })
             }
             Err(why) => {
+                if let Some(fault) = upstream.fault() {
+                    self.life.transport_failure = Cow::Owned(format!("TLS_error: {fault}"));
+                }
                 let mut failed = why.failed(&sender, upstream.reused(), is_idempotent(self.w));
                 failed.stale &= self.interim == 0 && self.upload.is_whole();
                 Err(failed)
@@ -297,15 +299,19 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         let (site, fresh) = (self.site, self.fresh);
         let (http2, websocket) = (self.outgoing.http2, self.w.request.upgrade);
         let Some(pick) = &self.life.pick else { return Err(Kind::NoEndpoint.into()) };
+        let options = match cluster.transport().options(Some(&self.w.authority), site.connection) {
+            Ok(options) => options,
+            Err(error) => return Err(no_connection(&mut self.life.transport_failure, error)),
+        };
         let upload = &mut self.upload;
         let mut get = pin!(async {
             if http2 {
                 // boxed, so that what HTTP/2 needs is no part of every request of HTTP/1
-                if let Some(exchange) = Box::pin(exchange(site, cluster, pick, websocket)).await? {
+                if let Some(exchange) = Box::pin(exchange(site, cluster, pick, &options, websocket)).await? {
                     return Ok(Upstream::Two(exchange));
                 }
             }
-            Ok(Upstream::One(pool.get(cluster, pick, fresh).await?))
+            Ok(Upstream::One(pool.get(cluster, pick, &options, fresh).await?))
         });
         let connected = under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
             let got: Poll<Result<_, NoConnection>> = get.as_mut().poll(cx);
@@ -320,10 +326,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             Err(NoConnection::Failed(error)) => error,
         };
         pick.failed(&error);
-        self.life.transport_failure = Cow::Owned(error.to_string());
-        // who is over a limit is not let in by trying again
-        let outcome = (!matches!(error, ConnectError::Overflow)).then_some(Outcome::NoConnection);
-        Err(Failed { kind: error.into(), outcome, stale: false })
+        Err(no_connection(&mut self.life.transport_failure, error))
     }
 
     /// Sends the request while waiting for the response's head; returns when that came.
@@ -404,6 +407,13 @@ impl Tried {
     }
 }
 
+/// A try that came to no connection, and what is said of that. Who is over a limit is not let in by trying again.
+fn no_connection(said: &mut Cow<'static, str>, error: ConnectError) -> Failed {
+    *said = Cow::Owned(error.to_string());
+    let outcome = error.may_pass().then_some(Outcome::NoConnection);
+    Failed { kind: error.into(), outcome, stale: false }
+}
+
 /// Whether the request may be acted on twice (RFC 9110 9.2.2).
 fn is_idempotent(w: &Work) -> bool {
     const IDEMPOTENT: [&[u8]; 6] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"];
@@ -460,9 +470,10 @@ async fn exchange(
     site: Site<'_>,
     cluster: &Arc<Cluster>,
     pick: &Pick,
+    options: &TransportOptions,
     websocket: bool,
 ) -> Result<Option<Box<Exchange>>, NoConnection> {
-    let place = site.worker.pool.place(cluster, pick).await?;
+    let place = site.worker.pool.place(cluster, pick, options).await?;
     if websocket {
         let limit = cluster.config().connect_timeout;
         let takes = timeout(limit, place.takes_websockets()).await;

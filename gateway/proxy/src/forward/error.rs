@@ -2,6 +2,7 @@
 
 use crate::auth::Denial;
 use crate::telemetry::Flag;
+use crate::tls::OriginateError;
 use crate::upstream::{ConnectError, NoHost};
 use std::time::Duration;
 
@@ -48,6 +49,10 @@ pub(crate) enum Kind {
     ConnectTimeout,
     /// Connecting failed otherwise.
     ConnectFailed,
+    /// The endpoint is not who it should be, or speaks no TLS.
+    HandshakeFailed,
+    /// The cluster's TLS cannot be spoken, for this request or for all.
+    NoTls,
     /// The upstream ended the connection before its response.
     UpstreamClosed,
     /// The upstream reset the stream.
@@ -78,7 +83,9 @@ impl From<ConnectError> for Kind {
             ConnectError::Refused => Kind::ConnectRefused,
             ConnectError::Overflow => Kind::Overflow,
             ConnectError::Timeout => Kind::ConnectTimeout,
-            ConnectError::Other(_) => Kind::ConnectFailed,
+            ConnectError::Tls(OriginateError::Handshake(_)) => Kind::HandshakeFailed,
+            ConnectError::Tls(OriginateError::Unusable(_) | OriginateError::NoName) => Kind::NoTls,
+            ConnectError::Header(_) | ConnectError::Other(_) => Kind::ConnectFailed,
         }
     }
 }
@@ -132,6 +139,7 @@ impl Kind {
             Kind::ConnectRefused
             | Kind::ConnectTimeout
             | Kind::ConnectFailed
+            | Kind::HandshakeFailed
             | Kind::UpstreamClosed
             | Kind::UpstreamReset
             | Kind::UpstreamMalformed
@@ -154,6 +162,7 @@ impl Kind {
             | Kind::ForeignHost
             | Kind::NoAddress
             | Kind::Overflow
+            | Kind::NoTls
             | Kind::NoWebSocket
             | Kind::Idle
             | Kind::Stalled
@@ -166,6 +175,7 @@ impl Kind {
     /// Its row.
     pub(crate) fn row(self) -> Row {
         let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
+        let unflagged = |status, details, body| Row { status, flag: None, details, body };
         let unanswered = |flag, details| row(503, flag, details, RESET);
         let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
         let bad = |details, body| row(400, Flag::DownstreamProtocolError, details, body);
@@ -180,13 +190,9 @@ impl Kind {
             Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
             Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
             Kind::NoHost => bad("missing_host_header", NO_HOST),
-            Kind::HeadTimeout => {
-                Row { status: 408, flag: None, details: "request_header_timeout", body: "Request Timeout" }
-            }
+            Kind::HeadTimeout => unflagged(408, "request_header_timeout", "Request Timeout"),
             Kind::Denied(denial) => denied(denial),
-            Kind::Forbidden => {
-                Row { status: 403, flag: None, details: "rbac_access_denied", body: "RBAC: access denied" }
-            }
+            Kind::Forbidden => unflagged(403, "rbac_access_denied", "RBAC: access denied"),
             Kind::NoRoute => row(404, Flag::NoRoute, "route_not_found", "no route for this request"),
             Kind::Misdirected => {
                 row(421, Flag::NoRoute, "misdirected_request", "this connection is not for this host")
@@ -208,6 +214,9 @@ impl Kind {
             Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
             Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
             Kind::ConnectFailed => no_connection(before!("remote_connection_failure")),
+            Kind::HandshakeFailed | Kind::NoTls => {
+                no_connection(before!("remote_connection_failure|TLS_error"))
+            }
             Kind::UpstreamClosed => unanswered(Flag::UpstreamTermination, before!("connection_termination")),
             Kind::UpstreamReset => row(503, Flag::UpstreamReset, before!("remote_reset"), RESET),
             Kind::UpstreamMalformed => malformed(before!("protocol_error"), RESET),
@@ -258,6 +267,8 @@ mod tests {
             (Kind::Overflow, 503, Some(Flag::Overflow)),
             (Kind::ConnectRefused, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::ConnectTimeout, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::HandshakeFailed, 503, Some(Flag::UpstreamConnectFailure)),
+            (Kind::NoTls, 503, Some(Flag::UpstreamConnectFailure)),
             (Kind::UpstreamClosed, 503, Some(Flag::UpstreamTermination)),
             (Kind::UpstreamMalformed, 502, Some(Flag::UpstreamProtocolError)),
             (Kind::NoWebSocket, 502, Some(Flag::UpstreamProtocolError)),
@@ -271,6 +282,7 @@ mod tests {
         ] {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }
+        assert!(Kind::HandshakeFailed.blames_endpoint() && !Kind::NoTls.blames_endpoint());
         assert_eq!(Kind::BadRequest(431, "head_too_large").row().body, "Request Header Fields Too Large");
     }
 }

@@ -121,10 +121,8 @@ async fn forward<'t, D: Downstream>(
         cluster.observe(pick, Seen::Failure);
     }
     let reusable = relayed?;
-    if let (true, Some(cluster), Some(pick), Upstream::One(connection)) =
-        (reusable, life.cluster, &life.pick, upstream)
-    {
-        site.worker.pool.put(cluster, pick, connection);
+    if let (true, Some(cluster), Upstream::One(connection)) = (reusable, life.cluster, upstream) {
+        site.worker.pool.put(cluster, connection);
     }
     Ok(())
 }

@@ -43,6 +43,8 @@ impl Side<'_> {
             return Err(Kind::BadRequest(400, "copy_is_malformed"));
         }
         w.identity.scheme = *scheme;
+        w.authority.clear();
+        w.authority.extend_from_slice(w.request.authority.of_buffer(head));
         w.out.extend_from_slice(head);
         w.body_at = w.out.len();
         if http2 || w.request.request_framing() != Framing::Chunked {
@@ -96,8 +98,8 @@ pub(crate) async fn exchange(
     let (sending, ops) = ((&mut upload, &mut sender), Ops::default());
     let relayed =
         relay::relay(&mut from, w, &mut life, ops, mesh, &mut upstream, bulk, sending, &site.worker.cut);
-    if let (true, Some(pick), Upstream::One(connection)) = (relayed.await?, &life.pick, upstream) {
-        site.worker.pool.put(cluster, pick, connection);
+    if let (true, Upstream::One(connection)) = (relayed.await?, upstream) {
+        site.worker.pool.put(cluster, connection);
     }
     reply.body = from.kept;
     reply.trailers.extend_from_slice(&w.trailers);

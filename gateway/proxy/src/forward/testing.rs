@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
-use crate::tls::ServerConfigs;
+use crate::tls::{Credentials, ServerConfigs};
 use crate::upstream::{Connector, Pool, Registry, SystemResolver};
 use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -44,6 +44,8 @@ pub(crate) fn model(upstream: SocketAddr) -> Model {
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
+        tls: None,
+        proxy_protocol: None,
     };
     let endpoint = Endpoint {
         address: Address::Socket(upstream),
@@ -126,7 +128,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     let snapshot = Snapshot {
         generation: 1,
         table: Table::compile(model).table,
-        clusters: registry.apply(model),
+        clusters: registry.update(model, &Credentials::load(model, &Credentials::default())),
         tls: ServerConfigs::default(),
         mesh: model.mesh.clone(),
         authentication: Authenticator::build(&model.authentication, None, &mut keys).0.map(Arc::new),

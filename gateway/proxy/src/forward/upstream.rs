@@ -2,6 +2,7 @@ use super::buffers::{Bulk, Work};
 use super::error::Kind;
 use super::tunnel::End;
 use crate::h2::{Broken, Exchange};
+use crate::tls::fault;
 use crate::upstream::UpstreamConnection;
 use std::io;
 use std::net::SocketAddr;
@@ -55,6 +56,14 @@ impl Upstream {
         match self {
             Upstream::One(c) => c.remote(),
             Upstream::Two(x) => x.place().remote(),
+        }
+    }
+
+    /// Why the connection ended, where TLS said that.
+    pub(super) fn fault(&self) -> Option<&str> {
+        match self {
+            Upstream::One(c) => c.fault.as_deref(),
+            Upstream::Two(_) => None,
         }
     }
 
@@ -131,7 +140,10 @@ impl Upstream {
                         n
                     }),
                 };
-                read.map(|n| Ok(n.unwrap_or(0) > 0))
+                read.map(|n| {
+                    c.fault = n.as_ref().err().and_then(fault);
+                    Ok(n.unwrap_or(0) > 0)
+                })
             }
             Upstream::Two(exchange) => exchange.poll_head(got, cx).map(|head| match head {
                 Ok(()) => Ok(true),

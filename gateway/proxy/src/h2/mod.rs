@@ -11,6 +11,7 @@ mod fields;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod keepalive;
 mod lower;
 mod memory;
 mod refused;
@@ -19,6 +20,8 @@ mod session;
 mod tasks;
 
 pub(crate) use self::exchange::{Broken, Exchange};
+#[cfg(test)]
+pub(crate) use self::session::TESTED_STREAM_IDS;
 pub(crate) use self::session::{Place, Session};
 pub(crate) use self::tasks::Tasks;
 

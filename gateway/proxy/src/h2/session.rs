@@ -1,6 +1,7 @@
 //! An HTTP/2 connection to an upstream, shared by the requests of one worker.
 
 use super::coalesce::{Coalesce, Flusher, coalesce_client};
+use super::keepalive::Keepalive;
 use super::{LAST, SEND_BUFFER};
 use crate::upstream::{InUse, UpstreamConnection};
 use bytes::Bytes;
@@ -26,6 +27,22 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 /// Bytes of a response's header list, less than what a response head of HTTP/1 may have.
 const HEADER_LIST: u32 = 56 << 10;
+
+/// Streams that a connection has ids for (RFC 9113 5.1.1): odd ones of 31 bits.
+const STREAM_IDS: u32 = 1 << 30;
+
+#[cfg(test)]
+thread_local! {
+    /// As many as there are for a connection in a test.
+    pub(crate) static TESTED_STREAM_IDS: Cell<u32> = const { Cell::new(STREAM_IDS) };
+}
+
+fn stream_ids() -> u32 {
+    #[cfg(test)]
+    return TESTED_STREAM_IDS.get();
+    #[cfg(not(test))]
+    STREAM_IDS
+}
 
 /// A connection that takes many requests at once.
 pub(crate) struct Session {
@@ -77,7 +94,9 @@ impl Session {
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false);
-        let (send, connection) = builder.handshake(io).await.map_err(super::fields::broken)?;
+        let (send, mut connection) = builder.handshake(io).await.map_err(super::fields::broken)?;
+        let pings = limits.http2_keepalive.and_then(|rule| Some((connection.ping_pong()?, rule)));
+        let keepalive = pings.map(|(pings, rule)| Keepalive::new(pings, rule));
         let session = Rc::new(Session {
             send,
             local,
@@ -88,11 +107,13 @@ impl Session {
             greeting: Notify::new(),
             idle_since: Cell::new(now),
             most: limits.max_concurrent_streams.map_or(STREAMS, |most| STREAMS.min(most as usize)),
-            left: Cell::new(limits.max_requests_per_connection.unwrap_or(u32::MAX)),
+            left: Cell::new(
+                limits.max_requests_per_connection.map_or(stream_ids(), |most| most.min(stream_ids())),
+            ),
             ends: limits.max_connection_duration.and_then(|most| now.checked_add(most)),
             in_use,
         });
-        tokio::task::spawn_local(drive(connection, flusher, Rc::downgrade(&session)));
+        tokio::task::spawn_local(drive(connection, flusher, keepalive, Rc::downgrade(&session)));
         Ok(session)
     }
 
@@ -188,6 +209,7 @@ impl Drop for Place {
 async fn drive(
     connection: Connection<Coalesce<Stream>, Bytes>,
     flusher: Flusher<Stream>,
+    mut keepalive: Option<Keepalive>,
     session: Weak<Session>,
 ) {
     {
@@ -196,7 +218,8 @@ async fn drive(
         poll_fn(|cx| {
             let ended = connection.as_mut().poll(cx).is_ready()
                 || matches!(flusher.poll_flush(cx), Poll::Ready(Err(_)))
-                || flusher.flooded();
+                || flusher.flooded()
+                || keepalive.as_mut().is_some_and(|keepalive| keepalive.poll_gone(cx).is_ready());
             if !greeted && (ended || flusher.greeted()) {
                 greeted = true;
                 if let Some(session) = session.upgrade() {

@@ -6,6 +6,7 @@ use crate::forward::affinity;
 use crate::forward::authorize::{ends, note};
 use crate::forward::check;
 use crate::forward::deadline::Deadline;
+use crate::forward::error::Kind;
 use crate::forward::record::{Protocol, Site};
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
@@ -96,7 +97,7 @@ impl Outcome {
 pub(crate) async fn serve(
     mut stream: Stream,
     target: Target,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     worker: &Worker,
     shutdown: ShutdownWatch,
 ) {
@@ -162,7 +163,7 @@ pub(crate) async fn authorize(
 
 async fn connect(
     target: &Target,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     worker: &Worker,
 ) -> Result<(Pick, UpstreamConnection), Outcome> {
     let Some(cluster) = &target.cluster else {
@@ -176,7 +177,13 @@ async fn connect(
         Some(pick) => pick,
         None => pick_by_name(cluster, connection, dice).await?,
     };
-    match worker.pool.get_for_bytes(cluster, &pick).await {
+    let connected = async {
+        // where that is what the client asks for, so it is for TLS
+        let host = cluster.hosts().map(|_| connection.sni().as_bytes());
+        let options = cluster.transport().options(host, connection)?;
+        worker.pool.get_for_bytes(cluster, &pick, &options).await
+    };
+    match connected.await {
         Ok(upstream) => {
             cluster.observe(&pick, Seen::Connected);
             Ok((pick, upstream))
@@ -188,7 +195,9 @@ async fn connect(
         }
         Err(e) => {
             pick.failed(&e);
-            cluster.observe(&pick, Seen::Failure);
+            if Kind::from(e.clone()).blames_endpoint() {
+                cluster.observe(&pick, Seen::Failure);
+            }
             let mut outcome = Outcome::failed(Flag::UpstreamConnectFailure, "upstream_connect_failure");
             if matches!(e, ConnectError::Timeout) {
                 outcome.details = "upstream_connect_timeout".into();

@@ -52,6 +52,8 @@ pub(super) fn cluster() -> Cluster {
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
+        tls: None,
+        proxy_protocol: None,
     }
 }
 

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tidegate_model::{Authorities, ClientVerification, Pin};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{X509Certificate, X509Error};
 
 /// A certificate that a client showed and that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +42,8 @@ pub(crate) enum InvalidAuthorities {
 /// Authorities as rustls takes them.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
-    roots: Vec<CertificateDer<'static>>,
-    revoked: Option<Vec<CertificateRevocationListDer<'static>>>,
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    pub(super) revoked: Option<Vec<CertificateRevocationListDer<'static>>>,
 }
 
 /// Reads what signs and what was revoked.
@@ -186,7 +186,7 @@ fn accepts(policy: &ClientVerification, certificate: &[u8]) -> Result<(), NotAcc
         return Ok(());
     }
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| NotAccepted::Malformed)?;
-    if !policy.names.is_empty() && !has_name(&parsed, &policy.names)? {
+    if !policy.names.is_empty() && !has_name(&parsed, &policy.names).map_err(|_| NotAccepted::Malformed)? {
         return Err(NotAccepted::Name);
     }
     let fits = |pin: &Pin| match pin {
@@ -202,8 +202,9 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-fn has_name(certificate: &X509Certificate<'_>, names: &[Arc<str>]) -> Result<bool, NotAccepted> {
-    let found = certificate.subject_alternative_name().map_err(|_| NotAccepted::Malformed)?;
+/// Whether a certificate has one of these alternative names.
+pub(super) fn has_name(certificate: &X509Certificate<'_>, names: &[Arc<str>]) -> Result<bool, X509Error> {
+    let found = certificate.subject_alternative_name()?;
     let found = found.map_or(&[][..], |extension| &extension.value.general_names);
     Ok(found.iter().any(|name| match name {
         GeneralName::DNSName(dns) => names.iter().any(|wanted| is_dns(dns, wanted)),

@@ -1,16 +1,22 @@
-//! TLS on the downstream side: which name a client asks for, and rustls configs by server, from the
-//! pinned snapshot.
+//! TLS on both sides. Downstream: which name a client asks for, and rustls configs by server, from the pinned snapshot.
+//! Upstream: rustls configs by the policies of clusters.
 
 mod certificate;
 mod client_certificate;
 pub(crate) mod client_hello;
+mod credentials;
 mod forwarded_client_cert;
 mod handshake;
+mod originate;
+mod originated;
 mod peer;
 mod servers;
 
 pub(crate) use client_certificate::ClientCertificate;
+pub(crate) use credentials::{Credentials, system_authorities};
 pub(crate) use handshake::{HandshakeError, TlsFacts, client_hello, refuse, terminate};
+pub(crate) use originate::{Inside, OriginateError, Originator, fault};
+pub(crate) use originated::Originated;
 pub(crate) use peer::NameKind;
 pub(crate) use servers::{ServerConfigs, Terminator};
 

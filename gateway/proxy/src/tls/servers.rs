@@ -1,5 +1,6 @@
-use crate::tls::certificate::{self, Certificates, InvalidCertificate};
+use crate::tls::certificate::Certificates;
 use crate::tls::client_certificate::{self, InvalidAuthorities};
+use crate::tls::credentials::{Credentials, Loaded};
 use crate::tls::forwarded_client_cert;
 use ahash::{HashMap, HashSet};
 use pingora::server::ShutdownWatch;
@@ -8,10 +9,11 @@ use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite as SuiteName, SupportedCipherSuite};
+use std::fmt::Display;
 use std::sync::Arc;
 use tidegate_model::{
     Authorities, CipherSuite, Diagnostic, KeyExchange, ListenerKey, ListenerProtocol, Model, Origin, Secret,
-    SecretKey, Severity, TableName, TlsAction, TlsServer, TlsTermination, TlsVersion,
+    Severity, TableName, TlsAction, TlsServer, TlsTermination, TlsVersion,
 };
 use tokio::sync::watch;
 
@@ -19,24 +21,6 @@ use tokio::sync::watch;
 #[derive(Default)]
 pub(crate) struct ServerConfigs {
     servers: HashMap<TableName, Server>,
-    certificates: HashMap<SecretKey, Loaded<Secret, Arc<CertifiedKey>, InvalidCertificate>>,
-    authorities: HashMap<SecretKey, Loaded<Authorities, client_certificate::Loaded, InvalidAuthorities>>,
-}
-
-/// Something of the model that was read.
-struct Loaded<M, T, E> {
-    /// As the model has it now.
-    tried: Arc<M>,
-    /// The last version that could be used, and what came of it.
-    good: Option<(Arc<M>, T)>,
-    /// What is wrong with the version that was tried.
-    error: Option<E>,
-}
-
-impl<M, T: Clone, E: Clone> Clone for Loaded<M, T, E> {
-    fn clone(&self) -> Self {
-        Loaded { tried: self.tried.clone(), good: self.good.clone(), error: self.error.clone() }
-    }
 }
 
 /// One TLS server that is terminated here.
@@ -82,12 +66,12 @@ impl ServerConfigs {
     /// The configs of a model. What did not change is shared with `previous`. A server whose
     /// certificates are all missing or broken, or whose clients could not be checked, fails alone,
     /// and is named.
-    pub(crate) fn build(model: &Model, previous: &ServerConfigs) -> (ServerConfigs, Vec<Diagnostic>) {
-        let mut new = ServerConfigs {
-            certificates: load_all(&model.secrets, &previous.certificates, certificate::load),
-            authorities: load_all(&model.authorities, &previous.authorities, client_certificate::load),
-            servers: HashMap::default(),
-        };
+    pub(crate) fn build(
+        model: &Model,
+        credentials: &Credentials,
+        previous: &ServerConfigs,
+    ) -> (ServerConfigs, Vec<Diagnostic>) {
+        let mut new = ServerConfigs::default();
         let mut diagnostics = Vec::new();
         for listener in model.listeners.values() {
             let ListenerProtocol::Tls(servers) = &listener.protocol else { continue };
@@ -106,7 +90,8 @@ impl ServerConfigs {
                 let old = previous.server_before(listener.key, server);
                 let drain = old.filter(|old| old.policy.is_same_kind(&policy)).map(|old| old.drain.clone());
                 let drain = drain.unwrap_or_default();
-                let (policy, terminator) = new.terminator(server, policy, old, &drain, &mut diagnostics);
+                let (policy, terminator) =
+                    terminator(credentials, server, policy, old, &drain, &mut diagnostics);
                 let hosts = server.hosts.clone();
                 let built = Server { terminator, policy, listener: listener.key, hosts, drain };
                 new.servers.insert(server.table.clone(), built);
@@ -135,59 +120,57 @@ impl ServerConfigs {
             server.drain.send_replace(true);
         }
     }
+}
 
-    fn terminator(
-        &self,
-        server: &TlsServer,
-        mut policy: Policy,
-        old: Option<&Server>,
-        drain: &watch::Sender<bool>,
-        out: &mut Vec<Diagnostic>,
-    ) -> (Policy, Option<Arc<Terminator>>) {
-        let mut keys = Vec::new();
-        for name in &policy.termination.certificates {
-            match self.certificates.get(name) {
-                Some(loaded) => {
-                    if let Some((secret, key)) = &loaded.good {
-                        keys.push(key.clone());
-                        policy.secrets.push(secret.clone());
-                    }
-                    out.extend(loaded.complaint(server, &format!("certificate {name}")));
+fn terminator(
+    credentials: &Credentials,
+    server: &TlsServer,
+    mut policy: Policy,
+    old: Option<&Server>,
+    drain: &watch::Sender<bool>,
+    out: &mut Vec<Diagnostic>,
+) -> (Policy, Option<Arc<Terminator>>) {
+    let mut keys = Vec::new();
+    for name in &policy.termination.certificates {
+        match credentials.certificates.get(name) {
+            Some(loaded) => {
+                if let Some((secret, key)) = &loaded.good {
+                    keys.push(key.clone());
+                    policy.secrets.push(secret.clone());
                 }
-                None => out.push(broken(server, format!("certificate {name} is not there"), NONE)),
+                out.extend(complaint(loaded, server, &format!("certificate {name}")));
             }
+            None => out.push(broken(server, format!("certificate {name} is not there"), NONE)),
         }
-        let named = policy.termination.clients.iter().flat_map(|c| &c.authorities);
-        let mut roots = Vec::new();
-        for name in named.clone() {
-            match self.authorities.get(name) {
-                Some(loaded) => {
-                    if let Some((authorities, loaded)) = &loaded.good {
-                        roots.push(loaded.clone());
-                        policy.authorities.push(authorities.clone());
-                    }
-                    out.extend(loaded.complaint(server, &format!("the authorities of clients {name}")));
-                }
-                None => {
-                    out.push(broken(server, format!("the authorities of clients {name} are not there"), NONE))
-                }
-            }
-        }
-        // Without one of its authorities a server would refuse clients, or ask none for a certificate.
-        let whole = !keys.is_empty() && roots.len() == named.count();
-        if let Some(old) = old.filter(|o| whole && o.policy == policy && o.terminator.is_some()) {
-            return (policy, old.terminator.clone());
-        }
-        let identities = identities(&keys);
-        let config = whole.then(|| config(&policy, keys, &roots)).and_then(|result| {
-            result
-                .inspect_err(|e| out.push(broken(server, format!("TLS settings do not work: {e}"), NONE)))
-                .ok()
-        });
-        let terminator =
-            config.map(|config| Arc::new(Terminator { config, identities, shutdown: drain.subscribe() }));
-        (policy, terminator)
     }
+    let named = policy.termination.clients.iter().flat_map(|c| &c.authorities);
+    let mut roots = Vec::new();
+    for name in named.clone() {
+        match credentials.authorities.get(name) {
+            Some(loaded) => {
+                if let Some((authorities, loaded)) = &loaded.good {
+                    roots.push(loaded.clone());
+                    policy.authorities.push(authorities.clone());
+                }
+                out.extend(complaint(loaded, server, &format!("the authorities of clients {name}")));
+            }
+            None => {
+                out.push(broken(server, format!("the authorities of clients {name} are not there"), NONE))
+            }
+        }
+    }
+    // Without one of its authorities a server would refuse clients, or ask none for a certificate.
+    let whole = !keys.is_empty() && roots.len() == named.count();
+    if let Some(old) = old.filter(|o| whole && o.policy == policy && o.terminator.is_some()) {
+        return (policy, old.terminator.clone());
+    }
+    let identities = identities(&keys);
+    let config = whole.then(|| config(&policy, keys, &roots)).and_then(|result| {
+        result.inspect_err(|e| out.push(broken(server, format!("TLS settings do not work: {e}"), NONE))).ok()
+    });
+    let terminator =
+        config.map(|config| Arc::new(Terminator { config, identities, shutdown: drain.subscribe() }));
+    (policy, terminator)
 }
 
 impl Server {
@@ -225,38 +208,19 @@ fn identities(keys: &[Arc<CertifiedKey>]) -> Box<[Box<str>]> {
     .into()
 }
 
-impl<M, T, E: std::fmt::Display> Loaded<M, T, E> {
-    /// What to say of a server that needs this, when it cannot be used.
-    fn complaint(&self, server: &TlsServer, what: &str) -> Option<Diagnostic> {
-        let so = if self.good.is_some() { LAST_GOOD } else { NONE };
-        self.error.as_ref().map(|e| broken(server, format!("{what} cannot be used: {e}"), so))
-    }
+/// What to say of a server that needs this, when it cannot be used.
+fn complaint<M, T, E: Display>(
+    loaded: &Loaded<M, T, E>,
+    server: &TlsServer,
+    what: &str,
+) -> Option<Diagnostic> {
+    let so = if loaded.good.is_some() { LAST_GOOD } else { NONE };
+    loaded.error.as_ref().map(|e| broken(server, format!("{what} cannot be used: {e}"), so))
 }
 
 /// What follows from something that is broken.
 const LAST_GOOD: &str = "the last good version keeps serving";
 const NONE: &str = "handshakes for its hosts fail";
-
-/// Everything of a kind, read; what did not change is shared, and what is broken stays at its last good version.
-fn load_all<M: PartialEq, T: Clone, E: Clone>(
-    sources: &std::collections::BTreeMap<SecretKey, Arc<M>>,
-    previous: &HashMap<SecretKey, Loaded<M, T, E>>,
-    load: impl Fn(&M) -> Result<T, E>,
-) -> HashMap<SecretKey, Loaded<M, T, E>> {
-    let load = |key: &SecretKey, source: &Arc<M>| {
-        let old = previous.get(key);
-        if let Some(old) = old.filter(|old| Arc::ptr_eq(&old.tried, source) || old.tried == *source) {
-            return old.clone();
-        }
-        match load(source) {
-            Ok(loaded) => Loaded { tried: source.clone(), good: Some((source.clone(), loaded)), error: None },
-            Err(e) => {
-                Loaded { tried: source.clone(), good: old.and_then(|old| old.good.clone()), error: Some(e) }
-            }
-        }
-    };
-    sources.iter().map(|(key, source)| (key.clone(), load(key, source))).collect()
-}
 
 fn config(
     policy: &Policy,

@@ -5,7 +5,8 @@ use super::otlp::{KeyValue, METHOD, Request, Resource, ResourceSpans, Response, 
 use super::span;
 use crate::server::Identity;
 use crate::telemetry::{Record, render_constant};
-use crate::upstream::Cluster;
+use crate::tls::Inside;
+use crate::upstream::{Cluster, ConnectError};
 use arc_swap::ArcSwapOption;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
@@ -14,6 +15,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -194,6 +197,8 @@ enum ExportError {
     #[error("{0}")]
     Connect(#[from] std::io::Error),
     #[error("{0}")]
+    Tls(#[from] ConnectError),
+    #[error("{0}")]
     Http(#[from] hyper::Error),
     #[error("its path or host cannot be sent: {0}")]
     Request(#[from] http::Error),
@@ -218,7 +223,12 @@ fn request(identity: &Identity, spans: Vec<Span>) -> Request {
 
 async fn post(target: &Target, message: Vec<u8>) -> Result<Response, ExportError> {
     let pick = target.cluster.pick(fastrand::u64(..)).ok_or(ExportError::NoEndpoint)?;
-    let stream = TcpStream::connect(pick.address).await?;
+    let inside = match &target.tracing.transport {
+        OtlpTransport::Grpc => Inside::Http2,
+        OtlpTransport::Http(_) => Inside::Http1,
+    };
+    let plain = L4Stream::from(TcpStream::connect(pick.address).await?);
+    let stream = target.cluster.transport().begin_own(Box::new(plain), inside).await?;
     let config = target.cluster.config();
     let authority = format!("{}:{}", config.host, config.port);
     let headers = &target.tracing.headers;
@@ -229,7 +239,7 @@ async fn post(target: &Target, message: Vec<u8>) -> Result<Response, ExportError
 }
 
 async fn http(
-    stream: TcpStream,
+    stream: Stream,
     authority: &str,
     path: &str,
     headers: &[(HeaderName, FormatString)],
@@ -252,7 +262,7 @@ async fn http(
 
 /// One call, as gRPC puts it on HTTP/2.
 async fn grpc(
-    stream: TcpStream,
+    stream: Stream,
     authority: &str,
     headers: &[(HeaderName, FormatString)],
     message: &[u8],

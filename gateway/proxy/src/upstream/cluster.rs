@@ -5,11 +5,12 @@ use super::hosts::RequestHosts;
 use super::outlier::Seen;
 use super::standing::{self, EndpointStanding};
 use super::state::ClusterState;
+use super::transport::{Key, Transport, TransportOptions, Way, key};
 use super::usage::{InUse, Usage};
 use ahash::AHashMap;
 use std::sync::Arc;
 use std::time::Instant;
-use tidegate_model::{ClusterName, HashKey, LoadBalancer};
+use tidegate_model::{ClusterName, Diagnostic, HashKey, LoadBalancer, Origin, Severity};
 
 /// The running clusters of one snapshot, by name.
 #[derive(Clone, Default)]
@@ -20,17 +21,54 @@ impl Clusters {
     pub(crate) fn get(&self, name: &ClusterName) -> Option<&Arc<Cluster>> {
         self.0.get(name)
     }
+
+    /// What is wrong with those to which no connection can be made.
+    pub(crate) fn unusable(&self) -> Vec<Diagnostic> {
+        let all = self.0.iter().filter_map(|(name, cluster)| Some((name, cluster.transport.unusable()?)));
+        let say = |(name, why): (&ClusterName, &str)| Diagnostic {
+            severity: Severity::Error,
+            origin: Origin::default(),
+            object: None,
+            field: "".into(),
+            text: format!("TLS to {name} is not possible: {why}; its requests are answered with 503"),
+            advice: "put what its DestinationRule names into the gateway's namespace, or where its paths say"
+                .into(),
+            code: "certificate-unusable",
+        };
+        all.map(say).collect()
+    }
 }
 
 /// A running cluster, shared by all workers: one version of its config over state that outlives it.
 pub(crate) struct Cluster {
     pub(super) config: Arc<tidegate_model::Cluster>,
     pub(super) state: Arc<ClusterState>,
+    pub(super) transport: Arc<Transport>,
 }
 
 impl Cluster {
-    pub(super) fn new(config: Arc<tidegate_model::Cluster>, state: Arc<ClusterState>) -> Arc<Self> {
-        Arc::new(Cluster { config, state })
+    pub(super) fn new(
+        config: Arc<tidegate_model::Cluster>,
+        state: Arc<ClusterState>,
+        transport: Arc<Transport>,
+    ) -> Arc<Self> {
+        Arc::new(Cluster { config, state, transport })
+    }
+
+    /// How its connections begin.
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// What connections to an endpoint of it may be used for.
+    pub(super) fn key(&self, pick: &Pick, options: &TransportOptions) -> Key {
+        key(pick.endpoint(), &self.transport, options)
+    }
+
+    /// The way that connections take to an endpoint.
+    pub(super) fn way(&self, pick: &Pick, options: &TransportOptions) -> Way {
+        let (endpoint, transport) = (pick.endpoint().clone(), self.transport.clone());
+        Way { endpoint, transport, options: options.clone() }
     }
 
     /// What the model says about it.

@@ -1,5 +1,7 @@
-use super::endpoint::Endpoint;
+use super::cluster::Cluster;
+use super::transport::{Key, Way};
 use super::usage::InUse;
+use crate::tls::{Inside, OriginateError};
 use pingora::ErrorType;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::protocols::Stream;
@@ -8,7 +10,7 @@ use pingora::upstreams::peer::{BasicPeer, PeerOptions};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tidegate_model::{Cluster, ConnectionLimits, TcpKeepalive};
+use tidegate_model::{ConnectionLimits, TcpKeepalive};
 use tokio::sync::Notify;
 
 /// An upstream connection.
@@ -28,12 +30,21 @@ pub(crate) struct UpstreamConnection {
     pub(super) handed_on: u8,
     /// Counts it among those of its cluster.
     pub(crate) in_use: InUse,
+    /// Where it leads, and for whom. Boxed, since requests hold connections, and there are many requests.
+    pub(super) way: Box<Way>,
+    /// What TLS said when it ended.
+    pub(crate) fault: Option<Box<str>>,
 }
 
 impl UpstreamConnection {
     /// The address that it leads to.
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
         self.stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
+    }
+
+    /// What it may be used for.
+    pub(super) fn key(&self) -> Key {
+        self.way.key()
     }
 
     /// Whether it has carried as many requests as it may, or is as old as it may be.
@@ -55,9 +66,25 @@ pub(crate) enum ConnectError {
     /// The cluster's connect timeout passed.
     #[error("connect timeout")]
     Timeout,
+    /// The endpoint did not take what comes before TLS.
+    #[error("connect failed: {0}")]
+    Header(Arc<std::io::Error>),
+    /// There is no TLS with it.
+    #[error("{0}")]
+    Tls(#[from] OriginateError),
     /// Anything else the network said.
     #[error("connect failed: {}", cause(.0))]
     Other(Arc<pingora::Error>),
+}
+
+impl ConnectError {
+    /// Whether another try could come to anything else.
+    pub(crate) fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            ConnectError::Overflow | ConnectError::Tls(OriginateError::Unusable(_) | OriginateError::NoName)
+        )
+    }
 }
 
 /// An endpoint as Pingora's connector wants it.
@@ -115,28 +142,41 @@ impl Connector {
         pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.notify_one());
     }
 
-    /// A new connection, with TCP_NODELAY and as `config` has it.
+    /// A new connection, with TCP_NODELAY and as the cluster's config has it, for what is spoken `inside` of its TLS.
     pub(super) async fn connect(
         &self,
-        endpoint: &Endpoint,
-        config: &Cluster,
+        cluster: &Cluster,
+        way: Way,
+        inside: Inside,
         in_use: InUse,
     ) -> Result<UpstreamConnection, ConnectError> {
+        let config = cluster.config();
         // Boxed: the state of connecting must not sit in every connection that waits for a request.
         let connecting = Box::pin(async {
-            match config.limits.tcp_keepalive {
-                None => self.transport.new_stream(&endpoint.peer.0).await,
-                Some(keepalive) => self.transport.new_stream(&endpoint.peer.probed(keepalive).0).await,
-            }
+            let peer = &way.endpoint.peer;
+            let stream = match config.limits.tcp_keepalive {
+                None => self.transport.new_stream(&peer.0).await,
+                Some(keepalive) => self.transport.new_stream(&peer.probed(keepalive).0).await,
+            };
+            way.transport.begin(stream?, &way.options, inside).await
         });
         let stream = match pingora::time::timeout(config.connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(ConnectError::from)?,
+            Ok(connected) => connected?,
             Err(_) => return Err(ConnectError::Timeout),
         };
         let digest = stream.get_socket_digest();
         let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
-        let born = Instant::now();
-        Ok(UpstreamConnection { stream, reused: false, local, born, served: 0, handed_on: 0, in_use })
+        Ok(UpstreamConnection {
+            stream,
+            reused: false,
+            local,
+            born: Instant::now(),
+            served: 0,
+            handed_on: 0,
+            in_use,
+            way: way.into(),
+            fault: None,
+        })
     }
 }
 
@@ -146,6 +186,12 @@ fn cause(error: &pingora::Error) -> String {
     match root.downcast_ref::<pingora::Error>() {
         Some(error) => error.etype().as_str().to_string(),
         None => root.source().map_or_else(|| root.to_string(), ToString::to_string),
+    }
+}
+
+impl From<std::io::Error> for ConnectError {
+    fn from(error: std::io::Error) -> Self {
+        ConnectError::Header(error.into())
     }
 }
 
@@ -161,18 +207,25 @@ impl From<Box<pingora::Error>> for ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::endpoint::Endpoint;
+    use super::super::state::ClusterState;
     use super::super::testing::cluster;
+    use super::super::transport::Transport;
     use super::super::usage::Usage;
     use super::*;
+    use crate::tls::Credentials;
     use std::net::TcpListener;
 
     /// Connects; our own address when it worked.
     fn connect(address: SocketAddr, limit: Duration) -> Result<Option<SocketAddr>, ConnectError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let cluster = Cluster { connect_timeout: limit, ..cluster("a") };
+        let config = tidegate_model::Cluster { connect_timeout: limit, ..cluster("a") };
+        let transport = Transport::build(&config, &Credentials::default(), None);
+        let cluster = Cluster::new(config.into(), ClusterState::new(), transport.clone());
         let in_use = Arc::new(Usage::default()).connection(None).unwrap();
-        let endpoint = Endpoint::new(address);
-        let connected = runtime.block_on(Connector::new().connect(&endpoint, &cluster, in_use))?;
+        let way = Way { endpoint: Endpoint::new(address), transport, options: Default::default() };
+        let connecting = async { Connector::new().connect(&cluster, way, Inside::Http1, in_use).await };
+        let connected = runtime.block_on(connecting)?;
         assert!(!connected.reused);
         Ok(connected.local)
     }

@@ -36,12 +36,21 @@ pub(super) struct Names {
     allowed: Arc<[IpNet]>,
     permits: Arc<Semaphore>,
     known: Mutex<AHashMap<Arc<str>, Weak<Name>>>,
+    of_requests: OnceLock<Arc<Names>>,
 }
 
 impl Names {
     pub(super) fn new(runtime: Handle, resolver: Arc<dyn Resolve>, allowed: &[IpNet]) -> Self {
         let permits = Arc::new(Semaphore::new(LOOKUPS));
-        Names { runtime, resolver, allowed: allowed.into(), permits, known: Mutex::default() }
+        let (known, of_requests) = (Mutex::default(), OnceLock::new());
+        Names { runtime, resolver, allowed: allowed.into(), permits, known, of_requests }
+    }
+
+    /// Those that requests ask for. However many of them are not answered, they keep no other name from being
+    /// resolved.
+    pub(super) fn of_requests(&self) -> Arc<Names> {
+        let made = || Names::new(self.runtime.clone(), self.resolver.clone(), &self.allowed);
+        self.of_requests.get_or_init(|| Arc::new(made())).clone()
     }
 
     pub(super) fn runtime(&self) -> &Handle {

@@ -216,10 +216,10 @@ fn matches(pattern: &str, host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cluster::Cluster as Running;
+    use super::super::Registry;
     use super::super::dns::testing::Scripted;
     use super::super::outlier::{Seen, testing::rule};
-    use super::super::testing::{asked_for, cluster};
+    use super::super::testing::{asked_for, cluster, model};
     use super::*;
     use tidegate_model::OutlierDetection;
 
@@ -270,12 +270,10 @@ mod tests {
         dns.answer("a.example.com", Ok(&["192.0.2.1", "192.0.2.2"]));
         let mut config = cluster("a");
         config.outlier_detection = Some(OutlierDetection { consecutive_5xx: 1, ..rule() });
-        let config = Arc::new(config);
-        let names = Arc::new(Names::new(tokio::runtime::Handle::current(), dns, &[]));
-        let cluster = Running::new(config.clone(), ClusterState::new());
-        let set =
-            EndpointSet { cluster: config.name.clone(), endpoints: vec![asked_for("*.example.com", 443)] };
-        cluster.state.set_endpoints(config, Some(Arc::new(set)), &names);
+        let name = config.name.clone();
+        let mut registry = Registry::with_resolver(tokio::runtime::Handle::current(), dns, &[]);
+        let clusters = registry.apply(&model(&[(config, vec![asked_for("*.example.com", 443)])]));
+        let cluster = clusters.get(&name).unwrap();
         let hosts = cluster.hosts().unwrap();
         let pick = async |dice: u64| hosts.pick(b"a.example.com", dice << 58, &[]).await.unwrap();
         assert!(cluster.pick(0).is_none(), "the cluster has no endpoint of its own");
@@ -296,6 +294,16 @@ mod tests {
         for i in 0..2 * MOST {
             hosts.insert(&format!("x{i}.example.com").into()).unwrap();
         }
+        // lookups that nobody answers hold up no others
+        let others = Names::new(tokio::runtime::Handle::current(), dns.clone(), &[]);
+        let theirs = RequestHosts::new(Arc::new(cluster("b")), "*.test".into(), 1, others.of_requests());
+        for i in 0..2 * MOST {
+            theirs.insert(&format!("y{i}.test").into()).unwrap();
+        }
+        let answered = tokio::time::timeout(Duration::from_secs(1), async {
+            others.get(&"a.example.com".into()).first_answer().await;
+        });
+        answered.await.unwrap();
         assert_eq!(hosts.known.load().len(), MOST);
         assert!(hosts.known.load().contains_key("a.example.com"));
     }

@@ -11,6 +11,7 @@ mod keeper;
 mod outlier;
 mod plan;
 mod pool;
+mod proxy_header;
 mod queue;
 mod registry;
 mod resolver;
@@ -18,6 +19,7 @@ mod sessions;
 mod standing;
 mod state;
 mod table;
+mod transport;
 mod usage;
 
 pub(crate) use balance::hash;
@@ -31,6 +33,7 @@ pub(crate) use pool::Pool;
 pub(crate) use registry::Registry;
 pub(crate) use resolver::{Resolve, SystemResolver};
 pub use standing::{EndpointStanding, standings};
+pub(crate) use transport::TransportOptions;
 pub(crate) use usage::InUse;
 
 #[cfg(test)]

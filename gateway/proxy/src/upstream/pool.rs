@@ -1,10 +1,12 @@
 use super::cluster::Cluster;
 use super::connect::{ConnectError, Connector, UpstreamConnection};
-use super::endpoint::{Endpoint, EndpointId, Pick};
+use super::endpoint::Pick;
 use super::queue::{Next, Queue};
 use super::sessions::Sessions;
+use super::transport::{Key, TransportOptions, Way};
 use super::usage::Usage;
 use crate::h2::Place;
+use crate::tls::Inside;
 use ahash::AHashMap;
 use pingora::protocols::Stream;
 use std::cell::RefCell;
@@ -24,10 +26,12 @@ const IN_ALL: usize = 8192;
 /// How often idle connections are looked through; an idle timeout may be late by as much.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// A worker's upstream connections, by endpoint: idle ones of HTTP/1, and shared ones of HTTP/2. No lock: one worker, one thread.
+/// A worker's upstream connections, by what they may be used for: idle ones of HTTP/1, and shared ones of HTTP/2. No
+/// lock: one worker, one thread.
 ///
-/// A connection to an endpoint that its cluster no longer has is neither kept nor taken, even
-/// when the same address came back. [`Pool::expire`] must run beside it on the same worker.
+/// A connection to an endpoint that its cluster no longer has is neither kept nor taken, even when the same address came
+/// back; nor is one that began by another TLS policy, with other secrets, or for another client where the endpoint was
+/// told of that. [`Pool::expire`] must run beside it on the same worker.
 pub(crate) struct Pool {
     pub(super) connector: Connector,
     pub(super) idle: RefCell<IdleConnections>,
@@ -39,14 +43,13 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 pub(super) struct IdleConnections {
-    /// By the endpoint's id, which belongs to one address in one cluster.
-    slots: AHashMap<EndpointId, Slot>,
+    slots: AHashMap<Key, Slot>,
     count: usize,
 }
 
-/// The idle connections to one endpoint, the one that was used last at the end.
+/// Idle connections that are alike, the one that was used last at the end.
 struct Slot {
-    endpoint: Arc<Endpoint>,
+    way: Way,
     config: Arc<tidegate_model::Cluster>,
     connections: VecDeque<Idle>,
 }
@@ -78,22 +81,24 @@ impl Pool {
         &self,
         cluster: &Cluster,
         pick: &Pick,
+        options: &TransportOptions,
         fresh: bool,
     ) -> Result<UpstreamConnection, ConnectError> {
         let config = cluster.config();
-        if !fresh && let Some(connection) = self.idle.borrow_mut().take(pick.id(), &config.limits) {
+        let key = cluster.key(pick, options);
+        if !fresh && let Some(connection) = self.idle.borrow_mut().take(&key, &config.limits) {
             return Ok(connection);
         }
         let _pending = cluster.pend()?;
         let in_use = match cluster.usage().connection_unless_awaited(config.limits.max_connections) {
             Some(in_use) => in_use,
             // boxed, since few requests wait here
-            None => match Box::pin(self.wait(cluster, Some(pick.id()))).await {
+            None => match Box::pin(self.wait(cluster, Some(key))).await {
                 Next::Connection(connection) => return Ok(connection),
                 Next::Place(in_use) => in_use,
             },
         };
-        self.connector.connect(pick.endpoint(), config, in_use).await
+        self.connector.connect(cluster, cluster.way(pick, options), Inside::Http1, in_use).await
     }
 
     /// A new connection for bytes that are not HTTP.
@@ -104,6 +109,7 @@ impl Pool {
         &self,
         cluster: &Cluster,
         pick: &Pick,
+        options: &TransportOptions,
     ) -> Result<UpstreamConnection, ConnectError> {
         let config = cluster.config();
         let take = || cluster.usage().connection_unless_awaited(config.limits.max_connections);
@@ -112,34 +118,39 @@ impl Pool {
             None if self.give_up_one(cluster.usage()) => take().ok_or(ConnectError::Overflow)?,
             None => return Err(ConnectError::Overflow),
         };
-        self.connector.connect(pick.endpoint(), config, in_use).await
+        self.connector.connect(cluster, cluster.way(pick, options), Inside::Bytes, in_use).await
     }
 
     /// A place for a request on an HTTP/2 connection to the endpoint.
     ///
     /// # Errors
     /// When there is none with room and a new one cannot be made within the cluster's connect timeout.
-    pub(crate) async fn place(&self, cluster: &Cluster, pick: &Pick) -> Result<Place, ConnectError> {
-        self.sessions.get(self, cluster, pick).await
+    pub(crate) async fn place(
+        &self,
+        cluster: &Cluster,
+        pick: &Pick,
+        options: &TransportOptions,
+    ) -> Result<Place, ConnectError> {
+        self.sessions.get(self, cluster, pick, options).await
     }
 
     /// Gives back a connection on which request and response both ended cleanly.
-    pub(crate) fn put(&self, cluster: &Cluster, pick: &Pick, mut connection: UpstreamConnection) {
+    pub(crate) fn put(&self, cluster: &Cluster, mut connection: UpstreamConnection) {
         connection.served = connection.served.saturating_add(1);
         connection.reused = true;
-        if pick.endpoint().is_removed() || connection.is_spent(&cluster.config().limits) {
+        if connection.way.is_over() || connection.is_spent(&cluster.config().limits) {
             return;
         }
         if cluster.usage().waiting() > 0 {
-            return self.queue.hand_on(pick.id(), connection);
+            return self.queue.hand_on(connection);
         }
         connection.handed_on = 0;
         let mut idle = self.idle.borrow_mut();
         if idle.count >= IN_ALL {
             return;
         }
-        let slot = idle.slots.entry(pick.id()).or_insert_with(|| Slot {
-            endpoint: pick.endpoint().clone(),
+        let slot = idle.slots.entry(connection.key()).or_insert_with(|| Slot {
+            way: Way::clone(&connection.way),
             config: cluster.config().clone(),
             connections: VecDeque::new(),
         });
@@ -168,8 +179,8 @@ impl Pool {
         }
     }
 
-    /// Closes idle connections whose time is over, which their endpoint closed, or whose endpoint
-    /// is gone, for as long as it is polled.
+    /// Closes idle connections whose time is over, which their endpoint closed, or which nobody will use any more, for
+    /// as long as it is polled.
     pub(crate) async fn expire(&self) {
         let mut next = tokio::time::Instant::now() + SWEEP;
         loop {
@@ -194,8 +205,8 @@ impl Pool {
 
 impl IdleConnections {
     /// The connection that was used last and is still open.
-    fn take(&mut self, endpoint: EndpointId, limits: &ConnectionLimits) -> Option<UpstreamConnection> {
-        let slot = self.slots.get_mut(&endpoint)?;
+    fn take(&mut self, key: &Key, limits: &ConnectionLimits) -> Option<UpstreamConnection> {
+        let slot = self.slots.get_mut(key)?;
         while let Some(Idle { mut connection, .. }) = slot.connections.pop_back() {
             self.count -= 1;
             if !connection.is_spent(limits) && is_open(&mut connection.stream) {
@@ -207,13 +218,16 @@ impl IdleConnections {
 
     fn sweep(&mut self, now: Instant) {
         self.slots.retain(|_, slot| {
+            if slot.way.is_over() {
+                return false;
+            }
             let (limit, limits) = (slot.config.idle_timeout, &slot.config.limits);
             slot.connections.retain_mut(|idle| {
                 now.saturating_duration_since(idle.since) < limit
                     && !idle.connection.is_spent(limits)
                     && is_open(&mut idle.connection.stream)
             });
-            !slot.endpoint.is_removed() && !slot.connections.is_empty()
+            !slot.connections.is_empty()
         });
         self.count = self.slots.values().map(|s| s.connections.len()).sum();
     }

@@ -2,8 +2,8 @@
 
 use super::cluster::Cluster;
 use super::connect::UpstreamConnection;
-use super::endpoint::EndpointId;
 use super::pool::Pool;
+use super::transport::Key;
 use super::usage::InUse;
 use ahash::AHashMap;
 use std::cell::RefCell;
@@ -24,37 +24,37 @@ pub(super) enum Next {
     Place(InUse),
 }
 
-/// Those of a worker who take a connection that another request is done with, by endpoint.
+/// Those of a worker who take a connection that another request is done with, by what it may be used for.
 #[derive(Default)]
-pub(super) struct Queue(RefCell<AHashMap<EndpointId, VecDeque<oneshot::Sender<UpstreamConnection>>>>);
+pub(super) struct Queue(RefCell<AHashMap<Key, VecDeque<oneshot::Sender<UpstreamConnection>>>>);
 
 impl Queue {
-    fn join(&self, endpoint: EndpointId) -> oneshot::Receiver<UpstreamConnection> {
+    fn join(&self, key: Key) -> oneshot::Receiver<UpstreamConnection> {
         let (give, take) = oneshot::channel();
-        self.0.borrow_mut().entry(endpoint).or_default().push_back(give);
+        self.0.borrow_mut().entry(key).or_default().push_back(give);
         take
     }
 
     /// Forgets those who wait no more.
-    fn clean(&self, endpoint: EndpointId) {
+    fn clean(&self, key: &Key) {
         let mut queue = self.0.borrow_mut();
-        if let Some(waiting) = queue.get_mut(&endpoint) {
+        if let Some(waiting) = queue.get_mut(key) {
             waiting.retain(|give| !give.is_closed());
             if waiting.is_empty() {
-                queue.remove(&endpoint);
+                queue.remove(key);
             }
         }
     }
 
-    /// Gives a connection to the first who waits for one to this endpoint; else, or when it went from one to the next
+    /// Gives a connection to the first who waits for one like it; else, or when it went from one to the next
     /// for long enough, ends it, since somebody waits for that.
-    pub(super) fn hand_on(&self, endpoint: EndpointId, mut connection: UpstreamConnection) {
+    pub(super) fn hand_on(&self, mut connection: UpstreamConnection) {
         connection.handed_on += 1;
         if connection.handed_on > HANDED_ON {
             return;
         }
         let mut queue = self.0.borrow_mut();
-        let Some(waiting) = queue.get_mut(&endpoint) else { return };
+        let Some(waiting) = queue.get_mut(&connection.key()) else { return };
         while let Some(give) = waiting.pop_front() {
             match give.send(connection) {
                 Ok(()) => return,
@@ -66,12 +66,12 @@ impl Queue {
 }
 
 impl Pool {
-    /// Waits until the cluster may have one more connection, or, for an endpoint, until one to it comes free here.
-    pub(super) async fn wait(&self, cluster: &Cluster, endpoint: Option<EndpointId>) -> Next {
+    /// Waits until the cluster may have one more connection, or, with a key, until one for that comes free here.
+    pub(super) async fn wait(&self, cluster: &Cluster, key: Option<Key>) -> Next {
         let usage = cluster.usage();
         let most = cluster.config().limits.max_connections;
         let _waiting = usage.wait();
-        let mut handed = endpoint.map(|endpoint| Waiting::begin(&self.queue, endpoint));
+        let mut handed = key.map(|key| Waiting::begin(&self.queue, key));
         loop {
             let mut freed = pin!(usage.freed().notified());
             freed.as_mut().enable();
@@ -103,23 +103,23 @@ impl Pool {
     }
 }
 
-/// One who waits for a connection to an endpoint.
+/// One who waits for a connection.
 struct Waiting<'a> {
     queue: &'a Queue,
-    endpoint: EndpointId,
+    key: Key,
     take: oneshot::Receiver<UpstreamConnection>,
 }
 
 impl<'a> Waiting<'a> {
-    fn begin(queue: &'a Queue, endpoint: EndpointId) -> Self {
-        Waiting { queue, endpoint, take: queue.join(endpoint) }
+    fn begin(queue: &'a Queue, key: Key) -> Self {
+        Waiting { queue, take: queue.join(key.clone()), key }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.take.close();
-        self.queue.clean(self.endpoint);
+        self.queue.clean(&self.key);
     }
 }
 

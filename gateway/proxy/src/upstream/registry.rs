@@ -2,6 +2,8 @@ use super::cluster::{Cluster, Clusters};
 use super::dns::{Name, Names, wait_for};
 use super::resolver::{Resolve, SystemResolver};
 use super::state::{ClusterState, dns_name};
+use super::transport::Transport;
+use crate::tls::Credentials;
 use ahash::AHashMap;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -44,16 +46,21 @@ impl Registry {
     ///
     /// Never waits (see [`Registry::prepare`]): names are resolved in the background, and until one was resolved for
     /// the first time its endpoint does not exist (a cluster of such endpoints alone answers 503, UH).
-    pub(crate) fn apply(&mut self, model: &Model) -> Clusters {
+    pub(crate) fn update(&mut self, model: &Model, credentials: &Credentials) -> Clusters {
         let mut next = AHashMap::with_capacity(model.clusters.len());
         for (name, config) in &model.clusters {
-            let cluster = match self.clusters.get(name) {
-                Some(old) if old.config() == config => old.clone(),
+            let old = self.clusters.get(name);
+            let transport = Transport::build(config, credentials, old.map(|old| &old.transport));
+            let cluster = match old {
+                Some(old) if old.config() == config && Arc::ptr_eq(&old.transport, &transport) => old.clone(),
                 Some(old) => {
+                    if !Arc::ptr_eq(&old.transport, &transport) {
+                        old.transport.retire();
+                    }
                     old.state.usage.look_again();
-                    Cluster::new(config.clone(), old.state.clone())
+                    Cluster::new(config.clone(), old.state.clone(), transport)
                 }
-                None => Cluster::new(config.clone(), ClusterState::new()),
+                None => Cluster::new(config.clone(), ClusterState::new(), transport),
             };
             self.apply_endpoints(&cluster, model.endpoints.get(name));
             next.insert(name.clone(), cluster);
@@ -63,8 +70,14 @@ impl Registry {
         self.clusters.clone()
     }
 
+    /// [`Registry::update`] for models without TLS.
+    #[cfg(test)]
+    pub(crate) fn apply(&mut self, model: &Model) -> Clusters {
+        self.update(model, &Credentials::default())
+    }
+
     fn apply_endpoints(&self, cluster: &Cluster, set: Option<&Arc<EndpointSet>>) {
-        let Cluster { config, state } = cluster;
+        let Cluster { config, state, .. } = cluster;
         if state.is_made_from(config, set) {
             return;
         }

@@ -1,10 +1,12 @@
 use super::cluster::Cluster;
 use super::connect::ConnectError;
-use super::endpoint::{Endpoint, EndpointId, Pick};
+use super::endpoint::Pick;
 use super::pool::Pool;
 use super::queue::Next;
+use super::transport::{Key, TransportOptions, Way};
 use super::usage::{InUse, Usage};
 use crate::h2::{Place, Session};
+use crate::tls::Inside;
 use ahash::AHashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,11 +20,11 @@ const PER_ENDPOINT: usize = 32;
 /// HTTP/2 connections that one worker keeps in all.
 const IN_ALL: usize = 4096;
 
-/// A worker's HTTP/2 connections, by endpoint, each shared by many requests.
-pub(super) struct Sessions(RefCell<AHashMap<EndpointId, Slot>>);
+/// A worker's HTTP/2 connections, by what they may be used for, each shared by many requests.
+pub(super) struct Sessions(RefCell<AHashMap<Key, Slot>>);
 
 struct Slot {
-    endpoint: Arc<Endpoint>,
+    way: Way,
     idle_timeout: Duration,
     sessions: Vec<Rc<Session>>,
     /// Who waits for the connection that is being made, if one is.
@@ -53,10 +55,12 @@ impl Sessions {
         pool: &Pool,
         cluster: &Cluster,
         pick: &Pick,
+        options: &TransportOptions,
     ) -> Result<Place, ConnectError> {
+        let key = cluster.key(pick, options);
         let mut pending = None;
         loop {
-            let found = self.find(cluster, pick);
+            let found = self.find(cluster, &key, || cluster.way(pick, options));
             if pending.is_none() && !matches!(found, Found::Place(_)) {
                 pending = cluster.pend()?;
             }
@@ -68,7 +72,7 @@ impl Sessions {
                     .await
                     .map_err(|_| ConnectError::Timeout)?,
                 Found::Connect(leave) => {
-                    let mut making = Making { sessions: self, endpoint: pick.id(), failed: None };
+                    let mut making = Making { sessions: self, key: &key, failed: None };
                     let in_use = match leave {
                         Some(in_use) => in_use,
                         None => match Box::pin(pool.wait(cluster, None)).await {
@@ -77,7 +81,8 @@ impl Sessions {
                             Next::Connection(_) => continue,
                         },
                     };
-                    let made = pool.connector.connect(pick.endpoint(), cluster.config(), in_use).await;
+                    let way = cluster.way(pick, options);
+                    let made = pool.connector.connect(cluster, way, Inside::Http2, in_use).await;
                     let session = match made {
                         Ok(connection) => Session::begin(connection, &cluster.config().limits)
                             .await
@@ -87,7 +92,7 @@ impl Sessions {
                     return match session {
                         Ok(session) => {
                             let place = session.place();
-                            self.keep(pick, session);
+                            self.keep(&key, session);
                             Ok(place)
                         }
                         Err(e) => {
@@ -100,10 +105,10 @@ impl Sessions {
         }
     }
 
-    fn find(&self, cluster: &Cluster, pick: &Pick) -> Found {
+    fn find(&self, cluster: &Cluster, key: &Key, way: impl FnOnce() -> Way) -> Found {
         let mut slots = self.0.borrow_mut();
-        let slot = slots.entry(pick.endpoint().id).or_insert_with(|| Slot {
-            endpoint: pick.endpoint().clone(),
+        let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
+            way: way(),
             idle_timeout: Duration::ZERO,
             sessions: Vec::new(),
             connecting: None,
@@ -134,25 +139,25 @@ impl Sessions {
         Found::Connect(leave)
     }
 
-    fn keep(&self, pick: &Pick, session: Rc<Session>) {
+    fn keep(&self, key: &Key, session: Rc<Session>) {
         let mut slots = self.0.borrow_mut();
         let count: usize = slots.values().map(|s| s.sessions.len()).sum();
-        if pick.endpoint().is_removed() || count >= IN_ALL {
+        if count >= IN_ALL {
             return;
         }
-        if let Some(slot) = slots.get_mut(&pick.endpoint().id) {
+        if let Some(slot) = slots.get_mut(key).filter(|slot| !slot.way.is_over()) {
             slot.sessions.push(session);
         }
     }
 
-    /// Closes connections whose idle time is over, that ended, or whose endpoint is gone; what is
-    /// on them goes on to its end.
+    /// Closes connections whose idle time is over, that ended, or that nobody will use any more; what is on them goes on
+    /// to its end.
     pub(super) fn sweep(&self, now: Instant) {
         self.0.borrow_mut().retain(|_, slot| {
             let limit = slot.idle_timeout;
             slot.sessions
                 .retain(|s| s.is_open() && !s.is_spent() && (s.active() > 0 || s.idle_for(now) < limit));
-            slot.connecting.is_some() || !slot.endpoint.is_removed() && !slot.sessions.is_empty()
+            slot.connecting.is_some() || !slot.way.is_over() && !slot.sessions.is_empty()
         });
     }
 
@@ -175,14 +180,14 @@ impl Sessions {
 /// A connection being made. Who waits for it hears of its end, whatever that is.
 struct Making<'a> {
     sessions: &'a Sessions,
-    endpoint: EndpointId,
+    key: &'a Key,
     failed: Option<ConnectError>,
 }
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         let mut slots = self.sessions.0.borrow_mut();
-        let waiting = slots.get_mut(&self.endpoint).and_then(|slot| slot.connecting.take());
+        let waiting = slots.get_mut(self.key).and_then(|slot| slot.connecting.take());
         for tell in waiting.into_iter().flatten() {
             // an error is one who went away
             let _ = tell.send(self.failed.clone().map_or(Ok(()), Err));

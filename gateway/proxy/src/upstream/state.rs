@@ -113,7 +113,7 @@ impl ClusterState {
         });
         let hosts = wanted.map(|(pattern, port)| match hosts {
             Some(hosts) if hosts.are(&config, pattern, port) => hosts,
-            _ => RequestHosts::new(config.clone(), pattern.clone(), port, names.clone()),
+            _ => RequestHosts::new(config.clone(), pattern.clone(), port, names.of_requests()),
         });
         *source = Source { config: Some(config), set, names: watched, in_turns, hosts, interval_ends };
         self.rebuild(&mut source);

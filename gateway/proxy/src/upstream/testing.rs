@@ -24,6 +24,8 @@ pub(super) fn cluster(host: &str) -> Cluster {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
+        tls: None,
+        proxy_protocol: None,
     }
 }
 

@@ -199,6 +199,8 @@ pub(crate) fn forward(model: &mut Model, name: &str, endpoints: &[SocketAddr]) -
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         retry_budget: RetryBudget::default(),
+        tls: None,
+        proxy_protocol: None,
     };
     let endpoint = |address: &SocketAddr| Endpoint {
         address: Address::Socket(*address),

@@ -407,3 +407,21 @@ fn requests_beyond_what_an_upstream_takes_wait_for_their_turn() {
         }
     });
 }
+
+#[test]
+fn a_connection_is_replaced_before_it_has_no_stream_ids_left() {
+    crate::h2::TESTED_STREAM_IDS.set(2);
+    upstream(false, |mut s| async move {
+        let mut begun: Vec<Server> = Vec::new();
+        for i in 0..5 {
+            s.send(GET).await;
+            if i % 2 == 0 {
+                begun.push(Server::accept(&s.upstream, 100).await);
+            }
+            let (_, mut respond) = begun.last_mut().unwrap().next().await;
+            respond.send_response(ok(), true).unwrap();
+            assert!(s.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "), "request {i}");
+        }
+        assert_eq!(begun.len(), 3);
+    });
+}

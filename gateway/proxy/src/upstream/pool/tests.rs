@@ -41,7 +41,7 @@ impl Bench {
     }
 
     async fn get(&self, fresh: bool) -> UpstreamConnection {
-        self.pool.get(&self.cluster(), &self.pick(), fresh).await.unwrap()
+        self.pool.get(&self.cluster(), &self.pick(), &TransportOptions::default(), fresh).await.unwrap()
     }
 
     async fn connect(&self) -> (UpstreamConnection, TcpStream) {
@@ -50,7 +50,7 @@ impl Bench {
     }
 
     fn put(&self, connection: UpstreamConnection) {
-        self.pool.put(&self.cluster(), &self.pick(), connection);
+        self.pool.put(&self.cluster(), connection);
     }
 }
 
@@ -117,9 +117,9 @@ async fn an_endpoint_that_went_and_came_back_is_another() {
     let (kept, _peer) = bench.connect().await;
     bench.put(kept);
     let (late, _late_peer) = bench.connect().await;
-    let (old, pick) = (bench.cluster(), bench.pick());
+    let old = bench.cluster();
     bench.apply(false, LONG);
-    bench.pool.put(&old, &pick, late);
+    bench.pool.put(&old, late);
     assert_eq!(bench.pool.idle(), 1, "not kept once the endpoint is gone");
     bench.apply(true, LONG);
     assert!(!bench.get(false).await.reused);

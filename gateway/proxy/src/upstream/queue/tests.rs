@@ -1,6 +1,6 @@
 use super::super::connect::{ConnectError, Connector};
 use super::super::testing::{cluster, endpoint, model};
-use super::super::{Clusters, Pick, Registry, SystemResolver};
+use super::super::{Clusters, Pick, Registry, SystemResolver, TransportOptions};
 use super::*;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Bench {
     /// A request that begins on a worker for an endpoint.
     fn begin(&self, worker: usize, which: usize) -> JoinHandle<Result<UpstreamConnection, ConnectError>> {
         let (pool, cluster, pick) = (self.pools[worker].clone(), self.cluster.clone(), self.pick(which));
-        spawn_local(async move { pool.get(&cluster, &pick, false).await })
+        spawn_local(async move { pool.get(&cluster, &pick, &TransportOptions::default(), false).await })
     }
 
     async fn get(&self, worker: usize, which: usize) -> UpstreamConnection {
@@ -60,8 +60,8 @@ impl Bench {
         assert!(!begun.is_finished());
     }
 
-    fn put(&self, worker: usize, which: usize, connection: UpstreamConnection) {
-        self.pools[worker].put(&self.cluster, &self.pick(which), connection);
+    fn put(&self, worker: usize, connection: UpstreamConnection) {
+        self.pools[worker].put(&self.cluster, connection);
     }
 }
 
@@ -87,7 +87,7 @@ fn a_request_at_the_limit_gets_the_connection_that_another_is_done_with() {
         let local = first.local;
         let second = bench.begin(0, 0);
         bench.waits(&second, 1).await;
-        bench.put(0, 0, first);
+        bench.put(0, first);
         let handed = end(second).await.unwrap();
         assert!(handed.reused && handed.local == local);
         assert_eq!(bench.cluster.usage().counts(), [1, 0, 0, 0]);
@@ -102,10 +102,10 @@ fn idle_connections_of_the_worker_and_of_others_give_way() {
         let bench = Bench::new(limited(1, None)).await;
         // idle towards one endpoint, wanted towards the other
         let first = bench.get(0, 0).await;
-        bench.put(0, 0, first);
+        bench.put(0, first);
         let other = bench.get(0, 1).await;
         assert!(!other.reused);
-        bench.put(0, 1, other);
+        bench.put(0, other);
         // idle on one worker, wanted on the other
         let elsewhere = bench.get(1, 1).await;
         assert!(!elsewhere.reused);
@@ -113,7 +113,7 @@ fn idle_connections_of_the_worker_and_of_others_give_way() {
         // in use on one, awaited on the other
         let waits = bench.begin(0, 0);
         bench.waits(&waits, 1).await;
-        bench.put(1, 1, elsewhere);
+        bench.put(1, elsewhere);
         assert!(!end(waits).await.unwrap().reused);
         assert_eq!(bench.cluster.usage().counts(), [0; 4]);
     });
@@ -133,7 +133,7 @@ fn no_worker_keeps_a_connection_for_itself() {
             while bench.cluster.usage().waiting() < 2 && !elsewhere.is_finished() {
                 yield_now().await;
             }
-            bench.put(0, 0, held);
+            bench.put(0, held);
             rounds += 1;
             if rounds > usize::from(HANDED_ON) {
                 drop(end(elsewhere).await.unwrap());
@@ -172,13 +172,13 @@ fn bytes_do_not_wait() {
     run(async {
         let bench = Bench::new(limited(1, None)).await;
         let idle = bench.get(0, 0).await;
-        bench.put(0, 0, idle);
+        bench.put(0, idle);
         let (pick, pool) = (bench.pick(1), &bench.pools[0]);
-        let first = pool.get_for_bytes(&bench.cluster, &pick).await.unwrap();
-        let second = pool.get_for_bytes(&bench.cluster, &pick).await;
+        let first = pool.get_for_bytes(&bench.cluster, &pick, &TransportOptions::default()).await.unwrap();
+        let second = pool.get_for_bytes(&bench.cluster, &pick, &TransportOptions::default()).await;
         assert!(matches!(second.err(), Some(ConnectError::Overflow)));
         drop(first);
-        assert!(pool.get_for_bytes(&bench.cluster, &pick).await.is_ok());
+        assert!(pool.get_for_bytes(&bench.cluster, &pick, &TransportOptions::default()).await.is_ok());
     });
 }
 
@@ -202,7 +202,7 @@ fn a_connection_carries_so_many_requests_for_so_long() {
         for expected in [false, true, false, true, false] {
             let connection = bench.get(0, 0).await;
             assert_eq!(connection.reused, expected);
-            bench.put(0, 0, connection);
+            bench.put(0, connection);
         }
         let at_once =
             ConnectionLimits { max_connection_duration: Some(Duration::ZERO), ..ConnectionLimits::default() };
@@ -210,7 +210,7 @@ fn a_connection_carries_so_many_requests_for_so_long() {
         for _ in 0..2 {
             let connection = bench.get(0, 0).await;
             assert!(!connection.reused);
-            bench.put(0, 0, connection);
+            bench.put(0, connection);
         }
         assert_eq!(bench.cluster.usage().counts(), [0; 4]);
     });
