@@ -25,7 +25,8 @@ impl Config {
     pub(crate) fn read(setup: &Setup) -> Config {
         let loaded = Folder::open(setup.config.clone()).load();
         let admitted = Admission::new().admit(loaded.objects, &setup.env);
-        let broken_policies = policies::unknown(&loaded.refused, &admitted, &setup.env).broken;
+        let broken_policies =
+            policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &setup.env).broken;
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(admitted.diagnostics);
         let files = NamedFiles::default().load(files(&admitted.objects));

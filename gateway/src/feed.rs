@@ -115,7 +115,7 @@ impl Feed {
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
         self.env.files = self.files.load(files(&admitted.objects));
-        let unknown = policies::unknown(&loaded.refused, &admitted, &self.env);
+        let unknown = policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &self.env);
         self.env.broken_policies = unknown.broken;
         let objects = self.played(&admitted.objects);
         let translation = translate(&objects, &self.env);

@@ -1,24 +1,24 @@
 //! Security policies that are refused, so that what they would say is not known.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use tidegate_api::Refused;
-use tidegate_model::ObjectRef;
+use tidegate_model::{Diagnostic, ObjectRef, Origin};
 use tidegate_translate::{Admitted, Env, guards};
 
 /// Policies that may guard this gateway, for all that can be known: refused, and without a good version.
 #[derive(Debug, Default)]
 pub(crate) struct Unknown {
-    /// AuthorizationPolicies: each denies everything.
-    pub(crate) broken: BTreeSet<ObjectRef>,
+    /// AuthorizationPolicies, each with where it is written: they deny everything.
+    pub(crate) broken: BTreeMap<ObjectRef, Origin>,
     /// Others: they keep the gateway from being ready.
     pub(crate) others: Vec<ObjectRef>,
 }
 
-/// Those of a config, where they are not let be by `--allow-unenforced`.
+/// Those of a config about which that was said, where they are not let be by `--allow-unenforced`.
 ///
 /// A document that is not even an object counts for nothing: it could be anything, and one bad file would take the
 /// gateway down with all it serves. It is an error, and no API server would have accepted it.
-pub(crate) fn unknown(refused: &[Refused], admitted: &Admitted, env: &Env) -> Unknown {
+pub(crate) fn unknown(refused: &[Refused], admitted: &Admitted, said: &[Diagnostic], env: &Env) -> Unknown {
     let mut unknown = Unknown::default();
     if env.allow_unenforced {
         return unknown;
@@ -36,7 +36,12 @@ pub(crate) fn unknown(refused: &[Refused], admitted: &Admitted, env: &Env) -> Un
     let left_out = left_out.filter(|o| o.group() == "security.istio.io" && guards(o, env));
     for policy in refused.chain(left_out.map(|o| &o.reference)) {
         match &*policy.kind {
-            "AuthorizationPolicy" => _ = unknown.broken.insert(policy.clone()),
+            "AuthorizationPolicy" => {
+                let mut about =
+                    said.iter().chain(&admitted.diagnostics).filter(|d| d.object.as_ref() == Some(policy));
+                let origin = about.next().map(|d| d.origin.clone()).unwrap_or_default();
+                unknown.broken.insert(policy.clone(), origin);
+            }
             _ => unknown.others.push(policy.clone()),
         }
     }
@@ -64,7 +69,7 @@ mod tests {
     fn found(folder: &mut Folder, setup: &Setup) -> (usize, usize) {
         let loaded = folder.load();
         let admitted = Admission::new().admit(loaded.objects, &setup.env);
-        let unknown = unknown(&loaded.refused, &admitted, &setup.env);
+        let unknown = unknown(&loaded.refused, &admitted, &loaded.diagnostics, &setup.env);
         (unknown.broken.len(), unknown.others.len())
     }
 

@@ -48,16 +48,17 @@ pub(crate) fn authorization(
         policies.push(Arc::new(translated));
     }
     providers.report_unused(world, report);
-    policies.extend(world.env.broken_policies.iter().map(|object| Arc::new(broken(object))));
+    policies
+        .extend(world.env.broken_policies.iter().map(|(object, origin)| Arc::new(broken(object, origin))));
     policies.sort_by(|a, b| a.object.cmp(&b.object));
     Authorization { policies }
 }
 
 /// A policy of which nothing is known but that it is there: it denies everything.
-fn broken(object: &ObjectRef) -> Policy {
+fn broken(object: &ObjectRef, origin: &Origin) -> Policy {
     Policy {
         object: object.clone(),
-        origin: Origin::default(),
+        origin: origin.clone(),
         action: PolicyAction::Deny,
         dry_run: false,
         rules: vec![PolicyRule::default()],
@@ -66,10 +67,10 @@ fn broken(object: &ObjectRef) -> Policy {
 
 /// What to say of the policies that deny everything because they are broken.
 pub(crate) fn report_broken(world: &World<'_>) -> Vec<Diagnostic> {
-    let of = |object: &ObjectRef| {
+    let of = |(object, origin): (&ObjectRef, &Origin)| {
         Diagnostic {
         severity: Severity::Error,
-        origin: Origin::default(),
+        origin: origin.clone(),
         object: Some(object.clone()),
         field: String::new(),
         text: "is refused for its errors and has no good version yet: what it would deny is not known, so every \

@@ -59,7 +59,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tidegate_api::{Object, Objects};
-use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, ObjectRef, TableName};
+use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, ObjectRef, Origin, TableName};
 
 /// Who a gateway is to its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +84,9 @@ pub struct Env {
     pub default_retry_budget: bool,
     /// What time it is, for the validity of certificates.
     pub now: SystemTime,
-    /// AuthorizationPolicies for this gateway that are refused and have no good version: each denies everything.
-    pub broken_policies: BTreeSet<ObjectRef>,
+    /// AuthorizationPolicies for this gateway that are refused and have no good version, each with where it is
+    /// written: they deny everything.
+    pub broken_policies: BTreeMap<ObjectRef, Origin>,
     /// Contents of the files that [`files`] names, or why one cannot be read.
     pub files: Files,
 }

@@ -57,7 +57,7 @@ fn what_can_never_match_is_said() {
 #[test]
 fn broken_policies_deny_everything() {
     let broken = tidegate_model::ObjectRef::new("AuthorizationPolicy", "istio-system", "p");
-    let env = Env { broken_policies: [broken.clone()].into(), ..env() };
+    let env = Env { broken_policies: [(broken.clone(), tidegate_model::Origin::default())].into(), ..env() };
     let t = translate(&objects("AuthorizationPolicy istio-system/q: {rules: [{}]}"), &env);
     let policies = &t.model.authorization.policies;
     assert_eq!((&policies[0].object, &policies[0].action), (&broken, &PolicyAction::Deny));
