@@ -305,6 +305,7 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
         root_namespace: Arc::from("istio-system"),
         allow_unenforced: args.allow_unenforced,
         broken_policies: Default::default(),
+        broken_rules: Default::default(),
         strict_paths: args.strict_paths,
         default_retries: !args.no_default_retries,
         default_retry_budget: !args.no_default_retry_budget,

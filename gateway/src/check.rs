@@ -25,12 +25,12 @@ impl Config {
     pub(crate) fn read(setup: &Setup) -> Config {
         let loaded = Folder::open(setup.config.clone()).load();
         let admitted = Admission::new().admit(loaded.objects, &setup.env);
-        let broken_policies =
-            policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &setup.env).broken;
+        let policies::Unknown { broken: broken_policies, rules: broken_rules, .. } =
+            policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &setup.env);
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(admitted.diagnostics);
         let files = NamedFiles::default().load(files(&admitted.objects));
-        let env = Env { files, broken_policies, ..setup.env.clone() };
+        let env = Env { files, broken_policies, broken_rules, ..setup.env.clone() };
         Config { objects: admitted.objects, diagnostics, env }
     }
 }

@@ -117,6 +117,7 @@ impl Feed {
         self.env.files = self.files.load(files(&admitted.objects));
         let unknown = policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &self.env);
         self.env.broken_policies = unknown.broken;
+        self.env.broken_rules = unknown.rules;
         let objects = self.played(&admitted.objects);
         let translation = translate(&objects, &self.env);
         let applied = self.proxy.apply(translation.model.clone());

@@ -1,9 +1,9 @@
-//! Security policies that are refused, so that what they would say is not known.
+//! Policies that are refused, so that what they would say is not known: who may do what, and where TLS is spoken.
 
 use std::collections::BTreeMap;
 use tidegate_api::Refused;
 use tidegate_model::{Diagnostic, ObjectRef, Origin};
-use tidegate_translate::{Admitted, Env, guards};
+use tidegate_translate::{Admitted, Env, full_host, guards, tls_host};
 
 /// Policies that may guard this gateway, for all that can be known: refused, and without a good version.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub(crate) struct Unknown {
     pub(crate) broken: BTreeMap<ObjectRef, Origin>,
     /// Others: they keep the gateway from being ready.
     pub(crate) others: Vec<ObjectRef>,
+    /// DestinationRules, by the host to which they set up TLS: nothing is sent there.
+    pub(crate) rules: BTreeMap<String, ObjectRef>,
 }
 
 /// Those of a config about which that was said, where they are not let be by `--allow-unenforced`.
@@ -31,7 +33,11 @@ pub(crate) fn unknown(refused: &[Refused], admitted: &Admitted, said: &[Diagnost
             && (*namespace == env.namespace || *namespace == env.root_namespace)
     };
     let served = |r: &&Refused| admitted.objects.iter().any(|object| r.is(object));
-    let refused = refused.iter().filter(may_guard).filter(|r| !served(r)).map(|r| &r.reference);
+    let refused = || refused.iter().filter(|r| !served(r));
+    let tls = refused().filter_map(|r| Some((r.tls_host.as_deref()?, &r.reference)));
+    let tls = tls.chain(admitted.left_out.iter().filter_map(|o| Some((tls_host(o)?, &o.reference))));
+    unknown.rules = tls.map(|(host, rule)| (full_host(host, &rule.namespace, env), rule.clone())).collect();
+    let refused = refused().filter(may_guard).map(|r| &r.reference);
     let left_out = admitted.left_out.iter();
     let left_out = left_out.filter(|o| o.group() == "security.istio.io" && guards(o, env));
     for policy in refused.chain(left_out.map(|o| &o.reference)) {
@@ -108,6 +114,35 @@ mod tests {
                 let mut folder = Folder::open(setup.config.clone());
                 assert_eq!(found(&mut folder, &setup), expected, "{kind} {namespace} {spec}");
             }
+        }
+    }
+
+    #[test]
+    fn where_tls_is_not_known_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        for (spec, expected) in [
+            ("host: a, trafficPolicy: {tls: {mode: SIMPEL}}", Some("a.default.svc.cluster.local")),
+            (
+                "host: '*.b.example', trafficPolicy: {tls: {mode: SIMPLE, sni: 'no name'}}",
+                Some("*.b.example"),
+            ),
+            (
+                "host: c.example, subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE, sni: '?'}}}]",
+                Some("c.example"),
+            ),
+            ("host: d.example, trafficPolicy: {tls: {mode: SIMPLE}}", None),
+            ("host: e.example, trafficPolicy: {loadBalancer: {simple: NO}}", None),
+        ] {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r, namespace: default}}\n\
+                 spec: {{{spec}}}\n"
+            );
+            fs::write(dir.path().join("rule.yaml"), text).unwrap();
+            let setup = setup(dir.path(), &[]);
+            let loaded = Folder::open(setup.config.clone()).load();
+            let admitted = Admission::new().admit(loaded.objects, &setup.env);
+            let rules = unknown(&loaded.refused, &admitted, &loaded.diagnostics, &setup.env).rules;
+            assert_eq!(rules.keys().next().map(String::as_str), expected, "{spec}");
         }
     }
 

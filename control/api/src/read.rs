@@ -34,6 +34,8 @@ pub struct Refused {
     pub reference: ObjectRef,
     /// Its API group: `security.istio.io`; empty for the core group.
     pub group: Arc<str>,
+    /// The host of a DestinationRule that has something to say of TLS to it.
+    pub tls_host: Option<Arc<str>>,
 }
 
 impl Refused {
@@ -117,6 +119,7 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, value: Value) {
+        let tls_host = tls_host(&value);
         let interpreted = interpret(value, &self.file, &self.text);
         let refused = interpreted.object.is_none();
         for problem in interpreted.problems {
@@ -125,11 +128,27 @@ impl Reader<'_> {
         self.reading.objects.extend(interpreted.object);
         match interpreted.reference {
             Some(reference) if refused => {
-                self.reading.refused.push(Refused { reference, group: interpreted.group });
+                self.reading.refused.push(Refused { reference, group: interpreted.group, tls_host });
             }
             None => self.reading.unreadable = true,
             Some(_) => {}
         }
+    }
+}
+
+fn tls_host(object: &Value) -> Option<Arc<str>> {
+    let spec = object
+        .get("spec")
+        .filter(|_| object.get("kind").and_then(Value::as_str) == Some("DestinationRule"))?;
+    Some(spec.get("host")?.as_str()?.into()).filter(|_| has_key(spec, "tls"))
+}
+
+/// Whether a map in it has this key.
+fn has_key(value: &Value, key: &str) -> bool {
+    match &value.data {
+        Data::Map(entries) => entries.iter().any(|e| e.key == key || has_key(&e.value, key)),
+        Data::List(items) => items.iter().any(|item| has_key(item, key)),
+        _ => false,
     }
 }
 

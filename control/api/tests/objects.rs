@@ -205,7 +205,7 @@ fn groups_do_not_collide() {
 }
 
 fn refused(reference: ObjectRef) -> Refused {
-    Refused { reference, group: "networking.istio.io".into() }
+    Refused { reference, group: "networking.istio.io".into(), tls_host: None }
 }
 
 #[test]

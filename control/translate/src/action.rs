@@ -265,6 +265,11 @@ pub(crate) fn dangling(
             let advice = "remove the tls setting, or run with --allow-unenforced for plain text";
             report.warning(object, &format!("{field}.host"), "upstream-tls", text, advice);
         }
+        Absent::BrokenRule(_) => {
+            let text = format!("{why}; {so} and never sent in plain text");
+            let advice = "correct its errors, or accept with --allow-unenforced what is sent without it";
+            report.warning(object, &format!("{field}.host"), "upstream-tls", text, advice);
+        }
         Absent::NoAddress => {
             let advice = "set its resolution to STATIC with endpoints, to DNS, or to DYNAMIC_DNS, which goes to the host \
                           that a request asks for";

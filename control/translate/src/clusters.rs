@@ -1,4 +1,5 @@
 use crate::destination_rule::{policy, subset};
+use crate::hosts::is_subset;
 use crate::locality;
 use crate::protocol::Protocol;
 use crate::report::Report;
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_api::istio::{DestinationRule, HttpRetry};
-use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, RetryPolicy, UpstreamTls};
+use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, ObjectRef, RetryPolicy, UpstreamTls};
 
 /// The clusters that routes name, made when one first does.
 pub(crate) struct Clusters<'w, 'a> {
@@ -51,6 +52,8 @@ pub(crate) enum Absent {
     Subset(Vec<String>),
     /// The DestinationRule asks for mesh TLS, which is not spoken yet: better no answer than plain text.
     MeshTls,
+    /// A DestinationRule that is not known sets up TLS: better no answer than plain text.
+    BrokenRule(ObjectRef),
     /// The addresses are whatever a client asked for.
     NoAddress,
 }
@@ -65,6 +68,11 @@ impl Absent {
             Absent::MeshTls => format!(
                 "the DestinationRule of {host} asks for mesh TLS (ISTIO_MUTUAL) to the upstream, which is not spoken yet"
             ),
+            Absent::BrokenRule(rule) => {
+                format!(
+                    "{rule} sets up TLS to {host}, but is refused for its errors and has no good version yet"
+                )
+            }
             Absent::NoAddress => format!("{host} is a ServiceEntry without addresses of its own"),
         }
     }
@@ -179,6 +187,10 @@ impl<'w, 'a> Clusters<'w, 'a> {
             None if service.alias.is_some() && service.ports.is_empty() => &any_port,
             None => return Err(Absent::Port(service.ports.iter().map(|p| p.number).collect())),
         };
+        let mut broken = self.world.env.broken_rules.iter();
+        if let Some((_, rule)) = broken.find(|(host, _)| is_subset(&service.host, host)) {
+            return Err(Absent::BrokenRule(rule.clone()));
+        }
         let rules = self.world.rules.lookup(&service.host, &service.namespace);
         let named = (!subset_name.is_empty()).then(|| subset(&rules, subset_name));
         if named == Some(None) {

@@ -58,7 +58,8 @@ pub use validate::validate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tidegate_api::{Object, Objects};
+use tidegate_api::istio::TrafficPolicy;
+use tidegate_api::{Object, Objects, Spec};
 use tidegate_model::{ClusterName, Diagnostic, ListenerKey, Model, ObjectRef, Origin, TableName};
 
 /// Who a gateway is to its configuration.
@@ -87,6 +88,9 @@ pub struct Env {
     /// AuthorizationPolicies for this gateway that are refused and have no good version, each with where it is
     /// written: they deny everything.
     pub broken_policies: BTreeMap<ObjectRef, Origin>,
+    /// DestinationRules that are refused and have no good version, by the host to which they set up TLS: nothing is sent
+    /// there.
+    pub broken_rules: BTreeMap<String, ObjectRef>,
     /// Contents of the files that [`files`] names, or why one cannot be read.
     pub files: Files,
 }
@@ -134,6 +138,21 @@ pub struct Binding {
 /// `objects` should have passed [`Admission`], which keeps invalid ones out.
 pub fn translate(objects: &Objects, env: &Env) -> Translation {
     gateway::translate(objects, env)
+}
+
+/// The host to which a DestinationRule sets up TLS, or says that there is none.
+pub fn tls_host(rule: &Object) -> Option<&str> {
+    let Spec::DestinationRule(rule) = &rule.spec else { return None };
+    let policies =
+        rule.traffic_policy.iter().chain(rule.subsets.iter().filter_map(|s| s.traffic_policy.as_ref()));
+    let asks =
+        |p: &TrafficPolicy| p.tls.is_some() || p.port_level_settings.iter().any(|port| port.tls.is_some());
+    policies.into_iter().any(asks).then_some(rule.host.as_str())
+}
+
+/// A host as a DestinationRule of this namespace names it, in full.
+pub fn full_host(host: &str, namespace: &str, env: &Env) -> String {
+    hosts::resolve(host, namespace, &env.domain)
 }
 
 /// Whether a policy of `security.istio.io` is for the gateway that `env` describes.

@@ -35,6 +35,7 @@ fn env() -> Env {
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
         broken_policies: Default::default(),
+        broken_rules: Default::default(),
         strict_paths: false,
         default_retries: true,
         default_retry_budget: true,

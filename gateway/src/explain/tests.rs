@@ -114,6 +114,7 @@ fn env(namespace: &str, labels: &[(&str, &str)]) -> Env {
         root_namespace: "istio-system".into(),
         allow_unenforced: false,
         broken_policies: Default::default(),
+        broken_rules: Default::default(),
         strict_paths: false,
         default_retries: true,
         default_retry_budget: true,

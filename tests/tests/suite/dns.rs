@@ -83,6 +83,8 @@ impl World {
         site.write("entries.yaml", &entries())?;
         site.write("routes.yaml", &routes("old.example"))?;
         let start = Start::with(site.path()).arg("--dns-server").arg(&names.at().to_string());
+        // one worker, so that requests one after the other have one connection
+        let start = start.arg("--concurrency").arg("1");
         let gateway = start.arg("--allow-dns-answers").arg("127.0.0.0/8").start(&net).await?;
         Ok(World { _net: net, site, names, _backend: backend, workloads, gateway })
     }

@@ -189,6 +189,9 @@ spec:
   hosts: ["*"]
   gateways: [lane-{port}]
   http:
+  - match: [{{headers: {{x-pad: {{}}}}}}]
+    fault: {{delay: {{percentage: {{value: 100}}, fixedDelay: 60s}}}}
+    directResponse: {{status: 200}}
   - route: [{{destination: {{host: lane-{port}.example}}}}]
     retries: {{attempts: 0}}
 ---
