@@ -191,7 +191,7 @@ spec:
   http:
   - match: [{{headers: {{x-pad: {{}}}}}}]
     fault: {{delay: {{percentage: {{value: 100}}, fixedDelay: 60s}}}}
-    directResponse: {{status: 200}}
+    route: [{{destination: {{host: lane-{port}.example}}}}]
   - route: [{{destination: {{host: lane-{port}.example}}}}]
     retries: {{attempts: 0}}
 ---
