@@ -9,7 +9,7 @@ mod http;
 mod messages;
 mod room;
 
-pub(crate) use grant::Granted;
+pub(crate) use grant::{Granted, OfResponse};
 #[cfg(test)]
 pub(crate) use room::fill;
 pub(crate) use room::{Checks, Held};
