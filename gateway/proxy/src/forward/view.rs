@@ -1,7 +1,7 @@
 use super::buffers::Work;
 use super::check::Granted;
 use super::identity::Identity;
-use crate::auth::Verified;
+use crate::auth::{Verified, is_same};
 use crate::h1::field::{Known, known};
 use crate::h1::head::Head;
 use std::borrow::Cow;
@@ -154,6 +154,15 @@ impl RequestView for View<'_> {
             | Known::ClientCert => self.value(name).iter().for_each(|whole| value(whole)),
             _ if self.is_said(name) => self.said(name).for_each(value),
             _ => self.values(name).chain(self.given(name)).for_each(value),
+        }
+    }
+
+    fn each_alias(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        let is_alias = |n: &[u8]| !n.eq_ignore_ascii_case(name) && is_same(n, name);
+        let sent = self.head.fields.iter().filter(|f| f.known != Known::Nominated);
+        for field in sent.filter(|f| is_alias(f.name.of_buffer(self.buf))) {
+            value(field.value.of_buffer(self.buf));
         }
     }
 
