@@ -12,7 +12,7 @@ use std::time::Duration;
 /// matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Authorization {
-    /// The policies that select the gateway: those of the root namespace, then its own, each by age.
+    /// The policies that select the gateway, by namespace and name: the order in which they are asked.
     pub policies: Vec<Arc<Policy>>,
 }
 
@@ -327,7 +327,7 @@ pub struct ExternalAuthorizer {
     pub cluster: ClusterName,
     /// The time for its answer.
     pub timeout: Duration,
-    /// Requests pass when it does not answer.
+    /// Requests pass when it does not answer. What the gateway itself has no room to ask about never does.
     pub fail_open: bool,
     /// The status of requests that it failed to decide on.
     pub status_on_error: u16,

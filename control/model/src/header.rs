@@ -52,6 +52,15 @@ pub enum HeaderOp {
     Append(HeaderName, FormatString),
 }
 
+impl HeaderOp {
+    /// The header's name.
+    pub fn name(&self) -> &HeaderName {
+        match self {
+            HeaderOp::Remove(name) | HeaderOp::Set(name, _) | HeaderOp::Append(name, _) => name,
+        }
+    }
+}
+
 impl Serialize for HeaderOp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (index, variant, name, value) = match self {

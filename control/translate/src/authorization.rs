@@ -26,7 +26,13 @@ pub(crate) fn authorization(
     report: &mut Report,
 ) -> Authorization {
     let connections = model.listeners.values().any(|listener| has_connections(&listener.protocol));
-    let mut providers = Providers::default();
+    let is_enforced = |(object, policy): &(&Object, &AuthorizationPolicy)| {
+        policy.action == Some(istio::PolicyAction::Custom)
+            && selects_gateway(world.env, object)
+            && !is_dry_run(object)
+    };
+    let enforced = world.objects.authorization_policies().into_iter().find(is_enforced);
+    let mut providers = Providers::of(enforced.map(|(_, policy)| policy));
     let mut policies = Vec::new();
     for (object, policy) in world.objects.authorization_policies() {
         if !selects_gateway(world.env, object) {
@@ -113,14 +119,15 @@ fn translated(
         object: object.reference.clone(),
         origin: object.origin(),
         action,
-        dry_run: object.annotations.get(DRY_RUN).is_some_and(|text| is_true(text)),
+        dry_run: is_dry_run(object),
         rules,
     }
 }
 
-/// A boolean as Go reads it.
-fn is_true(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+/// Whether a policy is decided and not enforced: a boolean as Go reads it.
+pub(crate) fn is_dry_run(object: &Object) -> bool {
+    let is_true = |text: &str| matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True");
+    object.annotations.get(DRY_RUN).is_some_and(|text| is_true(text))
 }
 
 /// Where clauses are written.

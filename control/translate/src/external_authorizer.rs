@@ -1,5 +1,6 @@
 //! Providers that decide for policies of action CUSTOM.
 
+use crate::authorization::is_dry_run;
 use crate::clusters::Clusters;
 use crate::hosts::canonical;
 use crate::report::Report;
@@ -26,13 +27,18 @@ const LARGEST_BODY: u32 = 8 << 20;
 /// The providers that policies name.
 #[derive(Default)]
 pub(crate) struct Providers {
-    /// The one that counts: the first that was named.
+    /// The one that counts: the first that was named, by policies that are enforced if there are any.
     first: Option<String>,
     found: Option<Result<Arc<ExternalAuthorizer>, Arc<str>>>,
     used: BTreeSet<usize>,
 }
 
 impl Providers {
+    /// Those of a gateway whose enforced policies name this one first.
+    pub(crate) fn of(first: Option<&AuthorizationPolicy>) -> Self {
+        Providers { first: first.map(|policy| name(policy).to_owned()), ..Providers::default() }
+    }
+
     /// The provider that a policy names. One that cannot be asked refuses what the policy's rules match.
     pub(crate) fn find(
         &mut self,
@@ -42,14 +48,18 @@ impl Providers {
         report: &mut Report,
     ) -> Result<Arc<ExternalAuthorizer>, Arc<str>> {
         const FIELD: &str = "spec.provider.name";
-        let name = policy.provider.as_ref().and_then(|p| p.name.as_deref()).unwrap_or_default();
+        let name = name(policy);
         let first = self.first.get_or_insert_with(|| name.to_owned());
         if !first.eq_ignore_ascii_case(name) {
             let why =
                 format!("is not {first:?}, which another policy names, and only one provider can decide");
-            let advice =
-                "use one provider for all policies of the gateway; until then what the rules match is denied";
-            report.error(object, FIELD, "several-providers", why, advice);
+            let advice = "use one provider for all policies of the gateway";
+            if is_dry_run(object) {
+                report.warning(object, FIELD, "several-providers", why, advice);
+            } else {
+                let why = format!("{why}; what the rules match is denied");
+                report.error(object, FIELD, "several-providers", why, advice);
+            }
             return Err("several providers are named".into());
         }
         let Some((index, mesh)) = world.mesh.provider(name).zip(world.mesh.object()) else {
@@ -84,6 +94,11 @@ impl Providers {
             }
         }
     }
+}
+
+/// The provider that a policy names.
+fn name(policy: &AuthorizationPolicy) -> &str {
+    policy.provider.as_ref().and_then(|p| p.name.as_deref()).unwrap_or_default()
 }
 
 fn provider(

@@ -54,6 +54,9 @@ pub trait RequestView {
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>>;
     /// Each value of a header by itself, in order: what policies look at.
     fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8]));
+    /// Each value of headers whose names differ from this one by `_` for `-`, or the other way round: upstreams of the
+    /// CGI kind do not tell them apart.
+    fn each_alias(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8]));
     /// The claims of the request's verified token; never those of one that was not verified.
     fn claims(&self) -> Option<&Claims> {
         None

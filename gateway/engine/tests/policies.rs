@@ -54,11 +54,15 @@ const KEYS: &[(&str, &[&str])] = &[
     ("request.auth.claims[c]", NAMES),
     ("request.headers[h]", NAMES),
     ("request.headers[:method]", &["GET", "P*", "*"]),
-    ("hosts", &["a", "A", "b:1", "a:*", "*:1", "*", "b*"]),
+    ("request.headers[h-h]", NAMES),
+    ("request.headers[host]", HOSTS),
+    ("request.headers[:authority]", HOSTS),
+    ("hosts", HOSTS),
     ("methods", &["GET", "PUT", "P*", "*T", "*", "get"]),
     ("paths", &["/", "/a", "/a/*", "*/b", "*", "/a/{*}", "/{*}/b", "/{**}", "/a/{**}/b", "/{*}/{**}"]),
 ];
 const IPS: &[&str] = &["10.0.0.0/30", "10.0.0.1", "10.0.0.2/31", "2001:db8::/127", "::/0", "0.0.0.0/0"];
+const HOSTS: &[&str] = &["a", "A", "a:1", "b:1", "a:*", "*:1", "*", "b*"];
 const NAMES: &[&str] = &["a", "b", "a*", "*a", "*b", "ab", "*"];
 
 fn written(keys: &'static [&'static str]) -> impl Strategy<Value = Written> {
@@ -79,6 +83,9 @@ fn rule() -> impl Strategy<Value = WrittenRule> {
     const WHEN: &[&str] = &[
         "request.headers[h]",
         "request.headers[h]",
+        "request.headers[h-h]",
+        "request.headers[host]",
+        "request.headers[:authority]",
         "request.headers[:method]",
         "source.ip",
         "connection.sni",
@@ -116,9 +123,9 @@ fn claims() -> impl Strategy<Value = Option<tidegate_engine::Claims>> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let header = (select(&["h", "h", "i"][..]), select(&["a", "b", "ab", "", "c"][..]));
+    let header = (select(&["h", "h", "i", "h-h", "h_h"][..]), select(&["a", "b", "ab", "", "c"][..]));
     let headers = vec(header.prop_map(|(n, v)| (n.to_owned(), v.to_owned())), 0..4);
-    let authority = select(&["a", "A", "a.", "a:1", "b:1", "b", "", "c"][..]);
+    let authority = select(&["a", "A", "a.", "a:1", "A.:1", "b:1", "b", "", "c"][..]);
     let path = select(&["/", "/a", "/a/b", "/a//b", "/c/b", "/a/c/b", "*", ""][..]);
     let method = select(&["GET", "PUT", "POST", "get"][..]);
     (method, authority, path, headers, claims()).prop_map(|(method, authority, path, headers, claims)| {
@@ -157,6 +164,9 @@ fn translated(written: &WrittenPolicy, n: usize) -> Arc<Policy> {
             "request.auth.presenter" => Attribute::Presenter,
             "request.auth.claims[c]" => Attribute::Claim(ClaimPath::parse("@request.auth.claims.c").unwrap()),
             "request.headers[h]" => Attribute::Header(HeaderName::new("H")),
+            "request.headers[h-h]" => Attribute::Header(HeaderName::new("h-h")),
+            "request.headers[host]" => Attribute::Header(HeaderName::new("host")),
+            "request.headers[:authority]" => Attribute::Header(HeaderName::new(":authority")),
             "request.headers[:method]" => Attribute::Header(HeaderName::new(":method")),
             "hosts" => Attribute::Host,
             "methods" => Attribute::Method,
@@ -224,19 +234,29 @@ fn values(key: &str, world: &World) -> (Vec<String>, Vec<String>) {
         }
         "request.headers[:method]" | "methods" => vec![request.method.clone()],
         "paths" => vec![request.path.clone()],
-        "hosts" => {
+        "request.headers[h-h]" => {
+            let named = |is: fn(&str) -> bool| {
+                request.headers.iter().filter(move |(n, _)| is(n)).map(|(_, v)| v.clone()).collect::<Vec<_>>()
+            };
+            let all = named(|n| n == "h-h" || n == "h_h");
+            // under the other name alone it is not there to let pass
+            return (if named(|n| n == "h-h").is_empty() { vec![] } else { all.clone() }, all);
+        }
+        "hosts" | "request.headers[host]" | "request.headers[:authority]" => {
             let sent = request.authority.to_lowercase();
             let bare = sent.split(':').next().unwrap().trim_end_matches('.').to_owned();
-            return (vec![sent.clone()], vec![sent, bare]);
+            let with_port = sent.replace(".:", ":");
+            return (vec![sent.clone()], vec![sent, bare, with_port]);
         }
         _ => vec![],
     })
 }
 
 fn is(key: &str, pattern: &str, value: &str) -> bool {
-    let any = if key == "request.headers[h]" { ".*" } else { ".+" };
-    let pattern =
-        if key == "hosts" || key == "connection.sni" { pattern.to_lowercase() } else { pattern.into() };
+    let any = if key == "request.headers[h]" || key == "request.headers[h-h]" { ".*" } else { ".+" };
+    let ignores_case =
+        ["hosts", "request.headers[host]", "request.headers[:authority]", "connection.sni"].contains(&key);
+    let pattern = if ignores_case { pattern.to_lowercase() } else { pattern.into() };
     let regex = if pattern == "*" {
         any.to_owned()
     } else if key == "paths" && pattern.contains('{') {

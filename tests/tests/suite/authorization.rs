@@ -91,7 +91,8 @@ async fn policies_decide_about_requests() -> Result<()> {
                 "{action: DENY, rules: [{to: [{operation: {paths: [/public/secret, '*.key']}}]}, \
                  {to: [{operation: {hosts: [admin.example.com]}}]}, \
                  {when: [{key: 'request.headers[x-bad]', values: ['evil*']}]}, \
-                 {from: [{source: {notRemoteIpBlocks: [127.0.0.0/8]}}]}]}",
+                 {from: [{source: {notRemoteIpBlocks: [127.0.0.0/8]}}]}, \
+                 {when: [{key: 'request.headers[:authority]', values: [hidden.example.com]}]}]}",
             ),
             ("audit", "{action: AUDIT, rules: [{to: [{operation: {methods: [HEAD]}}]}]}"),
             ("dry", "{action: DENY, rules: [{to: [{operation: {paths: [/public/new]}}]}]}"),
@@ -120,7 +121,10 @@ async fn policies_decide_about_requests() -> Result<()> {
         (get("/public/server.key"), Some(deny("0"))),
         (get("/public/a").host("ADMIN.example.com"), Some(deny("1"))),
         (get("/public/a").host("admin.example.com:8080"), Some(deny("1"))),
+        (get("/public/a").host("Hidden.Example.com.:8080"), Some(deny("4"))),
         (get("/public/a").header("x-bad", "evil1"), Some(deny("2"))),
+        (get("/public/a").header("x_bad", "evil1"), Some(deny("2"))),
+        (get("/any").header("x-tenant", "acme").header("x_tenant", "other"), Some("none".to_owned())),
         (get("/public/a").header("x-bad", "fine").header("x-bad", "evil2"), Some(deny("2"))),
         (get("/public/new"), None),
         (get("/public/a").method("HEAD"), None),
@@ -161,7 +165,7 @@ async fn policies_decide_about_requests() -> Result<()> {
     assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("7")), "{:?}", answer.headers);
     assert_eq!(world.metric("audited").await?, 1);
     assert_eq!(world.metric("dry_run_denied").await?, 1);
-    assert_eq!((world.metric("denied").await?, world.metric("allowed").await?), (15, 8));
+    assert_eq!((world.metric("denied").await?, world.metric("allowed").await?), (18, 8));
     explained(&world).await
 }
 

@@ -130,6 +130,18 @@ fn a_provider_has_its_settings() {
 }
 
 #[test]
+fn policies_that_are_tried_only_do_not_choose_the_provider() {
+    let tried = "AuthorizationPolicy istio-system/a annotations={istio.io/dry-run=\"true\"}: \
+                 {action: CUSTOM, provider: {name: other}, rules: [{}]}";
+    let (found, said) =
+        policies(&with_provider("envoyExtAuthzGrpc", "timeout: 1s", &format!("{tried}\n{CUSTOM}")));
+    let seen: Vec<_> =
+        found.iter().map(|p| (p.dry_run, matches!(p.action, PolicyAction::Custom(Ok(_))))).collect();
+    assert_eq!(seen, [(true, false), (false, true)]);
+    assert_eq!(said, ["warning spec.provider.name several-providers"]);
+}
+
+#[test]
 fn a_provider_that_cannot_be_asked_refuses() {
     let other = CUSTOM.replace("system/p", "system/q").replace("ME", "other");
     for (kind, settings, lines, expected) in [

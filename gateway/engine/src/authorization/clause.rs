@@ -1,7 +1,7 @@
 use super::text::{Case, matches, matches_template};
 use super::{Ends, Subject};
 use crate::claim::find;
-use crate::host_index::host_of;
+use crate::host_index::{host_of, split_port};
 use crate::{Claims, RequestView};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -33,7 +33,6 @@ enum Test {
     Header(HeaderName),
     Method,
     Scheme,
-    Authority,
     Host,
     Path,
     /// Path and query.
@@ -72,7 +71,7 @@ impl CompiledClause {
             Attribute::Header(name) => match name.as_str() {
                 ":method" => Test::Method,
                 ":scheme" => Test::Scheme,
-                ":authority" | "host" => Test::Authority,
+                ":authority" | "host" => Test::Host,
                 ":path" => Test::Target,
                 _ => Test::Header(name.clone()),
             },
@@ -138,17 +137,7 @@ impl CompiledClause {
             (Test::Header(name), Some(request)) => is_header(list, *request, name, reading),
             (Test::Method, Some(request)) => text(&[request.method()], Case::Sensitive),
             (Test::Scheme, Some(request)) => text(&[request.scheme().as_str().as_bytes()], Case::Sensitive),
-            (Test::Authority, Some(request)) => text(&[request.authority()], Case::Sensitive),
-            (Test::Host, Some(request)) => {
-                let is = |host: &[u8]| text(&[host], Case::Ignored);
-                let or_bare = |sent: &[u8]| is(sent) || (host_of(sent) != sent && is(host_of(sent)));
-                match reading {
-                    Reading::Any => {
-                        or_bare(request.authority()) || request.ignored_host().is_some_and(or_bare)
-                    }
-                    Reading::All => is(request.authority()),
-                }
-            }
+            (Test::Host, Some(request)) => is_host(list, *request, reading),
             (Test::Path, Some(request)) => {
                 let path = request.path();
                 list.iter().any(|e| match e {
@@ -221,20 +210,45 @@ fn is_claim(list: &[Expected], claim: &Value) -> bool {
     }
 }
 
-/// Each line of a header by itself. One without a value is there too, for `*`.
+/// The host as it was sent, or else each form of it: without its port, without the dot at its end, and what `Host` says
+/// beside a target that names another.
+fn is_host(list: &[Expected], request: &dyn RequestView, reading: Reading) -> bool {
+    let is = |parts: &[&[u8]]| list.iter().any(|e| is_text(e, parts, Case::Ignored));
+    let in_any_form = |sent: &[u8]| {
+        let bare = host_of(sent);
+        let (host, port) = split_port(sent);
+        is(&[sent])
+            || bare != sent && is(&[bare])
+            || bare != host && port.is_some_and(|port| is(&[bare, b":", port]))
+    };
+    match reading {
+        Reading::Any => in_any_form(request.authority()) || request.ignored_host().is_some_and(in_any_form),
+        Reading::All => is(&[request.authority()]),
+    }
+}
+
+/// Each line of a header by itself. One without a value is there too, for `*`. Lines under a name that upstreams of the
+/// CGI kind do not tell from it count where a doubt counts, and are never enough by themselves to let pass.
 fn is_header(list: &[Expected], request: &dyn RequestView, name: &HeaderName, reading: Reading) -> bool {
-    let (mut some, mut all) = (false, true);
-    request.each_value(name, &mut |value| {
-        let is = |e: &Expected| match e {
+    let is = |value: &[u8]| {
+        list.iter().any(|e| match e {
             Expected::Text(TextPattern::Any) => true,
             e => is_text(e, &[value], Case::Sensitive),
-        };
-        let matches = list.iter().any(is);
+        })
+    };
+    let (mut some, mut all, mut aliased) = (false, true, false);
+    request.each_value(name, &mut |value| {
+        let matches = is(value);
         some |= matches;
         all &= matches;
     });
+    request.each_alias(name, &mut |value| {
+        let matches = is(value);
+        aliased |= matches;
+        all &= matches;
+    });
     match reading {
-        Reading::Any => some,
+        Reading::Any => some || aliased,
         Reading::All => some && all,
     }
 }

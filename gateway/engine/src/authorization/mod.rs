@@ -1,8 +1,8 @@
 //! Who may send what: the policies of a gateway as pure functions of a connection and a request.
 //!
 //! What cannot be known for sure counts against the request: where a match refuses (a value of DENY, an exception of
-//! ALLOW) one value of a repeated header is enough, and so is a host without its port, or a `Host` beside a target that
-//! names another; where a match lets pass, each value must be one of those that are wanted, and the host is taken as
+//! ALLOW) one value of a repeated header is enough, also under a name with `_` for `-`, and so is a host without its
+//! port or the dot at its end, or a `Host` beside a target that names another; where a match lets pass, each value must be one of those that are wanted, and the host is taken as
 //! it was sent.
 
 mod clause;

@@ -68,6 +68,11 @@ impl RequestView for Request {
         self.headers.iter().filter(|(n, _)| n == name.as_str()).for_each(|(_, v)| value(v.as_bytes()));
     }
 
+    fn each_alias(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        let is_alias = |n: &str| n != name.as_str() && n.replace('_', "-") == name.as_str().replace('_', "-");
+        self.headers.iter().filter(|(n, _)| is_alias(n)).for_each(|(_, v)| value(v.as_bytes()));
+    }
+
     fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()
     }

@@ -99,7 +99,7 @@ fn accept(w: &mut Work, rule: &Rule, found: Found<'_>) {
         }
     }
     let tokens = found.into_iter().map(|(_, accepted)| accepted).collect();
-    w.verified = Some(Box::new(Verified { tokens }));
+    w.verified = Some(Box::new(Verified::new(tokens)));
 }
 
 /// What is said when no rule accepts a request, out of what each rule said.

@@ -83,7 +83,7 @@ pub(crate) fn remove_header(w: &mut Work, name: &HeaderName) {
 }
 
 /// Whether two names are the same to everyone: in any case, with `_` for `-`.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn is_same(a: &[u8], b: &[u8]) -> bool {
     let fold = |c: &u8| hyphened(*c).to_ascii_lowercase();
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| fold(a) == fold(b))
 }

@@ -27,7 +27,7 @@ pub(crate) use cache::TokenCache;
 pub(crate) use denial::Denial;
 pub(crate) use fetch::HttpFetch;
 pub use fetch::{InvalidRoots, KeyFetching};
-pub(crate) use locate::remove_header;
+pub(crate) use locate::{is_same, remove_header};
 pub(crate) use remote::KeyStore;
 pub(crate) use verified::Verified;
 #[cfg(any(test, feature = "fuzzing"))]

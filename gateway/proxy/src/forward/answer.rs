@@ -1,6 +1,7 @@
 //! Answers that the gateway gives itself: errors, redirects, direct responses.
 
 use super::buffers::{Bulk, Work};
+use super::check::OfResponse;
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::edits::{Edits, Ops, line};
@@ -14,7 +15,7 @@ use crate::telemetry::{Flag, render_header};
 use std::borrow::Cow;
 use std::time::Instant;
 use tidegate_engine::RequestView;
-use tidegate_model::{AbortStatus, DirectResponse, HeaderOp, MeshSettings};
+use tidegate_model::{AbortStatus, DirectResponse, HeaderName, HeaderOp, MeshSettings};
 
 /// What to answer.
 pub(crate) enum Answer<'t> {
@@ -67,8 +68,11 @@ pub(crate) async fn answer<'t, D: Downstream>(
         }
     };
     describe(life, &answer);
-    let granted = life.granted.clone();
-    let ops = Ops { rule: ops, cors: life.cors, granted: granted.as_deref().unwrap_or_default() };
+    let ops = Ops { rule: ops, cors: life.cors, granted: &[] };
+    let is_own =
+        |name: &HeaderName| matches!(name.as_str(), "content-type" | "content-length" | "date" | "server");
+    let granted = OfResponse::resolve(life.granted.as_deref().unwrap_or_default(), ops, is_own);
+    let ops = Ops { granted: &granted, ..ops };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
     // after a request that breaks the rules, the next one is not to be trusted

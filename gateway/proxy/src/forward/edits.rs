@@ -2,7 +2,7 @@
 
 use crate::h1::field::{Known, hyphened, known};
 use std::ops::Range;
-use tidegate_model::{FormatString, HeaderOp};
+use tidegate_model::{FormatString, HeaderName, HeaderOp};
 
 /// Operations of a rule, those of CORS after them, and last those of a provider that let the request pass.
 #[derive(Clone, Copy, Default)]
@@ -24,6 +24,11 @@ impl<'a> Ops<'a> {
 
     fn iter(self) -> impl Iterator<Item = &'a HeaderOp> + Clone {
         self.rule.iter().chain(self.cors).chain(self.granted)
+    }
+
+    /// The last one on a header.
+    pub(crate) fn last_on(self, name: &HeaderName) -> Option<&'a HeaderOp> {
+        self.iter().filter(|op| op.name() == name).last()
     }
 }
 
@@ -68,9 +73,7 @@ fn value(op: &HeaderOp) -> Option<&FormatString> {
 }
 
 fn name(op: &HeaderOp) -> &str {
-    match op {
-        HeaderOp::Remove(n) | HeaderOp::Set(n, _) | HeaderOp::Append(n, _) => n.as_str(),
-    }
+    op.name().as_str()
 }
 
 /// A list of operations with its rendered values. Operations apply in order, so a later one on
@@ -173,7 +176,6 @@ pub(crate) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_model::HeaderName;
 
     fn text(v: &str) -> FormatString {
         FormatString::parse(v).unwrap()

@@ -1,6 +1,7 @@
 //! The record of one request while it grows, and its end in log and metrics.
 
 use super::buffers::Work;
+use super::check::OfResponse;
 use super::error::Kind;
 use super::grpc::is_grpc;
 use super::retry::Refusal;
@@ -60,7 +61,7 @@ pub(crate) struct Life<'t> {
     /// What CORS does to the response's header, after the rule.
     pub(crate) cors: &'t [HeaderOp],
     /// What a provider does to the response's header that let the request pass, after that.
-    pub(crate) granted: Option<Rc<[HeaderOp]>>,
+    pub(crate) granted: Option<Rc<[OfResponse]>>,
     /// How it is traced, if it is.
     pub(crate) tracing: Option<&'t Tracing>,
     pub(crate) cluster_name: &'t str,

@@ -19,6 +19,7 @@ use crate::upstream::Seen;
 use std::ops::Range;
 use std::time::Instant;
 use tidegate_engine::ForwardDecision;
+use tidegate_model::HeaderName;
 
 /// Serves the request whose head stands in `w`:
 /// head -> canonical path -> identity -> route -> (pick, connect, send, await), again where that
@@ -105,9 +106,11 @@ async fn forward<'t, D: Downstream>(
     let Response { mut upstream, bulk, mut upload, mut sender } = response;
     life.status = w.response.status;
     life.set_details("via_upstream");
-    let granted = life.granted.clone();
-    let granted = granted.as_deref().unwrap_or_default();
-    let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors, granted };
+    let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors, granted: &[] };
+    let came_with =
+        |name: &HeaderName| w.response.values(bulk.bytes(), name.as_str().as_bytes()).next().is_some();
+    let granted = check::OfResponse::resolve(life.granted.as_deref().unwrap_or_default(), ops, came_with);
+    let ops = Ops { granted: &granted, ..ops };
     render(life, w, site, ops, Reply::Upstream(bulk.bytes()));
     let sending = (&mut upload, &mut sender);
     let (mesh, cut) = (&snapshot.mesh, &site.worker.cut);

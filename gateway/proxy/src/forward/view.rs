@@ -1,7 +1,7 @@
 use super::buffers::Work;
 use super::check::Granted;
 use super::identity::Identity;
-use crate::auth::Verified;
+use crate::auth::{Verified, is_same};
 use crate::h1::field::{Known, known};
 use crate::h1::head::Head;
 use std::borrow::Cow;
@@ -59,8 +59,8 @@ impl<'a> View<'a> {
 
     /// A header's value, joined when it was repeated.
     pub(crate) fn value(self, name: &[u8]) -> Option<HeaderValue<'a>> {
-        if let Some(value) = self.verified.and_then(|verified| verified.header(name)) {
-            return Some(value);
+        if self.is_said(name) {
+            return joined(self.said(name));
         }
         match known(name) {
             Known::Internal | Known::ServiceTime | Known::RateLimited => return None,
@@ -90,16 +90,29 @@ impl<'a> View<'a> {
     }
 
     fn joined(self, name: &[u8]) -> Option<HeaderValue<'a>> {
-        let mut values = self.values(name).chain(self.given(name));
-        let first = values.next()?;
-        let mut joined = Cow::Borrowed(first);
-        for v in values {
-            let all = joined.to_mut();
-            all.push(b',');
-            all.extend_from_slice(v);
-        }
-        Some(joined)
+        joined(self.values(name).chain(self.given(name)))
     }
+
+    /// Whether verified tokens gave it the header.
+    fn is_said(self, name: &[u8]) -> bool {
+        self.verified.is_some_and(|verified| verified.values(name).next().is_some())
+    }
+
+    /// The values that verified tokens gave it, and a provider beside them; nothing that the client says itself.
+    fn said<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.verified.into_iter().flat_map(move |verified| verified.values(name)).chain(self.given(name))
+    }
+}
+
+fn joined<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue<'a>> {
+    let first = values.next()?;
+    let mut joined = Cow::Borrowed(first);
+    for value in values {
+        let all = joined.to_mut();
+        all.push(b',');
+        all.extend_from_slice(value);
+    }
+    Some(joined)
 }
 
 impl RequestView for View<'_> {
@@ -130,7 +143,6 @@ impl RequestView for View<'_> {
 
     fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
         let name = name.as_str().as_bytes();
-        let said = self.verified.is_some_and(|verified| verified.header(name).is_some());
         match known(name) {
             Known::Internal
             | Known::ServiceTime
@@ -140,8 +152,17 @@ impl RequestView for View<'_> {
             | Known::ForwardedFor
             | Known::ForwardedProto
             | Known::ClientCert => self.value(name).iter().for_each(|whole| value(whole)),
-            _ if said => self.value(name).iter().for_each(|whole| value(whole)),
+            _ if self.is_said(name) => self.said(name).for_each(value),
             _ => self.values(name).chain(self.given(name)).for_each(value),
+        }
+    }
+
+    fn each_alias(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
+        let name = name.as_str().as_bytes();
+        let is_alias = |n: &[u8]| !n.eq_ignore_ascii_case(name) && is_same(n, name);
+        let sent = self.head.fields.iter().filter(|f| f.known != Known::Nominated);
+        for field in sent.filter(|f| is_alias(f.name.of_buffer(self.buf))) {
+            value(field.value.of_buffer(self.buf));
         }
     }
 

@@ -117,6 +117,7 @@ fn by_http(want: &str) -> Response<Body> {
         .header("x-groups", "b")
         .header("x-other", "no")
         .header("x-seen", "yes")
+        .header("x-envoy-auth-headers-to-remove", "x-there, X-Secret")
         .header("set-cookie", "session=1")
         .header("location", "http://login.example/")
         .header("www-authenticate", "Basic");
@@ -155,8 +156,8 @@ fn by_grpc(want: &str) -> Response<Body> {
             let status = bytes(1, &number(1, if want == "deny" { 401 } else { 204 }));
             let headers = [
                 bytes(2, &header("www-authenticate", "Basic", None, 0)),
-                bytes(2, &header("set-cookie", "a=1", Some(true), 0)),
-                bytes(2, &header("set-cookie", "b=2", Some(true), 0)),
+                bytes(2, &header("set-cookie", "a=1", None, 0)),
+                bytes(2, &header("set-cookie", "b=2", None, 0)),
             ];
             (7, bytes(2, &[status, headers.concat(), bytes(3, b"go away")].concat()))
         }
@@ -170,7 +171,10 @@ fn by_grpc(want: &str) -> Response<Body> {
                 bytes(2, &header("x-nowhere", "not", None, 3)),
                 bytes(2, &header("host", "evil.example", None, 0)),
                 bytes(5, b"x-secret"),
-                bytes(6, &header("x-seen", "yes", Some(true), 0)),
+                bytes(6, &header("x-seen", "yes", None, 0)),
+                bytes(6, &header("x-seen", "twice", None, 0)),
+                bytes(6, &header("x-seen", "not", None, 1)),
+                bytes(6, &header("x-nowhere", "not", None, 3)),
                 bytes(7, &[bytes(1, b"user"), bytes(2, b"b&b")].concat()),
                 bytes(8, b"secret"),
             ];

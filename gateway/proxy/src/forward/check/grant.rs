@@ -3,7 +3,7 @@
 use super::CheckError;
 use crate::auth::remove_header;
 use crate::forward::buffers::Work;
-use crate::forward::edits::{Edits, line};
+use crate::forward::edits::{Edits, Ops, line};
 use crate::forward::view::View;
 use crate::h1::field::{Known, known};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ pub(super) struct Grant {
     /// Of the request's header goes away.
     pub(super) remove: Vec<HeaderName>,
     /// Of the response's header.
-    pub(super) response: Vec<HeaderOp>,
+    pub(super) response: Vec<OfResponse>,
     /// Of the query.
     pub(super) set_params: Vec<(String, String)>,
     /// Of the query goes away.
@@ -115,11 +115,82 @@ pub(super) fn of_response(name: HeaderName, value: &[u8], append: bool) -> Optio
     Some(if append { HeaderOp::Append(name, value) } else { HeaderOp::Set(name, value) })
 }
 
+/// The gateway writes these lines by itself unless an operation replaces them.
+pub(super) fn one_content_type(ops: Vec<HeaderOp>) -> Vec<HeaderOp> {
+    let single = |op| match op {
+        HeaderOp::Append(name, value) if matches!(name.as_str(), "content-type" | "date" | "server") => {
+            HeaderOp::Set(name, value)
+        }
+        op => op,
+    };
+    ops.into_iter().map(single).collect()
+}
+
+/// An operation on the header of the response to a request that passed.
+#[derive(Debug)]
+pub(crate) struct OfResponse {
+    op: HeaderOp,
+    /// Whether the header must be there for it, or must not.
+    there: Option<bool>,
+}
+
+impl OfResponse {
+    /// Unless it is on a header that is never written.
+    pub(super) fn new(name: HeaderName, value: &[u8], how: How) -> Option<OfResponse> {
+        let there = match how {
+            How::Append | How::Set => None,
+            How::IfAbsent => Some(false),
+            How::IfPresent => Some(true),
+        };
+        let op = of_response(name, value, matches!(how, How::Append | How::IfAbsent))?;
+        Some(OfResponse { op, there })
+    }
+
+    #[cfg(test)]
+    pub(super) fn how(&self) -> How {
+        match (self.there, &self.op) {
+            (Some(true), _) => How::IfPresent,
+            (Some(false), _) => How::IfAbsent,
+            (None, HeaderOp::Append(..)) => How::Append,
+            (None, _) => How::Set,
+        }
+    }
+
+    /// The operations that there are on a response: `came_with` says which headers it had, `before` what becomes of
+    /// these first.
+    pub(crate) fn resolve(
+        all: &[OfResponse],
+        before: Ops<'_>,
+        came_with: impl Fn(&HeaderName) -> bool,
+    ) -> Vec<HeaderOp> {
+        let mut done: Vec<HeaderOp> = Vec::new();
+        for OfResponse { op, there } in all {
+            let name = op.name();
+            let is_there = || match (Ops { granted: &done, ..before }).last_on(name) {
+                Some(op) => !matches!(op, HeaderOp::Remove(_)),
+                None => came_with(name),
+            };
+            if there.is_none_or(|there| there == is_there()) {
+                done.push(op.clone());
+            }
+        }
+        done
+    }
+}
+
+/// Takes a header off the request, whoever gave it that.
+fn take(w: &mut Work, name: &HeaderName) {
+    remove_header(w, name);
+    if let Some(verified) = &mut w.verified {
+        verified.drop_header(name);
+    }
+}
+
 impl Grant {
     /// Applies it to the request; what is left is for the response.
-    pub(super) fn apply(self, w: &mut Work) -> Option<Rc<[HeaderOp]>> {
+    pub(super) fn apply(self, w: &mut Work) -> Option<Rc<[OfResponse]>> {
         for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
-            remove_header(w, name);
+            take(w, name);
         }
         let mut granted = Granted::default();
         for Change { name, value, how } in self.headers {
@@ -127,14 +198,13 @@ impl Grant {
             if !is_writable(bytes) {
                 continue;
             }
-            let is_there =
-                || View::of(w).values(bytes).next().is_some() || granted.values(bytes).next().is_some();
+            let is_there = || View::of(w).value(bytes).is_some() || granted.values(bytes).next().is_some();
             let write = match how {
                 How::Append => true,
                 How::IfAbsent => !is_there(),
                 How::Set | How::IfPresent => {
                     let write = how == How::Set || is_there();
-                    remove_header(w, &name);
+                    take(w, &name);
                     granted.lines.retain(|(n, _)| *n != name);
                     write
                 }
@@ -191,6 +261,28 @@ mod tests {
             let set: Vec<_> = set.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
             let changed = changed(query.as_bytes(), &text(remove), &set);
             assert_eq!(String::from_utf8(changed).unwrap(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_changed_where_its_headers_are_there_or_not() {
+        let remove = [HeaderOp::Remove(HeaderName::new("x-gone"))];
+        let before = Ops { rule: &remove, ..Ops::default() };
+        for (name, how, expected) in [
+            ("x-there", How::IfAbsent, 0),
+            ("x-there", How::IfPresent, 1),
+            ("x-new", How::IfAbsent, 1),
+            ("x-new", How::IfPresent, 0),
+            ("x-gone", How::IfAbsent, 1),
+            ("x-gone", How::IfPresent, 0),
+            ("x-there", How::Append, 2),
+            ("x-new", How::Set, 2),
+        ] {
+            let one = || OfResponse::new(HeaderName::new(name), b"v", how).unwrap();
+            let came_with = |name: &HeaderName| name.as_str() != "x-new";
+            let ops = OfResponse::resolve(&[one(), one()], before, came_with);
+            let expected = if how == How::IfPresent { 2 * expected } else { expected };
+            assert_eq!(ops.len(), expected, "{name} {how:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! By gRPC: one call of `envoy.service.auth.v3.Authorization/Check`.
 
-use super::grant::{Change, Grant, How, header, of_response};
+use super::grant::{Change, Grant, How, OfResponse, header, of_response, one_content_type};
 use super::messages::{
     Address, AppendAction, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse,
     HeaderValueOption, HttpRequest, METHOD, OkHttpResponse, Peer, Request, SocketAddress, Timestamp,
@@ -12,7 +12,7 @@ use prost::Message;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
-use tidegate_model::{ExternalAuthorizer, HeaderName};
+use tidegate_model::{ExternalAuthorizer, HeaderName, HeaderOp};
 
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -125,8 +125,8 @@ pub(super) fn read(reply: &Reply) -> Result<Said, CheckError> {
     }
 }
 
-/// A header, and what becomes of the lines that are there. Where nothing is said they are replaced.
-fn change(option: &HeaderValueOption) -> Result<Option<Change>, CheckError> {
+/// A header, and what becomes of the lines that are there: as `unsaid` where nothing is said.
+fn change(option: &HeaderValueOption, unsaid: How) -> Result<Option<Change>, CheckError> {
     let Some(written) = &option.header else { return Ok(None) };
     let value = if written.raw_value.is_empty() { written.value.as_bytes() } else { &written.raw_value };
     let how = match (&option.append, AppendAction::try_from(option.append_action)) {
@@ -134,7 +134,9 @@ fn change(option: &HeaderValueOption) -> Result<Option<Change>, CheckError> {
         (Some(_), _) => How::Set,
         (None, Ok(AppendAction::AddIfAbsent)) => How::IfAbsent,
         (None, Ok(AppendAction::OverwriteIfExists)) => How::IfPresent,
-        (None, Ok(AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd)) => How::Set,
+        (None, Ok(AppendAction::OverwriteIfExistsOrAdd)) => How::Set,
+        // the default, which cannot be told from nothing
+        (None, Ok(AppendAction::AppendIfExistsOrAdd)) => unsaid,
         (None, Err(_)) => return Err(CheckError::Malformed("an unknown way to add a header")),
     };
     let (name, value) = header(&written.key, value)?;
@@ -142,15 +144,14 @@ fn change(option: &HeaderValueOption) -> Result<Option<Change>, CheckError> {
 }
 
 fn granted(ok: OkHttpResponse) -> Result<Grant, CheckError> {
-    let changes = |options: &[HeaderValueOption]| -> Result<Vec<Change>, CheckError> {
-        options.iter().filter_map(|option| change(option).transpose()).collect()
+    let changes = |options: &[HeaderValueOption], unsaid| -> Result<Vec<Change>, CheckError> {
+        options.iter().filter_map(|option| change(option, unsaid).transpose()).collect()
     };
-    let response = changes(&ok.response_headers_to_add)?.into_iter();
-    let response = response.filter_map(|Change { name, value, how }| {
-        of_response(name, &value, !matches!(how, How::Set | How::IfPresent))
-    });
+    // as in Envoy, what is said of the request replaces and what is said of the response is added
+    let response = changes(&ok.response_headers_to_add, How::Append)?.into_iter();
+    let response = response.filter_map(|Change { name, value, how }| OfResponse::new(name, &value, how));
     Ok(Grant {
-        headers: changes(&ok.headers)?,
+        headers: changes(&ok.headers, How::Set)?,
         remove: ok.headers_to_remove.iter().map(|name| HeaderName::new(name)).collect(),
         response: response.collect(),
         set_params: ok.query_parameters_to_set.into_iter().map(|p| (p.key, p.value)).collect(),
@@ -159,12 +160,62 @@ fn granted(ok: OkHttpResponse) -> Result<Grant, CheckError> {
 }
 
 fn refused(denied: &DeniedHttpResponse) -> Result<Said, CheckError> {
-    let mut ops = Vec::new();
+    let mut ops: Vec<HeaderOp> = Vec::new();
     for option in &denied.headers {
-        if let Some(Change { name, value, how }) = change(option)? {
-            ops.extend(of_response(name, &value, how == How::Append));
+        if let Some(Change { name, value, how }) = change(option, How::Set)? {
+            // further lines of a name stand beside the first, as with several `set-cookie`
+            let again = ops.iter().any(|op| *op.name() == name);
+            ops.extend(of_response(name, &value, again || how == How::Append));
         }
     }
     let status = denied.status.as_ref().and_then(|status| u16::try_from(status.code).ok()).unwrap_or(403);
-    Ok(Said::Refuse(refusal(status, denied.body.as_bytes(), ops)))
+    Ok(Said::Refuse(refusal(status, denied.body.as_bytes(), one_content_type(ops))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::messages::{BoolValue, HeaderValue};
+    use super::*;
+
+    fn option(value: &str, append: Option<bool>, action: AppendAction) -> HeaderValueOption {
+        let header = HeaderValue { key: "Set-Cookie".into(), value: value.into(), raw_value: Vec::new() };
+        HeaderValueOption {
+            header: Some(header),
+            append: append.map(|value| BoolValue { value }),
+            append_action: action.into(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_every_line_of_a_header() {
+        let headers = ["a=1", "b=2", "c=3"].map(|v| option(v, None, AppendAction::AppendIfExistsOrAdd));
+        let denied = DeniedHttpResponse { headers: headers.into(), ..DeniedHttpResponse::default() };
+        let Ok(Said::Refuse(response)) = refused(&denied) else { panic!("no refusal") };
+        let kinds: Vec<_> =
+            response.response_headers.iter().map(|op| matches!(op, HeaderOp::Append(..))).collect();
+        assert_eq!(kinds, [false, true, true]);
+    }
+
+    #[test]
+    fn headers_are_added_as_their_options_say() {
+        use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd};
+        for (append, action, of_request, on_response) in [
+            (None, AppendIfExistsOrAdd, How::Set, How::Append),
+            (None, AddIfAbsent, How::IfAbsent, How::IfAbsent),
+            (None, OverwriteIfExistsOrAdd, How::Set, How::Set),
+            (None, OverwriteIfExists, How::IfPresent, How::IfPresent),
+            (Some(true), OverwriteIfExistsOrAdd, How::Append, How::Append),
+            (Some(false), AppendIfExistsOrAdd, How::Set, How::Set),
+        ] {
+            let options = vec![option("a=1", append, action)];
+            let ok = OkHttpResponse {
+                headers: options.clone(),
+                response_headers_to_add: options,
+                ..OkHttpResponse::default()
+            };
+            let grant = granted(ok).unwrap();
+            let found = (grant.headers[0].how, grant.response[0].how());
+            assert_eq!(found, (of_request, on_response), "{append:?} {action:?}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! By HTTP: a request like the one that is checked; a 200 lets it pass.
 
-use super::grant::{Change, Grant, How, header, of_response};
+use super::grant::{Change, Grant, How, OfResponse, header, of_response, one_content_type};
 use super::{CheckError, PARTIAL, Question, Reply, Said, refusal};
 use crate::forward::edits::line;
-use tidegate_model::{HttpCheck, TextPattern};
+use tidegate_model::{HeaderName, HttpCheck, TextPattern};
 
 /// Sent whatever is said, as in Envoy.
 const ALWAYS: &str = "authorization";
@@ -11,6 +11,9 @@ const ALWAYS: &str = "authorization";
 const REFUSAL: [&str; 4] = ["www-authenticate", "location", "proxy-authenticate", "set-cookie"];
 /// What a server says about itself and the connection, not about the request.
 const OF_SERVER: [&str; 3] = ["date", "server", "content-length"];
+
+/// In which header an answer names those that go off the request, between commas.
+const REMOVES: &str = "x-envoy-auth-headers-to-remove";
 
 /// Head and body of the request to the provider.
 pub(super) fn write(question: &Question, http: &HttpCheck) -> (Vec<u8>, Vec<u8>) {
@@ -59,8 +62,14 @@ pub(super) fn read(reply: &Reply, http: &HttpCheck) -> Result<Said, CheckError> 
             }
             continue;
         }
+        if name == REMOVES {
+            let names = value.split(|b| *b == b',').filter_map(|name| std::str::from_utf8(name).ok());
+            let names = names.map(str::trim).filter(|name| !name.is_empty());
+            grant.remove.extend(names.map(HeaderName::new));
+            continue;
+        }
         if is_one_of(&http.downstream_on_allow, &name) {
-            grant.response.extend(of_response(written.clone(), &value, true));
+            grant.response.extend(OfResponse::new(written.clone(), &value, How::Append));
         }
         if is_one_of(&http.upstream_on_allow, &name) {
             // the first line takes the place of the client's, further ones stand beside it
@@ -75,18 +84,6 @@ pub(super) fn read(reply: &Reply, http: &HttpCheck) -> Result<Said, CheckError> 
     }
 }
 
-/// The gateway writes a type of its own unless an operation replaces it.
-fn one_content_type(ops: Vec<tidegate_model::HeaderOp>) -> Vec<tidegate_model::HeaderOp> {
-    use tidegate_model::HeaderOp;
-    let single = |op| match op {
-        HeaderOp::Append(name, value) if matches!(name.as_str(), "content-type" | "date" | "server") => {
-            HeaderOp::Set(name, value)
-        }
-        op => op,
-    };
-    ops.into_iter().map(single).collect()
-}
-
 /// Whether a name in lower case is one of these.
 fn is_one_of(patterns: &[TextPattern], name: &str) -> bool {
     patterns.iter().any(|pattern| match pattern {
@@ -95,4 +92,26 @@ fn is_one_of(patterns: &[TextPattern], name: &str) -> bool {
         TextPattern::Prefix(text) => name.starts_with(&**text),
         TextPattern::Suffix(text) => name.ends_with(&**text),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_headers_that_go() {
+        let http = HttpCheck {
+            path_prefix: "".into(),
+            request_headers: vec![],
+            additional_headers: vec![],
+            upstream_on_allow: vec![TextPattern::Any],
+            downstream_on_allow: vec![],
+            downstream_on_deny: vec![],
+        };
+        let line = (Box::from(&b"X-Envoy-Auth-Headers-To-Remove"[..]), Box::from(&b"X-A, x-b,,"[..]));
+        let reply = Reply { status: 200, fields: vec![line], ..Reply::default() };
+        let Ok(Said::Pass(grant)) = read(&reply, &http) else { panic!("it does not pass") };
+        let removed: Vec<_> = grant.remove.iter().map(HeaderName::as_str).collect();
+        assert_eq!((removed, grant.headers.len()), (vec!["x-a", "x-b"], 0));
+    }
 }

@@ -1,6 +1,7 @@
 //! Asking a provider whether a request may pass (`ext_authz`), by HTTP or gRPC: [`decide`] has the body read as far as
 //! that is wanted, asks, and applies what the answer changes. Whatever goes wrong refuses the request, unless the
-//! provider is one that may fail open.
+//! provider is one that may fail open. A lack of room here is no failure of the provider: what cannot be asked for that
+//! never passes, since clients can bring it about.
 
 mod grant;
 mod grpc;
@@ -8,7 +9,9 @@ mod http;
 mod messages;
 mod room;
 
-pub(crate) use grant::Granted;
+pub(crate) use grant::{Granted, OfResponse};
+#[cfg(test)]
+pub(crate) use room::fill;
 pub(crate) use room::{Checks, Held};
 
 use super::answer::Answer;
@@ -62,6 +65,21 @@ enum CheckError {
     Grpc(String),
     #[error("its answer is not what the protocol has: {0}")]
     Malformed(&'static str),
+}
+
+impl CheckError {
+    /// Whether something passes that was not decided about for this.
+    fn may_pass(&self, by: &ExternalAuthorizer) -> bool {
+        by.fail_open && !matches!(self, CheckError::Busy)
+    }
+
+    /// What the log says where it does not.
+    fn details(&self) -> &'static str {
+        match self {
+            CheckError::Busy => "ext_authz_busy",
+            _ => "ext_authz_error",
+        }
+    }
 }
 
 /// A question: what a provider is to decide about.
@@ -131,11 +149,12 @@ async fn ask_for<D: Downstream>(
 ) -> Result<Grant, Answer<'static>> {
     let count = |what| site.worker.telemetry.count_authorization(what);
     let asked = async {
-        let mut room = Room::take(site.worker).map_err(Ok)?;
         let body = match &by.body {
-            Some(wanted) => Some(read(down, w, site, *wanted, first, &mut room).await?),
+            Some(wanted) => Some(read(down, w, site, *wanted, first).await?),
             None => None,
         };
+        // not before: a client that sends slowly takes no place from others
+        let room = Room::take(site.worker).map_err(Unasked::Provider)?;
         let question = question(w, site, body);
         let mut asking = pin!(ask(question, by, snapshot, site, room));
         let waiting = under_deadline(down, w, Waiting::ForUpstream, |_, _, cx| {
@@ -156,7 +175,11 @@ async fn ask_for<D: Downstream>(
         Err(Unasked::Provider(error)) => {
             count(AuthorizationCount::CheckFailed);
             tracing::debug!(provider = %by.name, %error, fail_open = by.fail_open, "a check failed");
-            if by.fail_open { Ok(Grant::default()) } else { Err(Answer::Own(Box::new(failed(by)))) }
+            if error.may_pass(by) {
+                Ok(Grant::default())
+            } else {
+                Err(Answer::Own(Box::new(failed(by, &error))))
+            }
         }
     }
 }
@@ -174,19 +197,17 @@ impl From<Kind> for Unasked {
     }
 }
 
-impl From<Result<CheckError, Kind>> for Unasked {
-    fn from(error: Result<CheckError, Kind>) -> Self {
-        error.map_or_else(Unasked::Client, Unasked::Provider)
-    }
-}
-
 /// What is answered where nobody decided.
-fn failed(by: &ExternalAuthorizer) -> DirectResponse {
+fn failed(by: &ExternalAuthorizer, error: &CheckError) -> DirectResponse {
+    let (status, body) = match error {
+        CheckError::Busy => (503, &b"too many authorization checks"[..]),
+        _ => (by.status_on_error, &b"RBAC: access denied"[..]),
+    };
     DirectResponse {
-        status: by.status_on_error,
-        body: b"RBAC: access denied".as_slice().into(),
+        status,
+        body: body.into(),
         response_headers: Vec::new(),
-        details: "ext_authz_error".into(),
+        details: error.details().into(),
     }
 }
 
@@ -221,7 +242,7 @@ pub(crate) async fn connection(
         Ok(Said::Refuse(_)) => (AuthorizationCount::CheckRefused, Err("ext_authz_denied")),
         Err(error) => {
             tracing::debug!(provider = %by.name, %error, fail_open = by.fail_open, "a check failed");
-            (AuthorizationCount::CheckFailed, if by.fail_open { Ok(()) } else { Err("ext_authz_error") })
+            (AuthorizationCount::CheckFailed, if error.may_pass(by) { Ok(()) } else { Err(error.details()) })
         }
     };
     site.worker.telemetry.count_authorization(count);
@@ -315,14 +336,14 @@ fn headers(w: &Work, view: View<'_>) -> Vec<(String, Vec<Vec<u8>>)> {
     names.into_iter().filter_map(values).collect()
 }
 
-/// Reads as much of the body as is checked. What was read behind the head stays in `w.ahead`.
+/// Reads as much of the body as is checked. What was read behind the head stays in `w.ahead`. All that must come within
+/// the time for which a request may stand still: bytes that trickle in do not make it longer.
 async fn read<D: Downstream>(
     down: &mut D,
     w: &mut Work,
     site: Site<'_>,
     wanted: CheckedBody,
     first: Range<usize>,
-    room: &mut Room,
 ) -> Result<Body, Unasked> {
     let too_large = || Unasked::Client(Kind::BadRequest(413, "request_payload_too_large"));
     let most = wanted.most as u64;
@@ -337,13 +358,12 @@ async fn read<D: Downstream>(
     while !down.uploaded() && down.received() <= most {
         let piece =
             under_deadline(down, w, Waiting::ForClient, |down, w, cx| down.poll_upload(w, cx)).await?;
-        down.deadline().touch();
         held.grow(piece.bytes().len()).map_err(Unasked::Provider)?;
         w.ahead.extend_from_slice(piece.bytes());
     }
     w.held = Some(held);
+    down.deadline().touch();
     let mut content = [&w.buf[first], &w.ahead].concat();
-    room.grow(content.len()).map_err(Unasked::Provider)?;
     // it was scanned before, so it is well-formed
     let decoded = BodyScan::new(w.request.request_framing()).decode(&mut content);
     let (_, length) = decoded.map_err(|_| Kind::BadBody)?;

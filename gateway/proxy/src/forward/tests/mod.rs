@@ -1,6 +1,7 @@
 //! Whole requests through a worker: real sockets upstream, a client in memory.
 
 mod abuse;
+mod check;
 mod connections;
 mod cost;
 mod fault;
