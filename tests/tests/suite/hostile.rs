@@ -4,6 +4,7 @@ mod http2;
 mod paths;
 mod script;
 mod upstream;
+mod windows;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;

@@ -340,7 +340,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             let upload = &mut self.upload;
             let more = under_deadline(self.down, self.w, Waiting::ForUpstream, |down, w, cx| {
                 sender.go_on(upload, upstream, down, w, cx)?;
-                upstream.poll_head(&mut got, cx)
+                upstream.poll_head(&mut got, down.room(), cx)
             })
             .await?;
             let Some(mut bulk) = got.take().filter(|b| !b.is_empty()) else { return Err(NoHead::Silent) };

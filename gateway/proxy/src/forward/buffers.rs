@@ -125,6 +125,16 @@ impl Work {
         self.copying = None;
     }
 
+    /// Gives up all memory but that of what it holds: for a request that has been answered, and may wait for long.
+    pub(crate) fn shrink(&mut self) {
+        self.buf.truncate(self.end);
+        for text in [&mut self.buf, &mut self.out, &mut self.reply] {
+            text.shrink_to_fit();
+        }
+        self.request.fields.shrink_to_fit();
+        self.response.fields.shrink_to_fit();
+    }
+
     /// The bytes of the request's head, and what follows.
     pub(crate) fn head(&self) -> &[u8] {
         &self.buf[self.pos..]
@@ -245,6 +255,15 @@ impl Bulk {
         self.end = self.pos + n;
     }
 
+    /// Gives up all memory but that of the content, where that is less than most of it.
+    pub(crate) fn shrink(&mut self) {
+        let content = self.bytes().len();
+        if content < self.data.len() / 2 {
+            let small = Bulk { data: self.bytes().into(), pos: 0, end: content };
+            *self = small;
+        }
+    }
+
     /// Makes all of it available again once it is empty.
     pub(crate) fn rewind(&mut self) {
         if self.is_empty() {
@@ -254,7 +273,7 @@ impl Bulk {
 
     /// How much more fits.
     pub(crate) fn room(&self) -> usize {
-        (self.data.len() - TAIL).saturating_sub(self.end)
+        self.data.len().saturating_sub(self.end + TAIL)
     }
 
     /// Appends what fits.
@@ -295,7 +314,7 @@ impl Bulk {
             self.data.copy_within(self.pos..self.end, 0);
             (self.pos, self.end) = (0, self.end - self.pos);
         }
-        let to = (self.data.len() - TAIL).min(self.end.saturating_add(limit));
+        let to = self.data.len().saturating_sub(TAIL).min(self.end.saturating_add(limit));
         if self.end >= to {
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
         }
@@ -336,6 +355,9 @@ impl Bulk {
 impl Drop for Bulk {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
+        if data.len() < BULK {
+            return;
+        }
         BULKS.with(|b| {
             let mut b = b.borrow_mut();
             if b.len() < KEPT_BULKS {
@@ -363,6 +385,29 @@ mod tests {
         assert_eq!((&w.buf[w.pos..w.end], w.buf.len(), w.buf.capacity()), (&b"xxx"[..], HEAD, HEAD));
         w.consume(w.end);
         assert_eq!(w.pos, w.end);
+    }
+
+    #[test]
+    fn what_waits_holds_its_content_and_no_more() {
+        for (content, kept) in [(0, 0), (100, 100), (BULK / 2, BULK)] {
+            let mut bulk = Bulk::with_headroom();
+            bulk.push(&vec![b'x'; content + 7]);
+            bulk.advance(7);
+            bulk.shrink();
+            assert_eq!((bulk.bytes(), bulk.data.len()), (&*vec![b'x'; content], kept));
+            // there is no room for more, and none is taken for it
+            assert!(kept == BULK || bulk.room() == 0);
+            drop(bulk);
+            assert_eq!(Bulk::take().data.len(), BULK);
+        }
+        let mut w = Work::take();
+        w.push_back(b"GET / HTTP/1.1\r\n\r\n");
+        w.out.extend_from_slice(b"out");
+        w.shrink();
+        assert_eq!((w.head(), &*w.out), (&b"GET / HTTP/1.1\r\n\r\n"[..], &b"out"[..]));
+        assert!(w.buf.capacity() + w.out.capacity() < 64);
+        w.give_back();
+        assert_eq!(Work::take().buf.len(), HEAD);
     }
 
     #[test]

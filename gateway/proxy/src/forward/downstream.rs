@@ -45,6 +45,11 @@ pub(crate) trait Downstream: End {
     /// Begins the response whose head stands in `w.reply`; `end` when there is no body.
     fn begin_response(&mut self, w: &mut Work, end: bool) -> io::Result<()>;
 
+    /// How many bytes of a response may be read for it at once.
+    fn room(&mut self) -> usize {
+        usize::MAX
+    }
+
     /// Sends content; ready when `body` is empty and the head is out. `last` when nothing follows.
     fn poll_body(
         &mut self,

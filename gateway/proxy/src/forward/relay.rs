@@ -194,7 +194,7 @@ async fn stream<D: Downstream>(
     body: &mut Body,
 ) -> Result<(), Kind> {
     let mut ended = body.scan.done();
-    if bulk.is_empty() && !ended {
+    if bulk.is_empty() && !ended && down.room() == usize::MAX {
         // what came with the head goes with it
         if let Poll::Ready(next) = poll_fn(|cx| Poll::Ready(upstream.poll_body(body.scan.limit(), cx))).await
         {
@@ -221,7 +221,7 @@ async fn stream<D: Downstream>(
         }
         let next = under_deadline(down, w, Waiting::ForUpstream, |down, w, cx| {
             sender.go_on(upload, upstream, down, w, cx)?;
-            upstream.poll_body(body.scan.limit(), cx)
+            upstream.poll_body(body.scan.limit().min(down.room()), cx)
         })
         .await?;
         (bulk, ended) = body.next(next)?;

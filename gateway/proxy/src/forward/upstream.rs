@@ -124,17 +124,19 @@ impl Upstream {
         }
     }
 
-    /// Reads more of a response's head; ready with true when there was more.
+    /// Reads more of a response's head, at most `limit` bytes where that is more than there is; ready with true when
+    /// there was more.
     pub(super) fn poll_head(
         &mut self,
         got: &mut Option<Bulk>,
+        limit: usize,
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, NoHead>> {
         match self {
             Upstream::One(c) => {
                 let read = match got {
-                    Some(bulk) => bulk.poll_fill(&mut c.stream, cx, usize::MAX),
-                    None => Bulk::poll_read(&mut c.stream, cx, usize::MAX).map_ok(|bulk| {
+                    Some(bulk) => bulk.poll_fill(&mut c.stream, cx, limit.max(bulk.bytes().len())),
+                    None => Bulk::poll_read(&mut c.stream, cx, limit).map_ok(|bulk| {
                         let n = bulk.bytes().len();
                         *got = Some(bulk);
                         n

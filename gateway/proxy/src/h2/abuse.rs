@@ -2,7 +2,7 @@
 //! (CVE-2023-44487, and CVE-2025-8671, where it has us reset them), and frames that ask for
 //! nothing.
 
-use super::budget::Heads;
+use super::budget::{Heads, Stalls};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub(super) struct Ends {
     premature: Cell<u32>,
     /// Memory of those that are open.
     pub(super) heads: Heads,
+    /// Those whose answers the client does not take.
+    pub(super) stalls: Stalls,
 }
 
 impl Ends {

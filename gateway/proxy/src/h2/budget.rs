@@ -1,5 +1,5 @@
-//! How much memory the heads of one connection's requests may take in all: each stream may have a list as long as
-//! the limit allows, but not every stream of a hundred.
+//! How much memory the streams of one connection may take in all. Each may have a header list as long as the limit allows,
+//! and a whole buffer for an answer that its client does not take, but not every stream of a hundred.
 
 use std::cell::Cell;
 
@@ -33,6 +33,35 @@ impl Drop for Head<'_> {
     }
 }
 
+/// How many streams may wait for their client and keep whole buffers.
+const ROOMY: usize = 2;
+
+/// The streams of a connection whose answers wait for the client to take them.
+#[derive(Default)]
+pub(super) struct Stalls(Cell<usize>);
+
+/// One of them, until it is dropped.
+pub(super) struct Stall<'s>(&'s Stalls);
+
+impl Stalls {
+    /// One more.
+    pub(super) fn begin(&self) -> Stall<'_> {
+        self.0.set(self.0.get() + 1);
+        Stall(self)
+    }
+
+    /// Whether they are so many that no more of an answer is to be held than must be.
+    pub(super) fn are_many(&self) -> bool {
+        self.0.get() > ROOMY
+    }
+}
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +76,16 @@ mod tests {
         assert!(heads.take(MOST / 32).is_some());
         drop(held);
         assert_eq!(heads.0.get(), 0);
+    }
+
+    #[test]
+    fn streams_stall_until_they_are_dropped() {
+        let stalls = Stalls::default();
+        let mut held: Vec<_> = (0..ROOMY).map(|_| stalls.begin()).collect();
+        assert!(!stalls.are_many());
+        held.push(stalls.begin());
+        assert!(stalls.are_many());
+        held.pop();
+        assert!(!stalls.are_many());
     }
 }

@@ -1,3 +1,4 @@
+use super::budget::{Stall, Stalls};
 use super::fields::{broken, fields, linger, may_not_be_trailers, poll_send, raise_fields, write_fields};
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
@@ -17,6 +18,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 /// Room for what chunk framing adds to a piece.
 const CHUNK: usize = 32;
+/// How much is read of an answer that the client does not take now, where it takes nothing of many others either.
+const MORSEL: usize = 1 << 10;
 
 /// One stream of an HTTP/2 connection.
 pub(super) struct Client<'d> {
@@ -24,6 +27,9 @@ pub(super) struct Client<'d> {
     send: Option<SendStream<Bytes>>,
     body: RecvStream,
     deadline: &'d mut Deadline,
+    stalls: &'d Stalls,
+    /// While the answer waits for the client's windows.
+    stall: Option<Stall<'d>>,
     chunked: bool,
     uploaded: bool,
     received: u64,
@@ -53,6 +59,7 @@ impl<'d> Client<'d> {
         body: RecvStream,
         uploaded: bool,
         deadline: &'d mut Deadline,
+        stalls: &'d Stalls,
         tunnel: Option<Tunnel>,
     ) -> Self {
         Client {
@@ -60,6 +67,8 @@ impl<'d> Client<'d> {
             send: None,
             body,
             deadline,
+            stalls,
+            stall: None,
             chunked: false,
             uploaded,
             received: 0,
@@ -145,6 +154,16 @@ impl<'d> Client<'d> {
         let sent = poll_send(send, &mut content, last, &mut self.ended, cx);
         let taken = all - content.len();
         body.advance(taken);
+        match sent.is_pending() {
+            true if self.stall.is_none() => {
+                self.stall = Some(self.stalls.begin());
+                if self.stalls.are_many() {
+                    body.shrink();
+                }
+            }
+            false if self.stall.is_some() => self.stall = None,
+            _ => {}
+        }
         sent
     }
 
@@ -242,14 +261,31 @@ impl Downstream for Client<'_> {
         Ok(())
     }
 
+    fn room(&mut self) -> usize {
+        if !self.stalls.are_many() {
+            return usize::MAX;
+        }
+        let Some(send) = &mut self.send else { return MORSEL };
+        send.reserve_capacity(Bulk::SIZE);
+        let room = send.capacity();
+        // the connection's window is not to wait with us for what is to be sent
+        send.reserve_capacity(0);
+        room.max(MORSEL)
+    }
+
     fn poll_body(
         &mut self,
-        _w: &mut Work,
+        w: &mut Work,
         body: &mut Bulk,
         last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_content(body, last, cx)
+        let stalled = self.stall.is_some();
+        let sent = self.poll_content(body, last, cx);
+        if !stalled && self.stall.is_some() && self.stalls.are_many() {
+            w.shrink();
+        }
+        sent
     }
 
     fn poll_end(&mut self, trailers: Option<&[u8]>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -115,7 +115,7 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
     let to_head = parts.method == http::Method::HEAD;
     drop(parts);
     let tunnel = lowered.ok().flatten();
-    let mut client = Client::new(respond, body, uploaded, deadline, tunnel);
+    let mut client = Client::new(respond, body, uploaded, deadline, &open.stalls, tunnel);
     // a body where none was announced must not be found out after the request was passed on
     let empty = lowered.is_ok() && w.request.content_length() == Some(0);
     let ended = if empty { client.ends().await } else { Ok(()) };
@@ -140,4 +140,20 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
     drop(head);
     w.give_back();
     open.count(client.given_up().then(|| began.elapsed()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, F: Future>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_stream_is_small() {
+        // There may be a hundred on a connection, all of which wait.
+        let (task, work) = (size(run), size_of::<Work>());
+        assert!(task <= 3328 && work <= 832, "{task} and {work} bytes");
+    }
 }

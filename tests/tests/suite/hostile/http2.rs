@@ -128,7 +128,7 @@ impl Verdict {
 }
 
 /// The gateway's memory, in KiB.
-fn memory(gateway: u32) -> usize {
+pub(super) fn memory(gateway: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{gateway}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     line.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)

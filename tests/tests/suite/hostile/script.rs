@@ -84,6 +84,18 @@ pub(super) fn preface(raw: Option<&str>, settings: bool) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// SETTINGS with one setting.
+pub(super) fn settings(setting: u16, value: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, 6, &[&setting.to_be_bytes()[..], &value.to_be_bytes()].concat())
+}
+
+/// A whole request.
+pub(super) fn get_head(stream: u32) -> Vec<u8> {
+    // :method GET, :scheme http, :path /, :authority
+    let block = b"\x82\x86\x84\x01\x09a.example";
+    frame(1, 5, stream, block.len() as u32, block)
+}
+
 /// The frames as bytes.
 pub(super) fn frames(items: &[Item], offset: u32) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
