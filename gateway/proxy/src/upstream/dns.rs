@@ -76,6 +76,10 @@ impl Names {
             permits: self.permits.clone(),
         };
         let _ = name.task.set(self.runtime.spawn(lookups.run()).abort_handle());
+        if known.len() == known.capacity() {
+            // those that are gone make room before more is taken
+            known.retain(|_, name| name.strong_count() > 0);
+        }
         known.insert(host.clone(), Arc::downgrade(&name));
         name
     }
@@ -396,6 +400,17 @@ mod tests {
         for (host, expected) in cases {
             assert_eq!(fixed(host), expected.map(|e| e.parse().unwrap()), "{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn names_that_are_gone_take_no_room() {
+        let names = Names::new(Handle::current(), Arc::new(testing::Scripted::default()), &[]);
+        let kept = names.get(&"kept.example".into());
+        for n in 0..10_000 {
+            names.get(&format!("{n}.example").into());
+        }
+        assert!(lock(&names.known).len() < 100);
+        assert!(Arc::ptr_eq(&kept, &names.get(&"kept.example".into())));
     }
 
     #[test]
