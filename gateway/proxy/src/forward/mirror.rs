@@ -7,6 +7,7 @@ use super::downstream::Downstream;
 use super::error::Kind;
 use super::outgoing::Outgoing;
 use super::record::{Protocol, Site};
+use super::share::{Share, Taken};
 use super::side::{self, Nobody, Side};
 use crate::connection::Connection;
 use crate::h1::body::BodyScan;
@@ -14,7 +15,6 @@ use crate::h1::head::Framing;
 use crate::telemetry::MirrorCount;
 use crate::upstream::Cluster;
 use crate::worker::Worker;
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +32,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// What the copies of one worker hold.
 #[derive(Default)]
 pub(crate) struct Mirrors {
-    copies: Cell<usize>,
-    bytes: Cell<usize>,
+    copies: Taken,
+    bytes: Taken,
 }
 
 impl Mirrors {
@@ -47,35 +47,22 @@ impl Mirrors {
 /// The room of one copy.
 struct Room {
     worker: Rc<Worker>,
-    bytes: usize,
+    _copy: Share,
+    bytes: Share,
 }
 
 impl Room {
     fn take(worker: &Rc<Worker>) -> Result<Room, MirrorCount> {
-        let copies = &worker.mirrors.copies;
-        if copies.get() >= AT_ONCE {
+        let Mirrors { copies, bytes } = &worker.mirrors;
+        let mut copy = Share::of(copies);
+        if !copy.grow(1, AT_ONCE) {
             return Err(MirrorCount::Busy);
         }
-        copies.set(copies.get() + 1);
-        Ok(Room { worker: worker.clone(), bytes: 0 })
+        Ok(Room { worker: worker.clone(), _copy: copy, bytes: Share::of(bytes) })
     }
 
     fn grow(&mut self, more: usize) -> Result<(), MirrorCount> {
-        let bytes = &self.worker.mirrors.bytes;
-        if bytes.get() + more > BYTES {
-            return Err(MirrorCount::Memory);
-        }
-        bytes.set(bytes.get() + more);
-        self.bytes += more;
-        Ok(())
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        let Mirrors { copies, bytes } = &self.worker.mirrors;
-        copies.set(copies.get() - 1);
-        bytes.set(bytes.get() - self.bytes);
+        if self.bytes.grow(more, BYTES) { Ok(()) } else { Err(MirrorCount::Memory) }
     }
 }
 

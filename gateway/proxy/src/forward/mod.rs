@@ -25,6 +25,7 @@ pub(crate) mod record;
 pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod retry;
+mod share;
 pub(crate) mod side;
 pub(crate) mod tunnel;
 pub(crate) mod upload;

@@ -1,6 +1,6 @@
 use super::CheckError;
+use crate::forward::share::{Share, Taken};
 use crate::worker::Worker;
-use std::cell::Cell;
 use std::rc::Rc;
 
 /// How many checks of one worker may be under way.
@@ -12,73 +12,48 @@ const BYTES: usize = 64 << 20;
 /// What the checks of one worker hold.
 #[derive(Default)]
 pub(crate) struct Checks {
-    under_way: Cell<usize>,
+    under_way: Taken,
     /// Of questions.
-    asked: Cell<usize>,
+    asked: Taken,
     /// Of bodies.
-    kept: Cell<usize>,
+    kept: Taken,
 }
 
-/// Takes as many bytes more, if there is room.
-fn grow(total: &Cell<usize>, own: &mut usize, more: usize) -> Result<(), CheckError> {
-    if total.get() + more > BYTES {
-        return Err(CheckError::Busy);
-    }
-    total.set(total.get() + more);
-    *own += more;
-    Ok(())
+/// Takes more, or says that there is no room.
+fn grow(share: &mut Share, more: usize, most: usize) -> Result<(), CheckError> {
+    if share.grow(more, most) { Ok(()) } else { Err(CheckError::Busy) }
 }
 
 /// Bytes of a body that are held for as long as its request.
-pub(crate) struct Held {
-    worker: Rc<Worker>,
-    bytes: usize,
-}
+pub(crate) struct Held(Share);
 
 impl Held {
     /// None yet.
     pub(super) fn by(worker: &Rc<Worker>) -> Held {
-        Held { worker: worker.clone(), bytes: 0 }
+        Held(Share::of(&worker.checks.kept))
     }
 
     pub(super) fn grow(&mut self, more: usize) -> Result<(), CheckError> {
-        grow(&self.worker.checks.kept, &mut self.bytes, more)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let bytes = &self.worker.checks.kept;
-        bytes.set(bytes.get() - self.bytes);
+        grow(&mut self.0, more, BYTES)
     }
 }
 
 /// The room of one check.
 pub(super) struct Room {
-    worker: Rc<Worker>,
-    bytes: usize,
+    _place: Share,
+    bytes: Share,
 }
 
 impl Room {
     pub(super) fn take(worker: &Rc<Worker>) -> Result<Room, CheckError> {
-        let under_way = &worker.checks.under_way;
-        if under_way.get() >= AT_ONCE {
-            return Err(CheckError::Busy);
-        }
-        under_way.set(under_way.get() + 1);
-        Ok(Room { worker: worker.clone(), bytes: 0 })
+        let Checks { under_way, asked, .. } = &worker.checks;
+        let mut place = Share::of(under_way);
+        grow(&mut place, 1, AT_ONCE)?;
+        Ok(Room { _place: place, bytes: Share::of(asked) })
     }
 
     pub(super) fn grow(&mut self, more: usize) -> Result<(), CheckError> {
-        grow(&self.worker.checks.asked, &mut self.bytes, more)
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        let Checks { under_way, asked, .. } = &self.worker.checks;
-        under_way.set(under_way.get() - 1);
-        asked.set(asked.get() - self.bytes);
+        grow(&mut self.bytes, more, BYTES)
     }
 }
 
