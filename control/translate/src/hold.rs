@@ -104,14 +104,24 @@ fn waiting(
     env: &Env,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Arc<Object>> {
-    let (world, before) = (World::new(objects, env), World::new(before, env));
-    let (mut clusters, mut clusters_before) = (Clusters::new(&world), Clusters::new(&before));
-    let mut held = Vec::new();
+    let world = World::new(objects, env);
+    let mut clusters = Clusters::new(&world);
+    let mut lacking = Vec::new();
     for object in objects.iter() {
         let Spec::VirtualService(new) = &object.spec else { continue };
         let Some(last) = last.get(&key(object)).filter(|last| *last != object) else { continue };
         let Spec::VirtualService(old) = &last.spec else { continue };
-        let Some((field, missing)) = missing(&world, object, new, &mut clusters) else { continue };
+        if let Some(what) = missing(&world, object, new, &mut clusters) {
+            lacking.push((object, new, last, old, what));
+        }
+    }
+    let mut held = Vec::new();
+    if lacking.is_empty() {
+        return held;
+    }
+    let before = World::new(before, env);
+    let mut clusters_before = Clusters::new(&before);
+    for (object, new, last, old, (field, missing)) in lacking {
         if self::missing(&before, last, old, &mut clusters_before).is_some() {
             continue;
         }
