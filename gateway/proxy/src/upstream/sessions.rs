@@ -32,13 +32,13 @@ struct Slot {
 }
 
 /// What a request finds.
-enum Found {
+enum Found<'a> {
     Place(Place),
     Wait(oneshot::Receiver<Result<(), ConnectError>>),
     /// How many requests a new connection takes is not known yet.
     New(Rc<Session>),
     /// With leave to, if the cluster may have one more connection now.
-    Connect(Option<InUse>),
+    Connect(Making<'a>, Option<InUse>),
 }
 
 impl Sessions {
@@ -71,8 +71,7 @@ impl Sessions {
                 Found::New(session) => timeout(cluster.config().connect_timeout, session.greeted())
                     .await
                     .map_err(|_| ConnectError::Timeout)?,
-                Found::Connect(leave) => {
-                    let mut making = Making { sessions: self, key: &key, failed: None };
+                Found::Connect(mut making, leave) => {
                     let in_use = match leave {
                         Some(in_use) => in_use,
                         None => match Box::pin(pool.wait(cluster, None)).await {
@@ -105,7 +104,7 @@ impl Sessions {
         }
     }
 
-    fn find(&self, cluster: &Cluster, key: &Key, way: impl FnOnce() -> Way) -> Found {
+    fn find<'a>(&'a self, cluster: &Cluster, key: &'a Key, way: impl FnOnce() -> Way) -> Found<'a> {
         let mut slots = self.0.borrow_mut();
         let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
             way: way(),
@@ -136,7 +135,7 @@ impl Sessions {
             return Found::Place(session.place());
         }
         slot.connecting = Some(Vec::new());
-        Found::Connect(leave)
+        Found::Connect(Making { sessions: self, key, failed: None }, leave)
     }
 
     fn keep(&self, key: &Key, session: Rc<Session>) {
@@ -194,3 +193,6 @@ impl Drop for Making<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
