@@ -90,7 +90,7 @@ impl Pool {
             return Ok(connection);
         }
         let _pending = cluster.pend()?;
-        let in_use = match cluster.usage().connection_unless_awaited(config.limits.max_connections) {
+        let in_use = match cluster.usage().connection_unless_awaited() {
             Some(in_use) => in_use,
             // boxed, since few requests wait here
             None => match Box::pin(self.wait(cluster, Some(key))).await {
@@ -111,8 +111,7 @@ impl Pool {
         pick: &Pick,
         options: &TransportOptions,
     ) -> Result<Box<UpstreamConnection>, ConnectError> {
-        let config = cluster.config();
-        let take = || cluster.usage().connection_unless_awaited(config.limits.max_connections);
+        let take = || cluster.usage().connection_unless_awaited();
         let in_use = match take() {
             Some(in_use) => in_use,
             None if self.give_up_one(cluster.usage()) => take().ok_or(ConnectError::Overflow)?,

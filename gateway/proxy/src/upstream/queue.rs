@@ -69,16 +69,15 @@ impl Pool {
     /// Waits until the cluster may have one more connection, or, with a key, until one for that comes free here.
     pub(super) async fn wait(&self, cluster: &Cluster, key: Option<Key>) -> Next {
         let usage = cluster.usage();
-        let most = cluster.config().limits.max_connections;
         let _waiting = usage.wait();
         let mut handed = key.map(|key| Waiting::begin(&self.queue, key));
         loop {
             let mut freed = pin!(usage.freed().notified());
             freed.as_mut().enable();
             // one that is idle here is of use to nobody else
-            let mut place = usage.connection(most);
+            let mut place = usage.connection();
             if place.is_none() && self.give_up_one(usage) {
-                place = usage.connection(most);
+                place = usage.connection();
             }
             if let Some(place) = place {
                 return Next::Place(place);

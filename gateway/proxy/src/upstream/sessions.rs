@@ -129,7 +129,7 @@ impl Sessions {
         let leave = if slot.sessions.len() >= PER_ENDPOINT {
             None
         } else {
-            cluster.usage().connection_unless_awaited(cluster.config().limits.max_connections)
+            cluster.usage().connection_unless_awaited()
         };
         if let (None, Some(session)) = (&leave, least) {
             return Found::Place(session.place());
