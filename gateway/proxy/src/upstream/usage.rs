@@ -12,6 +12,8 @@ pub(super) struct Usage {
     connections: AtomicU32,
     /// The most of them by the newest config, which those who wait hear of too.
     most: AtomicU32,
+    /// Those of HTTP/2, which are counted by themselves, with the same limit.
+    sessions: AtomicU32,
     /// Requests without a connection yet.
     pending: AtomicU32,
     requests: AtomicU32,
@@ -24,6 +26,7 @@ pub(super) struct Usage {
 #[derive(Clone, Copy)]
 enum What {
     Connection,
+    Session,
     Pending,
     Request,
     Waiting,
@@ -40,6 +43,7 @@ impl Default for Usage {
         Usage {
             connections: AtomicU32::new(0),
             most: AtomicU32::new(UNLIMITED),
+            sessions: AtomicU32::new(0),
             pending: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
@@ -52,6 +56,7 @@ impl Usage {
     fn counter(&self, what: What) -> &AtomicU32 {
         match what {
             What::Connection => &self.connections,
+            What::Session => &self.sessions,
             What::Pending => &self.pending,
             What::Request => &self.requests,
             What::Waiting => &self.waiting,
@@ -81,6 +86,17 @@ impl Usage {
     pub(super) fn connection_unless_awaited(self: &Arc<Self>) -> Option<InUse> {
         let awaited = self.waiting() > 0 && self.most.load(Ordering::Relaxed) != UNLIMITED;
         if awaited { None } else { self.connection() }
+    }
+
+    /// One more connection of HTTP/2, if there may be one.
+    pub(super) fn session(self: &Arc<Self>) -> Option<InUse> {
+        self.take(What::Session, self.most.load(Ordering::Relaxed))
+    }
+
+    /// The first connection of HTTP/2 of a worker to an endpoint: there may always be one, and it counts.
+    pub(super) fn first_session(self: &Arc<Self>) -> InUse {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        InUse { usage: self.clone(), what: What::Session }
     }
 
     /// A request that has no connection yet, of at most so many.
