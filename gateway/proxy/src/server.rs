@@ -1,5 +1,7 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
+mod reopen;
+
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::forward::mirror::Mirrors;
@@ -161,7 +163,7 @@ pub enum StartError {
 /// The running data plane.
 pub struct Proxy {
     state: Arc<State>,
-    control: Mutex<Control>,
+    control: Arc<Mutex<Control>>,
     workers: Vec<WorkerThread>,
     /// Ends the control thread when it is dropped.
     stop: oneshot::Sender<()>,
@@ -191,6 +193,8 @@ pub(crate) struct Shown {
     pub(crate) since: Option<SystemTime>,
     /// What was said when it was made live.
     pub(crate) applied: Vec<Diagnostic>,
+    /// What of that holds no more.
+    pub(crate) settled: Vec<Diagnostic>,
     pub(crate) report: Report,
     pub(crate) addresses: Vec<(ListenerKey, SocketAddr)>,
 }
@@ -203,6 +207,8 @@ struct Control {
     credentials: Credentials,
     keys: KeyStore,
     listeners: Listeners,
+    /// Those that could not be opened, with what was said of them.
+    not_opened: Vec<(ListenerKey, Diagnostic)>,
     access_log: Option<AccessLog>,
 }
 
@@ -262,20 +268,22 @@ impl Proxy {
         });
         let workers = start_workers(&options, &state)?;
         let (admin, status) = (local_address(&admin_socket)?, local_address(&status_socket)?);
-        let (stop, stopped) = oneshot::channel();
-        let shared = state.clone();
-        let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
-            serve_control(runtime, shared, admin_socket, status_socket, stopped);
-        })?;
-        let listeners = Listeners::new(options.bind);
-        let control = Mutex::new(Control {
+        let control = Arc::new(Mutex::new(Control {
             model: Arc::default(),
             registry,
             credentials,
             keys,
-            listeners,
+            listeners: Listeners::new(options.bind),
+            not_opened: Vec::new(),
             access_log: options.access_log,
-        });
+        }));
+        let (stop, stopped) = oneshot::channel();
+        let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
+        runtime.spawn(reopen::run(Arc::downgrade(&control), state.clone(), commands));
+        let shared = state.clone();
+        let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
+            serve_control(runtime, shared, admin_socket, status_socket, stopped);
+        })?;
         let drain = options.limits.drain;
         Ok(Proxy { state, control, workers, stop, control_thread, admin, status, drain })
     }
@@ -284,7 +292,7 @@ impl Proxy {
     /// that are gone, and swaps the snapshot; then the new listeners accept. Listeners go before
     /// the swap, and are waited for shortly, so that their last connections still find their
     /// routes; requests in flight end on the snapshot they began with. A model that equals the
-    /// live one keeps its generation, but opens listeners that failed before.
+    /// live one keeps its generation, but opens listeners that failed before; those are also tried again every second.
     pub fn apply(&self, model: Model) -> Applied {
         let mut control = lock(&self.control);
         let model = Arc::new(model);
@@ -302,7 +310,9 @@ impl Proxy {
         control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
-        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
+        let not_opened = opened.failed.iter().map(|(l, at, e)| (l.key, listener::not_opened(l, *at, e)));
+        control.not_opened = not_opened.collect();
+        diagnostics.extend(control.not_opened.iter().map(|(_, diagnostic)| diagnostic.clone()));
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -339,6 +349,7 @@ impl Proxy {
         }
         shown.model = model;
         shown.applied = diagnostics.clone();
+        shown.settled.clear();
         shown.addresses = control.listeners.addresses();
         Applied { generation, diagnostics }
     }
@@ -383,7 +394,11 @@ impl Proxy {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
-        let closing = lock(&self.control).listeners.close_gone(&Model::default(), &live);
+        let closing = {
+            let mut control = lock(&self.control);
+            control.not_opened.clear();
+            control.listeners.close_gone(&Model::default(), &live)
+        };
         live.tls.drain_changed(&ServerConfigs::default());
         closing.wait(deadline);
         self.wait_until_empty(deadline);
