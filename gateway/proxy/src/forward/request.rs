@@ -39,6 +39,7 @@ pub(crate) async fn serve<D: Downstream>(
     let planned = match (plan(life, w, site, snapshot), &uploading) {
         // boxed, so that asking is no part of every request
         (Plan::Check(check), Ok(first)) => {
+            life.delayed = true;
             Box::pin(check::decide(down, w, life, site, snapshot, check, first.clone())).await
         }
         (planned, _) => planned,
