@@ -1,12 +1,14 @@
 //! Listening sockets that open and close while running, and the accept loop.
 
 mod accept;
+mod clients;
 pub(crate) mod proxy_protocol;
 mod rewound;
 mod sniff;
 mod socket;
 mod spread;
 
+pub(crate) use clients::TooMany;
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, LAST_CALL, sniff};
