@@ -132,8 +132,18 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
     let Accepted { stream, peer, listener, shutdown, last, mut slot } = accepted;
     let local = canonical(stream.local_addr().ok()?);
     let began = Began::now();
-    let mut connection =
-        Connection { id: next_id(), listener, local, peer, tls: None, passed_sni: None, last, requests: Cell::new(0), rest: Rest::default(), began };
+    let mut connection = Connection {
+        id: next_id(),
+        listener,
+        local,
+        peer,
+        tls: None,
+        passed_sni: None,
+        last,
+        requests: Cell::new(0),
+        rest: Rest::default(),
+        began,
+    };
     let opened = open(stream.into(), &mut connection, &mut slot, &worker, &shutdown).await;
     let e = match opened {
         Ok(Opened { stream, carries, tls, passed_sni }) => {

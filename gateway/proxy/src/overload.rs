@@ -116,7 +116,9 @@ impl Overload {
             self.level.store(now as u8, Relaxed);
             let what = match now {
                 Level::Normal => "requests are served again",
-                Level::Shedding => "new requests are answered with 503 (OM), connections without one are ended",
+                Level::Shedding => {
+                    "new requests are answered with 503 (OM), connections without one are ended"
+                }
                 Level::Refusing => "new connections are closed at once",
             };
             tracing::warn!(used, limit, "memory: {what}");

@@ -453,7 +453,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
                 rates: Rates::of(&limits),
-limits,
+                limits,
                 pool: Pool::new(connector),
                 streams: Tasks::default(),
                 telemetry: state.telemetry.worker(),
@@ -464,8 +464,8 @@ limits,
                 mirrors: Mirrors::default(),
                 checks: Default::default(),
                 tokens: TokenCache::default(),
-overload: state.overload.clone(),
-resting: Resting::default(),
+                overload: state.overload.clone(),
+                resting: Resting::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {

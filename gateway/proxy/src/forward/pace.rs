@@ -97,12 +97,7 @@ impl Pace {
 }
 
 /// Looks at a client: the limit that it is beyond.
-pub(super) fn look<D: Downstream>(
-    down: &mut D,
-    w: &Work,
-    awaited: Awaited,
-    now: Instant,
-) -> Option<Limit> {
+pub(super) fn look<D: Downstream>(down: &mut D, w: &Work, awaited: Awaited, now: Instant) -> Option<Limit> {
     let rates = down.deadline().pace().rates.clone()?;
     let (bytes, limit) = match awaited {
         Awaited::Upload if is_announced(down, w) => (down.received(), Limit::Upload),

@@ -139,7 +139,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     let identity = Identity { workload: "test".into(), namespace: "test".into() };
     Rc::new(Worker {
         rates: Rates::of(&limits),
-limits,
+        limits,
         pool: Pool::new(Connector::new()),
         streams: Tasks::default(),
         telemetry: Telemetry::new(&identity).worker(),
@@ -150,8 +150,8 @@ limits,
         mirrors: Mirrors::default(),
         checks: Default::default(),
         tokens: TokenCache::default(),
-overload: Arc::new(Overload::new(None)),
-resting: Resting::default(),
+        overload: Arc::new(Overload::new(None)),
+        resting: Resting::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
 }

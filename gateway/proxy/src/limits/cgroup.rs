@@ -17,7 +17,9 @@ fn within(root: &Path, groups: &str) -> Option<u64> {
         // version 2 has one hierarchy without a name, version 1 one for each controller
         let (root, file) = match controllers {
             "" => (root.to_owned(), "memory.max"),
-            _ if controllers.split(',').any(|c| c == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ if controllers.split(',').any(|c| c == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
             _ => return None,
         };
         let own = root.join(path.trim_start_matches('/'));

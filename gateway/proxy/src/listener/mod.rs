@@ -8,8 +8,8 @@ mod sniff;
 mod socket;
 mod spread;
 
-pub(crate) use clients::TooMany;
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
+pub(crate) use clients::TooMany;
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, LAST_CALL, sniff};
 pub(crate) use socket::{canonical, open, reset_on_close};

@@ -68,7 +68,8 @@ fn a_body_that_turns_out_too_large_is_cut_off() {
     });
     for answers in [false, true] {
         play_within(with_body(8), nothing, false, |mut s| async move {
-            s.send("POST / HTTP/1.1\r\nHost: a.b\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n12345678\r\n").await;
+            s.send("POST / HTTP/1.1\r\nHost: a.b\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n12345678\r\n")
+                .await;
             let (mut up, _) = s.accept().await;
             read_until(&mut up, "12345678\r\n").await;
             if answers {
@@ -129,7 +130,9 @@ fn a_connection_has_so_many_requests() {
         for _ in 0..4 {
             let mut up = upstream.accept().await.unwrap().0;
             read_until(&mut up, "\r\n\r\n").await;
-            up.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            up.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+                .await
+                .unwrap();
         }
         for answer in answers {
             assert_eq!(answer.await.unwrap().status(), 200);
@@ -177,7 +180,8 @@ fn idle_connections_make_room_and_busy_ones_stay() {
     play_within(patient(), nothing, true, |s| async move {
         let Stage { client, upstream, shutdown: _shutdown } = s;
         let send = connect(client).await;
-        let answer = send.clone().send_request(Request::get("http://a.b/").body(()).unwrap(), true).unwrap().0;
+        let answer =
+            send.clone().send_request(Request::get("http://a.b/").body(()).unwrap(), true).unwrap().0;
         let mut up = upstream.accept().await.unwrap().0;
         assert_eq!(dismiss(), 0);
         read_until(&mut up, "\r\n\r\n").await;
