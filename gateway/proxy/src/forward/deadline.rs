@@ -105,6 +105,7 @@ impl Deadline {
         self.idle_for = idle;
         self.idle = now + idle;
         self.end_limits();
+        self.pace.forget();
         if idle < TICK {
             self.wake();
         }

@@ -86,11 +86,16 @@ impl Pace {
         self.awaited = awaited;
     }
 
+    /// What comes is another request.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// For what the client is waited since it was asked last. If for nothing, what was seen before counts no more.
     pub(super) fn settle(&mut self) -> Awaited {
         let awaited = std::mem::take(&mut self.awaited);
         if awaited == Awaited::Nothing {
-            self.last = None;
+            self.forget();
         }
         awaited
     }
@@ -111,7 +116,8 @@ pub(super) fn look<D: Downstream>(down: &mut D, w: &Work, awaited: Awaited, now:
         if time < rates.time(awaited) {
             return None;
         }
-        if rates.is_too_slow(bytes.saturating_sub(last.bytes), time, streams) {
+        // no more than that is asked for: a process that stood still must not blame its clients
+        if rates.is_too_slow(bytes.saturating_sub(last.bytes), rates.time(awaited), streams) {
             return Some(limit);
         }
     }

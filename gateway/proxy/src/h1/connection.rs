@@ -40,7 +40,7 @@ pub(crate) fn serve(
             client.cut();
         }
         if !client.aborted {
-            close(&mut client).await;
+            close(&mut client, connection.rest.is_over()).await;
         }
     }
 }
@@ -207,10 +207,11 @@ async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kin
 }
 
 /// Ends the connection so that the client gets to read the answer: what it still sends is read
-/// for a while, because unread bytes would make the system reset the connection.
-async fn close(client: &mut Client) {
+/// for a while, because unread bytes would make the system reset the connection. Not where others need its place `now`:
+/// an answer that it has had for long was read.
+async fn close(client: &mut Client, now: bool) {
     let drain = async {
-        if client.stream.shutdown().await.is_err() {
+        if client.stream.shutdown().await.is_err() || now {
             return;
         }
         loop {
