@@ -7,7 +7,7 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::sync::Arc;
-use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
+use tidegate_proxy::{Dns, Identity, KeyFetching, Options, Proxy};
 
 /// Serves.
 ///
@@ -33,7 +33,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
     Ok(Options {
         bind: serve.bind,
         concurrency: serve.concurrency,
-        limits: limits(serve),
+        limits: serve.limits.limits(open_files()),
         admin: serve.admin,
         status: serve.status,
         access_log: serve.access_log.clone(),
@@ -51,15 +51,6 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
     })
-}
-
-fn limits(serve: &Serve) -> Limits {
-    let mut limits = Limits { drain: serve.drain_timeout, retry_body: serve.retry_body, ..Limits::default() };
-    if let Some(files) = open_files() {
-        // the rest is for upstreams that are not reused, files and sockets of our own
-        limits.connections = usize::try_from(files / 5 * 4).unwrap_or(usize::MAX);
-    }
-    limits
 }
 
 /// Raises the limit of open files as far as the process may, and returns it; `None` is no limit.

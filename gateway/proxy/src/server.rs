@@ -3,10 +3,13 @@
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::forward::mirror::Mirrors;
+use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
 use crate::lock::lock;
+use crate::overload::Overload;
+use crate::resting::Resting;
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, Credentials, ServerConfigs};
@@ -176,6 +179,7 @@ pub(crate) struct State {
     pub(crate) live: Arc<Live>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) spread: Arc<Spread>,
+    pub(crate) overload: Arc<Overload>,
     pub(crate) explain: Explainer,
     pub(crate) shown: Mutex<Shown>,
     /// Taken by the one who renders the metrics.
@@ -253,7 +257,8 @@ impl Proxy {
         let state = Arc::new(State {
             live,
             telemetry: Telemetry::new(&options.identity),
-            spread: Spread::new(options.concurrency.max(1), options.limits.connections),
+            spread: Spread::new(options.concurrency.max(1), &options.limits),
+            overload: Arc::new(Overload::new(options.limits.memory)),
             explain: options.explain.clone(),
             shown: Mutex::default(),
             scrape: Arc::default(),
@@ -264,8 +269,9 @@ impl Proxy {
         let (admin, status) = (local_address(&admin_socket)?, local_address(&status_socket)?);
         let (stop, stopped) = oneshot::channel();
         let shared = state.clone();
+        let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
         let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
-            serve_control(runtime, shared, admin_socket, status_socket, stopped);
+            serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
         })?;
         let listeners = Listeners::new(options.bind);
         let control = Mutex::new(Control {
@@ -446,6 +452,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
         let proxy_protocol_from = options.proxy_protocol_from.clone();
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
+                rates: Rates::of(&limits),
                 limits,
                 pool: Pool::new(connector),
                 streams: Tasks::default(),
@@ -457,6 +464,8 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 mirrors: Mirrors::default(),
                 checks: Default::default(),
                 tokens: TokenCache::default(),
+                overload: state.overload.clone(),
+                resting: Resting::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {
@@ -465,6 +474,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 workers: senders,
                 worker,
                 warned: Cell::default(),
+                made_room: Cell::default(),
             };
             LocalSet::new().block_on(&runtime, worker::run(acceptor, received, handed_on));
         })?;
@@ -473,10 +483,11 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
     receivers.into_iter().enumerate().map(start).collect()
 }
 
-/// The control thread: admin and status servers, and whatever the registry resolves.
+/// The control thread: admin and status servers, the watch over the process's memory, and whatever the registry resolves.
 fn serve_control(
     runtime: Runtime,
     state: Arc<State>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
     admin: Socket,
     status: Socket,
     stopped: oneshot::Receiver<()>,
@@ -484,6 +495,11 @@ fn serve_control(
     runtime.block_on(async {
         tokio::spawn(admin::serve(admin, admin::Server::Admin, state.clone()));
         tokio::spawn(admin::serve(status, admin::Server::Status, state.clone()));
+        let overload = state.overload.clone();
+        tokio::spawn(async move {
+            // a worker that takes no commands has ended
+            overload.watch(|| workers.iter().for_each(|w| _ = w.send(Command::Relieve))).await;
+        });
         let spans = state.telemetry.spans().clone();
         let exporter = tokio::spawn({
             let spans = spans.clone();

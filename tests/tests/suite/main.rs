@@ -18,6 +18,7 @@ mod h2spec;
 mod harness;
 mod hostile;
 mod istio_files;
+mod limits;
 mod mirrors;
 mod reload;
 mod retries;

@@ -23,6 +23,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// The pause after the system said that it has no descriptors or memory left.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How often room is made.
+const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 /// A flood of connections must not become a flood of log lines.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ pub(crate) struct Acceptor {
     pub(crate) worker: Rc<Worker>,
     /// When something was last complained about.
     pub(crate) warned: Cell<Option<Instant>>,
+    /// When room was last made for new connections.
+    pub(crate) made_room: Cell<Option<Instant>>,
 }
 
 impl Acceptor {
@@ -131,8 +135,15 @@ impl Acceptor {
     }
 
     fn take(&self, listening: &Listening, stream: TcpStream, peer: SocketAddr) {
+        if self.worker.overload.refuses() {
+            return;
+        }
+        let slot = self.spread.admit(self.index);
+        if self.spread.is_tight() {
+            self.make_room();
+        }
         // Over the limit the socket is dropped: closed at once, and counted.
-        let Some(slot) = self.spread.admit(self.index) else {
+        let Some(slot) = slot else {
             return self.complain("the limit is reached, new ones are closed at once");
         };
         let Listening { key: listener, ref shutdown, ref last, .. } = *listening;
@@ -149,6 +160,15 @@ impl Acceptor {
                 back.slot.move_to(self.index);
                 self.serve(back);
             }
+        }
+    }
+
+    /// Ends some of those connections on which nothing is in hand, but not again and again where that does not help.
+    fn make_room(&self) {
+        let now = Instant::now();
+        if self.made_room.get().is_none_or(|at| now.duration_since(at) >= ROOM_INTERVAL) {
+            self.made_room.set(Some(now));
+            self.worker.resting.dismiss(self.spread.margin());
         }
     }
 

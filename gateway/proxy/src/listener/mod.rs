@@ -1,6 +1,7 @@
 //! Listening sockets that open and close while running, and the accept loop.
 
 mod accept;
+mod clients;
 pub(crate) mod proxy_protocol;
 mod rewound;
 mod sniff;
@@ -8,6 +9,7 @@ mod socket;
 mod spread;
 
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
+pub(crate) use clients::TooMany;
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, LAST_CALL, sniff};
 pub(crate) use socket::{canonical, open, reset_on_close};

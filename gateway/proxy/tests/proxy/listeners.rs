@@ -1,9 +1,9 @@
 use crate::support::*;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tidegate_model::Model;
+use tidegate_model::{MeshSettings, Model};
 use tidegate_proxy::{Limits, Options, Proxy};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
@@ -120,6 +120,42 @@ async fn beyond_the_limit_connections_are_closed_at_once() {
     eventually("a place is free", async || metric(&proxy, "tidegate_connections_active").await == 2).await;
     let _fifth = TcpStream::connect(address(&proxy, key(1))).await.unwrap();
     eventually("it is taken", async || metric(&proxy, "tidegate_connections_active").await == 3).await;
+}
+
+#[tokio::test]
+async fn a_client_has_so_many_connections_by_the_address_that_a_trusted_peer_says() {
+    let limits = Limits { client_connections: Some(1), ..options().limits };
+    let proxy = Proxy::start(Options { limits, ..options() }).unwrap();
+    let mesh = MeshSettings { proxy_protocol: true, ..MeshSettings::default() };
+    let mut model = Model { mesh: mesh.into(), ..Model::default() };
+    let table = plain(&mut model, key(1));
+    host(&mut model, &table, "*", vec![respond("yes")]);
+    proxy.apply(model);
+    let http = address(&proxy, key(1));
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection:";
+    let mut clients = Vec::new();
+    for (client, served) in [
+        ("192.0.2.9", true),
+        ("192.0.2.8", true),
+        ("192.0.2.9", false),
+        ("2001:db8::1", true),
+        ("2001:db8::2", false),
+    ] {
+        let mut stream = TcpStream::connect(http).await.unwrap();
+        let version = if client.contains(':') { 6 } else { 4 };
+        let head = format!("PROXY TCP{version} {client} {client} 1 443\r\n{get} keep-alive\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.is_ok_and(|n| n == 1), served, "{client}");
+        clients.push(stream);
+    }
+    assert_eq!(metric(&proxy, "tidegate_client_connections_overflow_total").await, 2);
+    clients.clear();
+    eventually("the connections are gone", async || metric(&proxy, "tidegate_connections_active").await == 0)
+        .await;
+    let answer =
+        exchange(http, format!("PROXY TCP4 192.0.2.9 10.0.0.1 1 443\r\n{get} close\r\n\r\n").as_bytes())
+            .await;
+    assert!(answer.ends_with("yes"), "what has ended counts no more: {answer}");
 }
 
 #[tokio::test]
