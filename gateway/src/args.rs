@@ -60,6 +60,8 @@ pub(crate) struct Serve {
     pub(crate) concurrency: usize,
     /// How long a stop waits.
     pub(crate) drain_timeout: Duration,
+    /// How long a new process may take until it serves in place of this one.
+    pub(crate) upgrade_timeout: Duration,
     /// Bytes of a request's body that are kept for another try.
     pub(crate) retry_body: usize,
     /// A 404 says why in its body.
@@ -166,6 +168,9 @@ struct ServeArgs {
     /// How long a stop waits for requests in flight
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// How long a new process may take until it could serve, when SIGUSR2 starts one in place of this one
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    upgrade_timeout: Duration,
     /// Fetch token keys (jwksUri) from this network too, although it is loopback, link-local or a cloud's metadata; may be
     /// repeated
     #[arg(long, value_name = "CIDR", value_parser = network)]
@@ -282,6 +287,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         access_log: serve.access_log.map(access_log),
         concurrency: serve.concurrency.map_or(cores, usize::from),
         drain_timeout: serve.drain_timeout,
+        upgrade_timeout: serve.upgrade_timeout,
         retry_body: serve.retry_body as usize,
         explain_errors: serve.explain_errors,
         proxy_protocol_from: match serve.proxy_protocol_from {
@@ -467,6 +473,7 @@ mod tests {
         assert_eq!(&*s.setup.env.namespace, "istio-system");
         assert_eq!(s.access_log, None);
         assert_eq!(s.drain_timeout, Duration::from_secs(30));
+        assert_eq!(s.upgrade_timeout, Duration::from_secs(60));
         assert_eq!(s.retry_body, 64 << 10);
         assert!(s.setup.env.default_retries && s.setup.env.default_retry_budget);
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
@@ -482,7 +489,7 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --strict-paths --explain-errors -o json \
+             --drain-timeout 1m --upgrade-timeout 2m --log debug --allow-unenforced --strict-paths --explain-errors -o json \
              --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
              --retry-body 100 --no-default-retries --no-default-retry-budget --dns-server 127.0.0.1:5353 \
              --dns-server ::1 --allow-dns-answers 127.0.0.0/8,169.254.169.254",
@@ -502,6 +509,7 @@ mod tests {
         assert_eq!(&*s.access_log.unwrap().file, "");
         assert_eq!(s.concurrency, 3);
         assert_eq!(s.drain_timeout, Duration::from_secs(60));
+        assert_eq!(s.upgrade_timeout, Duration::from_secs(120));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced && s.setup.env.strict_paths);
         assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
         assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));

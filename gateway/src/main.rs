@@ -5,9 +5,12 @@ mod check;
 mod echo;
 mod explain;
 mod feed;
+mod notify;
 mod policies;
 mod report;
 mod serve;
+mod signals;
+mod upgrade;
 
 use anyhow::anyhow;
 use args::Invocation;

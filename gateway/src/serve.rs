@@ -3,6 +3,7 @@
 use crate::args::Serve;
 use crate::explain::World;
 use crate::feed::{Feed, Live};
+use crate::upgrade::Predecessor;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
@@ -14,9 +15,10 @@ use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
 /// # Errors
 /// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
+    let (predecessor, inherited) = Predecessor::find().context("cannot take the place of a process")?.unzip();
     let live = Live::default();
-    let proxy = Proxy::start(options(serve, live.clone())?)?;
-    let feed = Feed::new(serve, proxy, live)?;
+    let proxy = Proxy::start(Options { inherited, ..options(serve, live.clone())? })?;
+    let feed = Feed::new(serve, proxy, live, predecessor)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async { feed.run().await?.drain().await })
@@ -50,6 +52,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             let answer = world.ok_or("no config is live yet")?.explain(query, standings)?;
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
+        inherited: None,
     })
 }
 

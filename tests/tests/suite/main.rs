@@ -25,6 +25,7 @@ mod soak;
 mod stop;
 mod telemetry;
 mod tokens;
+mod upgrade;
 mod upstream_tls;
 mod upstreams;
 mod websocket;

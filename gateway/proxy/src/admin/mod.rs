@@ -6,7 +6,7 @@ mod page;
 mod views;
 
 use crate::listener::canonical;
-use crate::server::{ExplainQuery, State};
+use crate::server::{ExplainQuery, Phase, State};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -44,8 +44,18 @@ pub(crate) enum Server {
 
 type Answer = Response<Full<Bytes>>;
 
-/// Accepts and serves until the runtime ends.
+/// Accepts and serves, from when this process accepts until another does in its place, or the runtime ends.
 pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
+    let mut phase = state.phase.subscribe();
+    // An error is the end of the state, which this task has a share in.
+    let _ = phase.wait_for(|phase| *phase != Phase::Held).await;
+    tokio::select! {
+        () = accept(socket, server, &state) => {}
+        _ = phase.wait_for(|phase| *phase == Phase::PassedOn) => {}
+    }
+}
+
+async fn accept(socket: Socket, server: Server, state: &Arc<State>) {
     let listener = match TcpListener::from_std(socket.into()) {
         Ok(listener) => listener,
         Err(e) => {
@@ -99,7 +109,10 @@ async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>, 
         let (state, busy) = (state.clone(), busy.clone());
         async move {
             busy.store(true, Ordering::Relaxed);
-            let answer = answer(&request, server, local, state).await;
+            let mut answer = answer(&request, server, local, state.clone()).await;
+            if state.is_passed_on() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(answer)
         }
