@@ -3,9 +3,10 @@
 use crate::args::{Output, Serve};
 use crate::echo::Echo;
 use crate::explain::World;
+use crate::last_good::LastGood;
 use crate::notify::Notifier;
 use crate::signals::{Said, Signals};
-use crate::upgrade::{Abandon, Failure, Predecessor, Program, Served, Successor};
+use crate::upgrade::{Abandon, Estate, Failure, Predecessor, Program, Served, Successor};
 use crate::{policies, report};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
@@ -31,6 +32,9 @@ pub(crate) struct Feed {
     /// Certificates that Gateways name by file.
     files: NamedFiles,
     admission: Admission,
+    last_good: LastGood,
+    /// The objects that count.
+    counting: Objects,
     env: Env,
     mesh_env: Env,
     echo: Option<Echo>,
@@ -48,6 +52,8 @@ pub(crate) struct Feed {
     predecessor: Option<Predecessor>,
     /// That process has ended.
     alone: Arc<Notify>,
+    /// Whether it has, or there was none: it keeps the last good objects until then.
+    is_alone: bool,
     program: Program,
     upgrade_timeout: Duration,
 }
@@ -61,13 +67,18 @@ impl Feed {
         serve: &Serve,
         proxy: Proxy,
         live: Live,
+        last_good: LastGood,
         predecessor: Option<Predecessor>,
     ) -> anyhow::Result<Feed> {
         let setup = &serve.setup;
+        let mut folder = Folder::open(setup.config.clone());
+        folder.remember(last_good.objects());
         Ok(Feed {
-            folder: Folder::open(setup.config.clone()),
+            folder,
             files: NamedFiles::default(),
-            admission: Admission::new(),
+            admission: Admission::of(last_good.objects()),
+            last_good,
+            counting: Objects::new(),
             env: setup.env.clone(),
             mesh_env: setup.mesh_env.clone(),
             echo: serve.echo.then(Echo::start).transpose().context("--echo")?,
@@ -79,6 +90,7 @@ impl Feed {
             output: setup.output,
             ready: false,
             notifier: Notifier::from_env(),
+            is_alone: predecessor.is_none(),
             predecessor,
             alone: Arc::default(),
             program: Program::of_this_process().context("cannot find this program")?,
@@ -107,8 +119,11 @@ impl Feed {
                     tracing::info!("a certificate file has changed");
                     continue;
                 }
-                // addresses that it kept to itself are free now
-                () = self.alone.notified() => continue,
+                () = self.alone.notified() => {
+                    // addresses that it kept to itself are free now
+                    self.is_alone = true;
+                    continue;
+                }
                 said = signals.next() => said,
             };
             match said {
@@ -134,7 +149,8 @@ impl Feed {
     }
 
     /// Leaves what listens to the process that serves now.
-    fn passed_on(self, signals: Signals, served: Served) -> Stopped {
+    fn passed_on(mut self, signals: Signals, served: Served) -> Stopped {
+        self.last_good.leave();
         self.notifier.passed_on(served.process);
         self.proxy.pass_on(&served.taken);
         tracing::info!("process {} serves in place of this one, which drains", served.process);
@@ -174,11 +190,11 @@ impl Feed {
         }
         tracing::info!("SIGUSR2: starting {} in place of this process", self.program);
         self.notifier.reloading();
-        let started = Successor::start(&self.program).and_then(|new| Ok((new, self.proxy.sockets()?)));
+        let started = Successor::start(&self.program).and_then(|new| Ok((new, self.estate()?)));
         let failed = match started {
-            Ok(((successor, abandon), sockets)) => {
+            Ok(((successor, abandon), estate)) => {
                 let patience = self.upgrade_timeout;
-                let serving = tokio::task::spawn_blocking(move || successor.serve(sockets, patience));
+                let serving = tokio::task::spawn_blocking(move || successor.serve(estate, patience));
                 match self.wait(serving, &abandon, signals).await {
                     Ok(attempt) => return attempt,
                     Err(failure) => failure,
@@ -189,6 +205,10 @@ impl Feed {
         tracing::error!("no upgrade, this process keeps serving: {failed}");
         self.notifier.ready(&format!("the last upgrade failed: {failed}"));
         Attempt::Failed
+    }
+
+    fn estate(&self) -> io::Result<Estate> {
+        Ok(Estate { sockets: self.proxy.sockets()?, objects: self.counting.clone() })
     }
 
     async fn wait(
@@ -245,6 +265,8 @@ impl Feed {
         let loaded = self.folder.load();
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
+        self.counting = admitted.objects.clone();
+        let (restored, of_last_good) = self.last_good.in_use(&admitted.objects);
         self.env.files = self.files.load(files(&admitted.objects));
         let unknown = policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &self.env);
         self.env.broken_policies = unknown.broken;
@@ -253,6 +275,7 @@ impl Feed {
         let translation = translate(&objects, &self.env);
         let applied = self.proxy.apply(translation.model.clone());
         let mut diagnostics = loaded.diagnostics;
+        diagnostics.extend(of_last_good);
         diagnostics.extend(admitted.diagnostics);
         diagnostics.extend(translation.diagnostics.iter().cloned());
         diagnostics.extend(applied.diagnostics);
@@ -272,10 +295,14 @@ impl Feed {
                  with --allow-unenforced that it is not enforced"
             );
         }
+        let status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
+        self.proxy.publish(Report { objects: report::objects(&admitted.objects), restored, diagnostics });
         self.ready = unknown.others.is_empty();
         self.proxy.set_ready(self.ready);
-        self.tell(&format!("config {}: {}", applied.generation, report::counts(&diagnostics)));
-        self.proxy.publish(Report { objects: report::objects(&admitted.objects), diagnostics });
+        self.tell(&status);
+        if self.is_alone {
+            self.last_good.keep(&admitted.objects);
+        }
         let world = World::new(applied.generation, translation, objects, self.mesh_env.clone());
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {

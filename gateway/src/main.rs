@@ -5,6 +5,7 @@ mod check;
 mod echo;
 mod explain;
 mod feed;
+mod last_good;
 mod notify;
 mod policies;
 mod report;

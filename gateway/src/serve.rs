@@ -3,7 +3,8 @@
 use crate::args::Serve;
 use crate::explain::World;
 use crate::feed::{Feed, Live};
-use crate::upgrade::Predecessor;
+use crate::last_good::LastGood;
+use crate::upgrade::{Inheritance, Predecessor};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
@@ -15,10 +16,17 @@ use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
 /// # Errors
 /// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
-    let (predecessor, inherited) = Predecessor::find().context("cannot take the place of a process")?.unzip();
+    let found = Predecessor::find().context("cannot take the place of a process")?;
+    let (predecessor, inherited, last_good) = match found {
+        Some(Inheritance { predecessor, sockets, last_good }) => {
+            (Some(predecessor), Some(sockets), last_good)
+        }
+        None => (None, None, None),
+    };
+    let last_good = LastGood::open(serve.state_dir.clone(), last_good).context("--state-dir")?;
     let live = Live::default();
     let proxy = Proxy::start(Options { inherited, ..options(serve, live.clone())? })?;
-    let feed = Feed::new(serve, proxy, live, predecessor)?;
+    let feed = Feed::new(serve, proxy, live, last_good, predecessor)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async { feed.run().await?.drain().await })

@@ -137,6 +137,8 @@ pub struct Applied {
 pub struct Report {
     /// The objects, as JSON without secret material.
     pub objects: Vec<Value>,
+    /// How many of the objects are from before the process began: their source is missing or broken.
+    pub restored: usize,
     /// Everything that was said about them.
     pub diagnostics: Vec<Diagnostic>,
 }

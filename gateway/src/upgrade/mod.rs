@@ -4,7 +4,7 @@
 //!
 //! | who | says |
 //! |---|---|
-//! | old | `Socket` for each, with the descriptor, then `Whole` |
+//! | old | `Socket` for each, with the descriptor; `LastGood`, in case a file is broken just now; `Whole` |
 //! | new | loads the config, `Takes` for each socket that it wants, then `Ready`; or `Refuses` |
 //! | old | `Go` |
 //! | new | accepts, `Serves` |
@@ -17,8 +17,8 @@ mod channel;
 mod predecessor;
 mod successor;
 
-pub(crate) use predecessor::Predecessor;
-pub(crate) use successor::{Abandon, Program, Served, Successor};
+pub(crate) use predecessor::{Inheritance, Predecessor};
+pub(crate) use successor::{Abandon, Estate, Program, Served, Successor};
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -33,7 +33,9 @@ const VERSION: &str = "1";
 enum Message {
     /// This address is listened on; the descriptor comes with it.
     Socket(SocketAddr),
-    /// There are no more sockets.
+    /// What the config last was where it was good, as it is kept on disk; the descriptor of a file comes with it.
+    LastGood,
+    /// There is no more.
     Whole,
     /// The new process wants the socket of this address.
     Takes(SocketAddr),

@@ -9,11 +9,22 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use tidegate_proxy::Inherited;
+use tidegate_source::Kept;
 
 /// How long the old process may take to say what it has to say.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// An old process that drains has nothing to say until it ends.
 const DRAINS: Duration = Duration::from_secs(3600);
+
+/// What a process leaves to this one.
+pub(crate) struct Inheritance {
+    /// The process.
+    pub(crate) predecessor: Predecessor,
+    /// What it listens on.
+    pub(crate) sockets: Inherited,
+    /// What its config last was where it was good.
+    pub(crate) last_good: Option<Kept>,
+}
 
 /// The process that this one is to take the place of.
 #[derive(Debug)]
@@ -24,11 +35,11 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
-    /// The one that started this process, if one did, and what it listens on.
+    /// The one that started this process, if one did, and what it leaves to it.
     ///
     /// # Errors
     /// When it is of a version that this one does not understand, or ends.
-    pub(crate) fn find() -> Result<Option<(Predecessor, Inherited)>, Failure> {
+    pub(crate) fn find() -> Result<Option<Inheritance>, Failure> {
         match std::env::var(VARIABLE) {
             Err(_) => return Ok(None),
             Ok(version) if version == VERSION => {}
@@ -40,16 +51,23 @@ impl Predecessor {
         // what reads from there meets what it would in a service
         rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
         let deadline = Instant::now() + PATIENCE;
-        let mut sockets = Vec::new();
+        let (mut sockets, mut last_good) = (Vec::new(), None);
         loop {
             match channel.receive(deadline)? {
                 (Message::Socket(address), Some(socket)) => sockets.push((address, socket)),
+                (Message::LastGood, Some(file)) => {
+                    let kept = Kept::read(File::from(file));
+                    // another version's; what is good now does not need it
+                    let kept = kept.inspect_err(|e| tracing::warn!("what was good last is not known: {e}"));
+                    last_good = kept.ok();
+                }
                 (Message::Whole, _) => break,
                 (other, _) => return Err(Failure::Protocol(format!("{other:?} is not to be said now"))),
             }
         }
         let given = sockets.iter().map(|(address, _)| *address).collect();
-        Ok(Some((Predecessor { channel, given }, Inherited::new(sockets))))
+        let predecessor = Predecessor { channel, given };
+        Ok(Some(Inheritance { predecessor, sockets: Inherited::new(sockets), last_good }))
     }
 
     /// Says that this process cannot take its place; it must end then.

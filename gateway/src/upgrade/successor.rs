@@ -2,16 +2,20 @@
 
 use super::channel::Channel;
 use super::{Failure, Message, VARIABLE, VERSION};
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tidegate_api::Objects;
+use tidegate_source::Kept;
 
 /// How long a new process may take from being told to until it accepts: nothing is left to be done for it.
 const GO: Duration = Duration::from_secs(30);
@@ -43,6 +47,14 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.display().fmt(f)
     }
+}
+
+/// What is left to a new process.
+pub(crate) struct Estate {
+    /// The sockets that listen.
+    pub(crate) sockets: Vec<(SocketAddr, OwnedFd)>,
+    /// The objects that count.
+    pub(crate) objects: Objects,
 }
 
 /// A process that is to take the place of this one; it ends with this value, unless it serves.
@@ -93,16 +105,12 @@ impl Successor {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Gives it the sockets, and waits until it serves, which may block for `patience`.
+    /// Gives it all of it, and waits until it serves, which may block for `patience`.
     ///
     /// # Errors
     /// When it does not come to that: then it has ended, and has accepted nothing, unless it was told to go.
-    pub(crate) fn serve(
-        mut self,
-        sockets: Vec<(SocketAddr, OwnedFd)>,
-        patience: Duration,
-    ) -> Result<Served, Failure> {
-        match self.converse(sockets, patience) {
+    pub(crate) fn serve(mut self, estate: Estate, patience: Duration) -> Result<Served, Failure> {
+        match self.converse(estate, patience) {
             Ok(taken) => {
                 let process = self.process();
                 self.child = None;
@@ -113,17 +121,15 @@ impl Successor {
         }
     }
 
-    fn converse(
-        &self,
-        sockets: Vec<(SocketAddr, OwnedFd)>,
-        patience: Duration,
-    ) -> Result<BTreeSet<SocketAddr>, Failure> {
+    fn converse(&self, estate: Estate, patience: Duration) -> Result<BTreeSet<SocketAddr>, Failure> {
         let deadline = Instant::now() + patience;
         let mut ours = BTreeSet::new();
-        for (address, socket) in sockets {
+        for (address, socket) in estate.sockets {
             self.channel.send_with(&Message::Socket(address), Some(socket.as_fd()))?;
             ours.insert(address);
         }
+        let last_good = in_memory(&Kept::write(&estate.objects)?)?;
+        self.channel.send_with(&Message::LastGood, Some(last_good.as_fd()))?;
         self.channel.send(&Message::Whole)?;
         let mut taken = BTreeSet::new();
         loop {
@@ -155,6 +161,15 @@ impl Successor {
         }
         String::new()
     }
+}
+
+/// A file that is on no disk: private keys are in it.
+fn in_memory(content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("tidegate-last-good", MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    // the position goes with the descriptor
+    file.rewind()?;
+    Ok(file)
 }
 
 impl Drop for Successor {

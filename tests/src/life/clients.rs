@@ -13,6 +13,8 @@ use tokio::time::{sleep, timeout};
 const PAUSE_KEPT: Duration = Duration::from_millis(10);
 /// Between two requests of a client that connects anew, and between two probes.
 const PAUSE_NEW: Duration = Duration::from_millis(25);
+/// Clients of each kind.
+const ALIKE: usize = 3;
 /// A connection may be closed without a word when it was silent for so long; only a busy machine makes it so.
 const SILENT: Duration = Duration::from_millis(500);
 /// A request that takes longer has failed.
@@ -61,6 +63,7 @@ impl Client {
         let at = |port| Request::to((to[0], port).into()).host(HOST).path("/load");
         let requests = [at(8080), at(8443).tls(HOST), at(8443).version(Version::Http2).tls(HOST)];
         let each = requests.into_iter().flat_map(|request| [(request.clone(), true), (request, false)]);
+        let each = each.flat_map(|kind| std::iter::repeat_n(kind, ALIKE));
         let client = |(request, keeps)| Client { request, to: to.to_vec(), keeps, tally: tally.clone() };
         each.map(client).collect()
     }

@@ -47,7 +47,7 @@ pub struct Figures {
 const HOST: &str = "life.example";
 /// How long a process may take to end once nothing is left to it.
 const END: Duration = Duration::from_secs(60);
-/// Load before the first and after the last of them.
+/// Load between two of them, before the first and after the last.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// Runs it.
@@ -83,7 +83,6 @@ pub async fn run(plan: Plan) -> Result<Figures> {
             }
             Plan::Restarts(n) => life.restarts(n, nets).await?,
         }
-        sleep(QUIET).await;
         anyhow::Ok(())
     };
     let done = done.await;
@@ -132,6 +131,7 @@ impl Life {
             }
             let gateway = &mut self.gateways[0];
             ensure!(gateway.ended().is_none(), "upgrade {i}: the new process ended");
+            sleep(QUIET).await;
         }
         Ok(())
     }
@@ -145,6 +145,7 @@ impl Life {
             let begun = Instant::now();
             self.gateways[at] = self.start.start(nets[at]).await.with_context(|| format!("restart {i}"))?;
             self.times.push(begun.elapsed());
+            sleep(QUIET).await;
         }
         Ok(())
     }

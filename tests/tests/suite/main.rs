@@ -22,6 +22,7 @@ mod mirrors;
 mod reload;
 mod retries;
 mod soak;
+mod state;
 mod stop;
 mod telemetry;
 mod tokens;
