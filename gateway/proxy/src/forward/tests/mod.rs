@@ -4,6 +4,7 @@ mod abuse;
 mod check;
 mod connections;
 mod cost;
+pub(super) mod defect;
 mod fault;
 mod http2;
 mod http2_upstream;
