@@ -24,6 +24,7 @@ mod retries;
 mod soak;
 mod state;
 mod stop;
+mod systemd;
 mod telemetry;
 mod tokens;
 mod upgrade;
