@@ -146,14 +146,19 @@ impl Keeper {
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();
         let thread = std::thread::Builder::new().name("tidegate-state".into()).spawn(move || {
-            let mut written = None;
+            let (mut written, mut failing) = (None, false);
             while let Some(objects) = theirs.next() {
                 if written.as_ref() == Some(&objects) {
                     continue;
                 }
                 match folder.save(&objects) {
-                    Ok(()) => written = Some(objects),
-                    Err(error) => tracing::error!("the last good objects are not kept: {error}"),
+                    Ok(()) => (written, failing) = (Some(objects), false),
+                    Err(error) => {
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::error!("the last good objects are not kept, trying again: {error}");
+                        }
+                        theirs.again(objects);
+                    }
                 }
                 theirs.pause();
             }
@@ -193,6 +198,14 @@ impl Shared {
         self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).next.take()
     }
 
+    /// What could not be written is to be, unless there is something newer, or it is the end.
+    fn again(&self, objects: Objects) {
+        let mut slot = self.lock();
+        if !slot.end {
+            slot.next.get_or_insert(objects);
+        }
+    }
+
     /// Lets time pass, unless it is the end.
     fn pause(&self) {
         drop(self.changed.wait_timeout_while(self.lock(), PAUSE, |slot| !slot.end));
@@ -223,6 +236,26 @@ mod tests {
         let again = LastGood::open(Some(folder), None).unwrap();
         let names: Vec<_> = again.objects().map(|object| object.reference.name.to_string()).collect();
         assert_eq!(names, ["team-499"]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_tried_again_until_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state");
+        std::fs::write(&folder, "in the way").unwrap();
+        let last_good = LastGood::open(Some(folder.clone()), None).unwrap();
+        last_good.keep(&objects(&["late"]));
+        // time for a first try, which fails; without one it is written all the same
+        std::thread::sleep(Duration::from_millis(100));
+        std::fs::remove_file(&folder).unwrap();
+        while !folder.join("last-good.jsonl").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::write(&folder, "in the way").unwrap();
+        last_good.keep(&objects(&["never"]));
+        drop(last_good);
+        assert!(folder.is_file(), "it ends all the same");
     }
 
     #[test]

@@ -54,6 +54,7 @@ impl Folder {
     pub fn remember(&mut self, objects: impl IntoIterator<Item = Arc<Object>>) {
         let mut files: BTreeMap<PathBuf, Vec<Arc<Object>>> = BTreeMap::new();
         for object in objects {
+            self.objects.insert(object.clone());
             files.entry(PathBuf::from(&*object.file)).or_default().push(object);
         }
         for (path, mut objects) in files {

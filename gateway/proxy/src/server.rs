@@ -24,7 +24,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -195,6 +195,8 @@ pub(crate) struct State {
     /// Taken by the one who renders the metrics.
     pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
     pub(crate) phase: watch::Sender<Phase>,
+    /// Open connections to the admin and status servers.
+    pub(crate) asked_by: AtomicUsize,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
 }
@@ -282,6 +284,7 @@ impl Proxy {
             shown: Mutex::default(),
             scrape: Arc::default(),
             phase: watch::Sender::new(phase),
+            asked_by: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
             draining: Arc::default(),
         });
@@ -426,6 +429,9 @@ impl Proxy {
             }
         }
         self.state.telemetry.flush();
+        if self.state.is_passed_on() {
+            self.state.answer_last_questions();
+        }
         drop(self.stop);
         let _ = self.control_thread.join();
         cut

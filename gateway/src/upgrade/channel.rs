@@ -10,6 +10,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// How long it may take until there is room for a message.
+const SEND: Duration = Duration::from_secs(10);
 /// Longer than any message.
 const LARGEST: usize = 4 << 10;
 
@@ -22,6 +24,8 @@ impl Channel {
     pub(super) fn pair() -> io::Result<(Channel, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // who does not read must not hold anything up
+        set_socket_timeout(&ours, Timeout::Send, Some(SEND))?;
         Ok((Channel(ours), theirs))
     }
 
@@ -54,6 +58,7 @@ impl Channel {
         match sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
             Ok(_) => Ok(()),
             Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Err(Failure::Ended(String::new())),
+            Err(rustix::io::Errno::AGAIN) => Err(Failure::Late),
             Err(e) => Err(Failure::Io(e.into())),
         }
     }

@@ -71,7 +71,8 @@ async fn accept(socket: Socket, server: Server, state: &Arc<State>) {
                     continue;
                 }
                 let busy = Arc::new(AtomicBool::new(false));
-                let task = tokio::spawn(serve_connection(stream, server, state.clone(), busy.clone()));
+                let task =
+                    tokio::spawn(serve_connection(stream, server, Open::new(state.clone()), busy.clone()));
                 places.push_back(Place { busy, task: task.abort_handle() });
             }
             Err(e) => {
@@ -103,7 +104,24 @@ fn make_room(places: &mut VecDeque<Place>) -> bool {
     oldest.inspect(|p| p.task.abort()).is_some()
 }
 
-async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>, busy: Arc<AtomicBool>) {
+/// Counts a connection while it is open.
+struct Open(Arc<State>);
+
+impl Open {
+    fn new(state: Arc<State>) -> Open {
+        state.asked_by.fetch_add(1, Ordering::SeqCst);
+        Open(state)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.asked_by.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn serve_connection(stream: TcpStream, server: Server, open: Open, busy: Arc<AtomicBool>) {
+    let state = &open.0;
     let Ok(local) = stream.local_addr().map(canonical) else { return };
     let service = service_fn(|request| {
         let (state, busy) = (state.clone(), busy.clone());

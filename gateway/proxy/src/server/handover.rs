@@ -1,12 +1,15 @@
 //! One process takes the place of another: it gets the sockets that listen, and accepts before the other ends.
 
-use super::{Control, Proxy};
+use super::{Control, Proxy, State};
 use crate::lock::lock;
 use crate::worker::Command;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Who accepts on the sockets that this process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,19 @@ pub(crate) enum Phase {
     Accepting,
     /// The process after it.
     PassedOn,
+}
+
+/// How long who connected to the admin or the status server has to ask, and to take the answer.
+const LAST_QUESTIONS: Duration = Duration::from_secs(5);
+
+impl State {
+    /// Waits for those who reached the admin and status servers of this process, and are to see no difference.
+    pub(super) fn answer_last_questions(&self) {
+        let deadline = Instant::now() + LAST_QUESTIONS;
+        while self.asked_by.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Proxy {
