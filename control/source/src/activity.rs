@@ -11,7 +11,7 @@ pub(crate) const SETTLED: Duration = Duration::from_millis(100);
 /// Changes that follow each other within this time are one.
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest that changes are gathered.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_millis(200);
 /// Most paths that are remembered; beyond that, times of modification decide.
 const MAX_PATHS: usize = 10_000;
 
@@ -147,7 +147,7 @@ mod tests {
         for step in 0..40 {
             activity.event(&renamed, start + ms(step * 40));
         }
-        assert_eq!(activity.due(), Some(start + ms(500)));
+        assert_eq!(activity.due(), Some(start + ms(200)));
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Folder {
     /// Waits until there is something new to [`load`](Self::load).
     ///
     /// Changes that belong together are one: it waits until files are closed, renamed into place or untouched for
-    /// 100 ms, and until there is silence for 50 ms, but no more than 500 ms. It may be dropped at any time.
+    /// 100 ms, and until there is silence for 50 ms, but no more than 200 ms. It may be dropped at any time.
     pub async fn changed(&mut self) {
         loop {
             self.watch.due().await;

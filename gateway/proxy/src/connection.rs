@@ -322,6 +322,6 @@ mod tests {
     fn a_connection_stays_small() {
         // It lives as long as the connection, idle or not; handshakes and HTTP/2 are boxed.
         let bytes = size(serve);
-        assert!(bytes <= 2240, "{bytes} bytes");
+        assert!(bytes <= 2144, "{bytes} bytes");
     }
 }

@@ -73,18 +73,19 @@ fn within(from: u8, c: u8x16, to: u8) -> u8x16 {
 #[inline]
 fn first(
     bytes: &[u8],
-    mut at: usize,
+    at: usize,
     vector: impl Fn(u8x16) -> u8x16,
     one: impl Fn(u8) -> bool,
 ) -> Option<usize> {
-    while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+    let mut rest = bytes.get(at..)?;
+    while let Some((block, after)) = rest.split_first_chunk() {
         let found = vector(u8x16::new(*block)).to_bitmask();
         if found != 0 {
-            return Some(at + found.trailing_zeros() as usize);
+            return Some(bytes.len() - rest.len() + found.trailing_zeros() as usize);
         }
-        at += 16;
+        rest = after;
     }
-    bytes.get(at..)?.iter().position(|c| one(*c)).map(|last| at + last)
+    rest.iter().position(|c| one(*c)).map(|last| bytes.len() - rest.len() + last)
 }
 
 #[cfg(test)]

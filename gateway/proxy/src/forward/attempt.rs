@@ -203,7 +203,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
             && tried.sender.complete()
             && relay::is_whole(&self.w.response, &mut tried.bulk, to_head)
         {
-            self.site.worker.pool.put(self.outgoing.cluster, connection);
+            self.site.worker.pool.put(self.outgoing.cluster, connection, Instant::now());
         }
     }
 

@@ -83,12 +83,16 @@ pub(crate) struct Life<'t> {
     /// Why there was no connection.
     pub(crate) transport_failure: Cow<'static, str>,
     pub(crate) upstream_local: Option<SocketAddr>,
+    /// When the last of a response had been handed over.
+    pub(crate) over: Option<Instant>,
     /// The time for all of it is what the client gave.
     pub(crate) asked_time: bool,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
     /// What was not understood was a HEAD: its answer has no body either.
     pub(crate) refused_head: bool,
+    /// It came to its end, and was not cut.
+    ended: bool,
 }
 
 impl<'t> Life<'t> {
@@ -116,10 +120,12 @@ impl<'t> Life<'t> {
             refusal: None,
             request_duration: None,
             transport_failure: Cow::Borrowed(""),
+            over: None,
             upstream_local: None,
             asked_time: false,
             responded: false,
             refused_head: false,
+            ended: false,
         }
     }
 
@@ -230,23 +236,23 @@ pub(crate) struct InHand<'a, 't> {
     pub(crate) life: Life<'t>,
     pub(crate) w: &'a mut Work,
     site: Site<'a>,
-    ended: Option<Instant>,
 }
 
 impl<'a> InHand<'a, '_> {
     /// It begins now.
     pub(crate) fn begin(now: Instant, w: &'a mut Work, site: Site<'a>) -> Self {
-        InHand { life: Life::begin(now), w, site, ended: None }
+        InHand { life: Life::begin(now), w, site }
     }
 
     /// It has come to its end, now.
     pub(crate) fn end(mut self) -> Instant {
-        *self.ended.insert(Instant::now())
+        self.life.ended = true;
+        *self.life.over.get_or_insert_with(Instant::now)
     }
 
     fn finish(&self) {
         let headers = Lookup { w: self.w, response: Reply::Sent };
-        let now = self.ended.unwrap_or_else(Instant::now);
+        let now = self.life.over.unwrap_or_else(Instant::now);
         self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, now, &headers));
     }
 }
@@ -254,7 +260,7 @@ impl<'a> InHand<'a, '_> {
 impl Drop for InHand<'_, '_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            if self.ended.is_none() {
+            if !self.life.ended {
                 self.life.note(Kind::Cut);
             }
             return self.finish();

@@ -18,8 +18,8 @@ use std::task::Poll;
 use std::time::Instant;
 use tidegate_model::MeshSettings;
 
-/// Sends the response whose head stands at the front of `bulk`. True when the upstream
-/// connection may serve another request.
+/// Sends the response whose head stands at the front of `bulk`; when the last of it had been handed over, and whether
+/// the upstream connection may serve another request.
 #[expect(clippy::too_many_arguments, reason = "the whole state of a request, borrowed apart")]
 pub(crate) async fn relay<D: Downstream>(
     down: &mut D,
@@ -31,7 +31,7 @@ pub(crate) async fn relay<D: Downstream>(
     mut bulk: Bulk,
     (upload, sender): (&mut Upload, &mut Sender),
     cut: &Cut,
-) -> Result<bool, Kind> {
+) -> Result<(Instant, bool), Kind> {
     let to_head = w.request.method.of_buffer(w.head()) == b"HEAD";
     let chunks = down.takes_chunks();
     let mut body = Body::of(&w.response, upstream, to_head, chunks);
@@ -64,14 +64,14 @@ pub(crate) async fn relay<D: Downstream>(
         // boxed, so that a tunnel is no part of every request
         let over;
         (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk, cut)).await;
-        return over.map(|()| false);
+        return over.map(|()| (Instant::now(), false));
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;
     let sent = stream(down, w, upstream, bulk, (upload, sender), &mut body).await;
     life.sent = body.scan.data();
     w.trailers.extend_from_slice(body.trailers(upstream).unwrap_or_default());
-    sent?;
-    Ok(body.scan.done() && !body.overread && w.response.persistent() && sender.complete())
+    let ended = sent?;
+    Ok((ended, body.scan.done() && !body.overread && w.response.persistent() && sender.complete()))
 }
 
 /// Whether all of the response whose head stands at the front of `bulk` is there, and its
@@ -192,7 +192,7 @@ async fn stream<D: Downstream>(
     mut bulk: Bulk,
     (upload, sender): (&mut Upload, &mut Sender),
     body: &mut Body,
-) -> Result<(), Kind> {
+) -> Result<Instant, Kind> {
     let mut ended = body.scan.done();
     if bulk.is_empty() && !ended && down.room() == usize::MAX {
         // what came with the head goes with it
@@ -201,7 +201,7 @@ async fn stream<D: Downstream>(
             (bulk, ended) = body.next(next?)?;
         }
     }
-    loop {
+    let over = loop {
         let trailers = body.trailers(upstream);
         let framed = body.frame(&mut bulk, ended.then_some(trailers.unwrap_or_default()));
         let last = ended && framed && (body.form != Form::Content || trailers.is_none());
@@ -211,9 +211,10 @@ async fn stream<D: Downstream>(
         })
         .await?;
         drop(bulk);
-        down.deadline().go_on(Instant::now())?;
+        let now = Instant::now();
+        down.deadline().go_on(now)?;
         if ended && framed {
-            break;
+            break now;
         }
         if ended {
             bulk = Bulk::take();
@@ -225,10 +226,11 @@ async fn stream<D: Downstream>(
         })
         .await?;
         (bulk, ended) = body.next(next)?;
-    }
+    };
     let trailers = body.trailers(upstream).filter(|_| body.form == Form::Content);
     under_deadline(down, w, Waiting::ForClient, |down, _, cx| {
         down.poll_end(trailers, cx).map_err(|_| Kind::ClientGone)
     })
-    .await
+    .await?;
+    Ok(over)
 }

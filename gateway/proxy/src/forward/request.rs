@@ -125,9 +125,10 @@ async fn forward<'t, D: Downstream>(
     {
         cluster.observe(pick, Seen::Failure);
     }
-    let reusable = relayed?;
+    let (over, reusable) = relayed?;
+    life.over = Some(over);
     if let (true, Some(cluster), Upstream::One(connection)) = (reusable, life.cluster, upstream) {
-        site.worker.pool.put(cluster, connection);
+        site.worker.pool.put(cluster, connection, over);
     }
     Ok(())
 }

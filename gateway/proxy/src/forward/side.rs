@@ -98,8 +98,9 @@ pub(crate) async fn exchange(
     let (sending, ops) = ((&mut upload, &mut sender), Ops::default());
     let relayed =
         relay::relay(&mut from, w, &mut life, ops, mesh, &mut upstream, bulk, sending, &site.worker.cut);
-    if let (true, Upstream::One(connection)) = (relayed.await?, upstream) {
-        site.worker.pool.put(cluster, connection);
+    let (over, reusable) = relayed.await?;
+    if let (true, Upstream::One(connection)) = (reusable, upstream) {
+        site.worker.pool.put(cluster, connection, over);
     }
     reply.body = from.kept;
     reply.trailers.extend_from_slice(&w.trailers);

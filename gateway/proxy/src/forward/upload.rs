@@ -141,6 +141,7 @@ impl Sender {
     }
 
     /// Sends as much as can be sent now; only errors of the client's matter.
+    #[inline]
     pub(crate) fn go_on<D: Downstream>(
         &mut self,
         upload: &mut Upload,
@@ -149,12 +150,16 @@ impl Sender {
         w: &mut Work,
         cx: &mut Context<'_>,
     ) -> Result<(), Kind> {
+        if self.done {
+            return Ok(());
+        }
         match self.poll(upload, upstream, down, w, cx) {
             Poll::Ready(result) => result,
             Poll::Pending => Ok(()),
         }
     }
 
+    #[inline(never)]
     fn poll<D: Downstream>(
         &mut self,
         upload: &mut Upload,

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 
 /// The upstream's side of one request: a connection of HTTP/1, or a stream of HTTP/2.
 pub(crate) enum Upstream {
-    One(UpstreamConnection),
+    One(Box<UpstreamConnection>),
     Two(Box<Exchange>),
 }
 

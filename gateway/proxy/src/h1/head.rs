@@ -191,7 +191,7 @@ impl Head {
         Ok(self.finish_response(buf)?)
     }
 
-    /// Finds all field lines. What they say counts only once all are there.
+    /// Finds all field lines. What they are and say counts only once all are there.
     fn read_fields(&mut self, mut lines: Lines<'_>, limit: usize) -> Result<(), Stop> {
         self.fields_at = lines.at();
         lines.fields(limit, &mut self.fields)?;
@@ -200,13 +200,13 @@ impl Head {
     }
 
     fn heed_fields(&mut self, buf: &[u8]) -> Result<(), Refused> {
-        for i in 0..self.fields.len() {
-            let field = self.fields[i];
-            if field.known != Known::Other {
-                self.heed(buf, field)?;
-            }
-        }
-        Ok(())
+        let mut fields = std::mem::take(&mut self.fields);
+        let heeded = fields.iter_mut().try_for_each(|field| {
+            field.known = known(field.name.of_buffer(buf));
+            if field.known == Known::Other { Ok(()) } else { self.heed(buf, *field) }
+        });
+        self.fields = fields;
+        heeded
     }
 
     /// Checks the target's form (RFC 9112 3.2) and finds path, query and authority in it.

@@ -1,7 +1,7 @@
 //! The lines of HTTP/1 heads (RFC 9112): where each ends and that it is made of what it may be made of, not what it
 //! says. Bytes are read in order and the first that is wrong decides, so the verdict is the same however they arrive.
 
-use super::field::{is_token_char, known};
+use super::field::{Known, is_token_char};
 use super::head::{Field, Refused, Span, bad};
 use crate::scan::{first_below, token_end};
 
@@ -111,7 +111,8 @@ impl<'a> Lines<'a> {
         Ok((status, http11))
     }
 
-    /// Reads every field line, up to the empty line that ends the head; at most `limit` of them.
+    /// Reads every field line, up to the empty line that ends the head; at most `limit` of them. What their names mean is
+    /// still to be looked up.
     pub(super) fn fields(&mut self, limit: usize, fields: &mut Vec<Field>) -> Result<(), Stop> {
         let buf = self.buf;
         loop {
@@ -128,8 +129,8 @@ impl<'a> Lines<'a> {
             if fields.len() == limit {
                 return Err(Refused { status: 431, reason: "too_many_fields" }.into());
             }
-            let known = known(&buf[self.at..colon]);
-            fields.push(Field { name: Span::new(self.at..colon), value: trim(buf, colon + 1, end), known });
+            let (name, value) = (Span::new(self.at..colon), trim(buf, colon + 1, end));
+            fields.push(Field { name, value, known: Known::Other });
             self.at = next;
         }
     }

@@ -79,11 +79,11 @@ impl Session {
     /// # Errors
     /// When the preface cannot be written.
     pub(crate) async fn begin(
-        connection: UpstreamConnection,
+        connection: Box<UpstreamConnection>,
         limits: &ConnectionLimits,
     ) -> io::Result<Rc<Session>> {
         let remote = connection.remote();
-        let UpstreamConnection { stream, local, in_use, .. } = connection;
+        let UpstreamConnection { stream, local, in_use, .. } = *connection;
         let now = Instant::now();
         let (io, flusher) = coalesce_client(stream);
         let mut builder = h2::client::Builder::new();

@@ -165,7 +165,7 @@ async fn connect(
     target: &Target,
     connection: &Rc<Connection>,
     worker: &Worker,
-) -> Result<(Pick, UpstreamConnection), Outcome> {
+) -> Result<(Pick, Box<UpstreamConnection>), Outcome> {
     let Some(cluster) = &target.cluster else {
         return Err(Outcome::failed(Flag::NoCluster, "cluster_not_found"));
     };
@@ -228,7 +228,7 @@ async fn pick_by_name(cluster: &Cluster, connection: &Connection, dice: u64) -> 
 
 async fn tunnel(
     stream: &mut Stream,
-    upstream: UpstreamConnection,
+    upstream: Box<UpstreamConnection>,
     pick: Pick,
     target: &Target,
     series: &TcpSeries,
@@ -236,7 +236,7 @@ async fn tunnel(
     shutdown: ShutdownWatch,
 ) -> Outcome {
     let mut outcome = Outcome { pick: Some(pick), upstream_local: upstream.local, ..Outcome::default() };
-    let UpstreamConnection { stream: mut server, in_use: _in_use, .. } = upstream;
+    let UpstreamConnection { stream: mut server, in_use: _in_use, .. } = *upstream;
     let longest = target.cluster.as_ref().and_then(|c| c.config().limits.max_connection_duration);
     let (mut up, mut down) = (Way::default(), Way::default());
     let mut idle = Deadline::new(target.idle_timeout);

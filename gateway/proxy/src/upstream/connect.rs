@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tidegate_model::{ConnectionLimits, TcpKeepalive};
 use tokio::sync::Notify;
 
-/// An upstream connection.
+/// An upstream connection. Boxed wherever it goes, since requests hold connections, and there are many requests.
 pub(crate) struct UpstreamConnection {
     /// The bytes.
     pub(crate) stream: Stream,
@@ -30,8 +30,8 @@ pub(crate) struct UpstreamConnection {
     pub(super) handed_on: u8,
     /// Counts it among those of its cluster.
     pub(crate) in_use: InUse,
-    /// Where it leads, and for whom. Boxed, since requests hold connections, and there are many requests.
-    pub(super) way: Box<Way>,
+    /// Where it leads, and for whom.
+    pub(super) way: Way,
     /// What TLS said when it ended.
     pub(crate) fault: Option<Box<str>>,
 }
@@ -149,7 +149,7 @@ impl Connector {
         way: Way,
         inside: Inside,
         in_use: InUse,
-    ) -> Result<UpstreamConnection, ConnectError> {
+    ) -> Result<Box<UpstreamConnection>, ConnectError> {
         let config = cluster.config();
         // Boxed: the state of connecting must not sit in every connection that waits for a request.
         let connecting = Box::pin(async {
@@ -166,7 +166,7 @@ impl Connector {
         };
         let digest = stream.get_socket_digest();
         let local = digest.as_ref().and_then(|d| d.local_addr()?.as_inet().copied());
-        Ok(UpstreamConnection {
+        Ok(Box::new(UpstreamConnection {
             stream,
             reused: false,
             local,
@@ -174,9 +174,9 @@ impl Connector {
             served: 0,
             handed_on: 0,
             in_use,
-            way: way.into(),
+            way,
             fault: None,
-        })
+        }))
     }
 }
 

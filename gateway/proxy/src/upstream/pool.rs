@@ -55,7 +55,7 @@ struct Slot {
 }
 
 struct Idle {
-    connection: UpstreamConnection,
+    connection: Box<UpstreamConnection>,
     since: Instant,
 }
 
@@ -83,7 +83,7 @@ impl Pool {
         pick: &Pick,
         options: &TransportOptions,
         fresh: bool,
-    ) -> Result<UpstreamConnection, ConnectError> {
+    ) -> Result<Box<UpstreamConnection>, ConnectError> {
         let config = cluster.config();
         let key = cluster.key(pick, options);
         if !fresh && let Some(connection) = self.idle.borrow_mut().take(&key, &config.limits) {
@@ -110,7 +110,7 @@ impl Pool {
         cluster: &Cluster,
         pick: &Pick,
         options: &TransportOptions,
-    ) -> Result<UpstreamConnection, ConnectError> {
+    ) -> Result<Box<UpstreamConnection>, ConnectError> {
         let config = cluster.config();
         let take = || cluster.usage().connection_unless_awaited(config.limits.max_connections);
         let in_use = match take() {
@@ -134,8 +134,8 @@ impl Pool {
         self.sessions.get(self, cluster, pick, options).await
     }
 
-    /// Gives back a connection on which request and response both ended cleanly.
-    pub(crate) fn put(&self, cluster: &Cluster, mut connection: UpstreamConnection) {
+    /// Gives back a connection on which request and response both ended cleanly, `now`.
+    pub(crate) fn put(&self, cluster: &Cluster, mut connection: Box<UpstreamConnection>, now: Instant) {
         connection.served = connection.served.saturating_add(1);
         connection.reused = true;
         if connection.way.is_over() || connection.is_spent(&cluster.config().limits) {
@@ -150,7 +150,7 @@ impl Pool {
             return;
         }
         let slot = idle.slots.entry(connection.key()).or_insert_with(|| Slot {
-            way: Way::clone(&connection.way),
+            way: connection.way.clone(),
             config: cluster.config().clone(),
             connections: VecDeque::new(),
         });
@@ -158,7 +158,7 @@ impl Pool {
             slot.config = cluster.config().clone();
         }
         if slot.connections.len() < PER_ENDPOINT {
-            slot.connections.push_back(Idle { connection, since: Instant::now() });
+            slot.connections.push_back(Idle { connection, since: now });
             idle.count += 1;
         }
     }
@@ -205,7 +205,7 @@ impl Pool {
 
 impl IdleConnections {
     /// The connection that was used last and is still open.
-    fn take(&mut self, key: &Key, limits: &ConnectionLimits) -> Option<UpstreamConnection> {
+    fn take(&mut self, key: &Key, limits: &ConnectionLimits) -> Option<Box<UpstreamConnection>> {
         let slot = self.slots.get_mut(key)?;
         while let Some(Idle { mut connection, .. }) = slot.connections.pop_back() {
             self.count -= 1;

@@ -19,17 +19,17 @@ const HANDED_ON: u8 = 16;
 /// What comes to one who waits.
 pub(super) enum Next {
     /// A connection to its endpoint.
-    Connection(UpstreamConnection),
+    Connection(Box<UpstreamConnection>),
     /// Leave to make one.
     Place(InUse),
 }
 
 /// Those of a worker who take a connection that another request is done with, by what it may be used for.
 #[derive(Default)]
-pub(super) struct Queue(RefCell<AHashMap<Key, VecDeque<oneshot::Sender<UpstreamConnection>>>>);
+pub(super) struct Queue(RefCell<AHashMap<Key, VecDeque<oneshot::Sender<Box<UpstreamConnection>>>>>);
 
 impl Queue {
-    fn join(&self, key: Key) -> oneshot::Receiver<UpstreamConnection> {
+    fn join(&self, key: Key) -> oneshot::Receiver<Box<UpstreamConnection>> {
         let (give, take) = oneshot::channel();
         self.0.borrow_mut().entry(key).or_default().push_back(give);
         take
@@ -48,7 +48,7 @@ impl Queue {
 
     /// Gives a connection to the first who waits for one like it; else, or when it went from one to the next
     /// for long enough, ends it, since somebody waits for that.
-    pub(super) fn hand_on(&self, mut connection: UpstreamConnection) {
+    pub(super) fn hand_on(&self, mut connection: Box<UpstreamConnection>) {
         connection.handed_on += 1;
         if connection.handed_on > HANDED_ON {
             return;
@@ -107,7 +107,7 @@ impl Pool {
 struct Waiting<'a> {
     queue: &'a Queue,
     key: Key,
-    take: oneshot::Receiver<UpstreamConnection>,
+    take: oneshot::Receiver<Box<UpstreamConnection>>,
 }
 
 impl<'a> Waiting<'a> {

@@ -235,9 +235,11 @@ async fn suites_and_groups_are_those_that_a_server_asks_for() {
         })
     };
     let v12 = Some(TlsVersion::V1_2);
+    let order = vec![CipherSuite::EcdheEcdsaChacha20Poly1305, CipherSuite::EcdheEcdsaAes256GcmSha384];
     let servers: Vec<(&str, &[&str], TlsAction)> = vec![
         ("default", &["default.x"], with(None, None, None)),
         ("aes256", &["aes256.x"], with(Some(vec![CipherSuite::EcdheEcdsaAes256GcmSha384]), None, v12)),
+        ("order", &["order.x"], with(Some(order), None, v12)),
         ("p256", &["p256.x"], with(None, Some(vec![KeyExchange::P256]), None)),
         ("only13", &["only13.x"], with(Some(Vec::new()), None, None)),
         ("nothing", &["nothing.x"], with(Some(Vec::new()), None, v12)),
@@ -249,10 +251,11 @@ async fn suites_and_groups_are_those_that_a_server_asks_for() {
     let at = address(&proxy, key(1));
     let config = Arc::new(client(&[], BOTH));
     for (name, suite, group) in [
-        ("default.x", "TLS13_AES_256_GCM_SHA384", "X25519MLKEM768"),
+        ("default.x", "TLS13_AES_128_GCM_SHA256", "X25519MLKEM768"),
         ("aes256.x", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "X25519"),
-        ("p256.x", "TLS13_AES_256_GCM_SHA384", "secp256r1"),
-        ("only13.x", "TLS13_AES_256_GCM_SHA384", "X25519MLKEM768"),
+        ("order.x", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "X25519"),
+        ("p256.x", "TLS13_AES_128_GCM_SHA256", "secp256r1"),
+        ("only13.x", "TLS13_AES_128_GCM_SHA256", "X25519MLKEM768"),
     ] {
         let stream = connect(at, name, config.clone()).await.unwrap();
         let session = stream.get_ref().1;

@@ -40,17 +40,17 @@ impl Bench {
         self.cluster().pick(0).unwrap()
     }
 
-    async fn get(&self, fresh: bool) -> UpstreamConnection {
+    async fn get(&self, fresh: bool) -> Box<UpstreamConnection> {
         self.pool.get(&self.cluster(), &self.pick(), &TransportOptions::default(), fresh).await.unwrap()
     }
 
-    async fn connect(&self) -> (UpstreamConnection, TcpStream) {
+    async fn connect(&self) -> (Box<UpstreamConnection>, TcpStream) {
         let connection = self.get(true).await;
         (connection, self.listener.accept().await.unwrap().0)
     }
 
-    fn put(&self, connection: UpstreamConnection) {
-        self.pool.put(&self.cluster(), connection);
+    fn put(&self, connection: Box<UpstreamConnection>) {
+        self.pool.put(&self.cluster(), connection, Instant::now());
     }
 }
 
@@ -119,7 +119,7 @@ async fn an_endpoint_that_went_and_came_back_is_another() {
     let (late, _late_peer) = bench.connect().await;
     let old = bench.cluster();
     bench.apply(false, LONG);
-    bench.pool.put(&old, late);
+    bench.pool.put(&old, late, Instant::now());
     assert_eq!(bench.pool.idle(), 1, "not kept once the endpoint is gone");
     bench.apply(true, LONG);
     assert!(!bench.get(false).await.reused);

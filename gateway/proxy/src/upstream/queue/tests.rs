@@ -4,7 +4,7 @@ use super::super::{Clusters, Pick, Registry, SystemResolver, TransportOptions};
 use super::*;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_model::{ConnectionLimits, LoadBalancer};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
@@ -43,25 +43,29 @@ impl Bench {
     }
 
     /// A request that begins on a worker for an endpoint.
-    fn begin(&self, worker: usize, which: usize) -> JoinHandle<Result<UpstreamConnection, ConnectError>> {
+    fn begin(
+        &self,
+        worker: usize,
+        which: usize,
+    ) -> JoinHandle<Result<Box<UpstreamConnection>, ConnectError>> {
         let (pool, cluster, pick) = (self.pools[worker].clone(), self.cluster.clone(), self.pick(which));
         spawn_local(async move { pool.get(&cluster, &pick, &TransportOptions::default(), false).await })
     }
 
-    async fn get(&self, worker: usize, which: usize) -> UpstreamConnection {
+    async fn get(&self, worker: usize, which: usize) -> Box<UpstreamConnection> {
         let got = tokio::time::timeout(Duration::from_secs(20), self.begin(worker, which)).await;
         got.unwrap().unwrap().unwrap()
     }
 
-    async fn waits(&self, begun: &JoinHandle<Result<UpstreamConnection, ConnectError>>, waiting: u32) {
+    async fn waits(&self, begun: &JoinHandle<Result<Box<UpstreamConnection>, ConnectError>>, waiting: u32) {
         while self.cluster.usage().waiting() != waiting {
             yield_now().await;
         }
         assert!(!begun.is_finished());
     }
 
-    fn put(&self, worker: usize, connection: UpstreamConnection) {
-        self.pools[worker].put(&self.cluster, connection);
+    fn put(&self, worker: usize, connection: Box<UpstreamConnection>) {
+        self.pools[worker].put(&self.cluster, connection, Instant::now());
     }
 }
 
