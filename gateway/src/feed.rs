@@ -33,8 +33,6 @@ pub(crate) struct Feed {
     files: NamedFiles,
     admission: Admission,
     last_good: LastGood,
-    /// The objects that count.
-    counting: Objects,
     env: Env,
     mesh_env: Env,
     echo: Option<Echo>,
@@ -78,7 +76,6 @@ impl Feed {
             files: NamedFiles::default(),
             admission: Admission::of(last_good.objects()),
             last_good,
-            counting: Objects::new(),
             env: setup.env.clone(),
             mesh_env: setup.mesh_env.clone(),
             echo: serve.echo.then(Echo::start).transpose().context("--echo")?,
@@ -208,7 +205,9 @@ impl Feed {
     }
 
     fn estate(&self) -> io::Result<Estate> {
-        Ok(Estate { sockets: self.proxy.sockets()?, objects: self.counting.clone() })
+        // without `--echo` they are those that count
+        let objects = self.live.load().as_ref().map(|world| world.objects().clone()).unwrap_or_default();
+        Ok(Estate { sockets: self.proxy.sockets()?, objects })
     }
 
     async fn wait(
@@ -265,7 +264,6 @@ impl Feed {
         let loaded = self.folder.load();
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
-        self.counting = admitted.objects.clone();
         let (restored, of_last_good) = self.last_good.in_use(&admitted.objects);
         self.env.files = self.files.load(files(&admitted.objects));
         let unknown = policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &self.env);

@@ -69,13 +69,35 @@ async fn a_new_process_that_says_nothing_is_not_waited_for() -> Result<()> {
     site.write("routes.yaml", &answers("one"))?;
     let program = programs.path().join("gateway");
     symlink(gateway_binary()?, &program)?;
-    let start = Start::with(site.path()).binary(&program).arg("--upgrade-timeout").arg("500ms");
-    let gateway = start.start(&net).await?;
-    let silent = programs.path().join("silent");
-    std::fs::write(&silent, "#!/bin/sh\nexec sleep 600\n")?;
+    let start = Start::with(site.path()).binary(&program);
+    let gateway = start.clone().arg("--upgrade-timeout").arg("500ms").start(&net).await?;
+    let other = Net::reserve()?;
+    let mut stopped = start.start(&other).await?;
+    let (silent, started) = (programs.path().join("silent"), programs.path().join("started"));
+    std::fs::write(&silent, format!("#!/bin/sh\necho $$ >{}\nexec sleep 600\n", started.display()))?;
     std::fs::set_permissions(&silent, PermissionsExt::from_mode(0o755))?;
     std::fs::rename(silent, program)?;
-    fails(&gateway, "did not serve in time").await
+    fails(&gateway, "did not serve in time").await?;
+    // it may have been ended before it wrote anything
+    let _ = std::fs::remove_file(&started);
+    // one at a time, and none any more once the process is to end
+    stopped.signal("USR2")?;
+    let patience = Instant::now() + PATIENCE;
+    let number = loop {
+        match std::fs::read_to_string(&started) {
+            Ok(number) if number.ends_with('\n') => break number.trim().parse()?,
+            _ => ensure!(Instant::now() < patience, "no new process starts: {}", stopped.said()),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    stopped.signal("USR2")?;
+    let second = stopped.messages.find(0, PATIENCE, |line| line.contains("an upgrade is under way")).await;
+    second.context("nothing is said of a second upgrade")?;
+    assert_eq!(get(stopped.at(8080), "a.example", "/").await?.text(), "one");
+    stopped.terminate()?;
+    assert_eq!(stopped.wait(PATIENCE).await?.code(), Some(0));
+    ensure!(!is_running(number), "the new process is left behind");
+    Ok(())
 }
 
 /// Has an upgrade fail for this reason, with a gateway that goes on.
@@ -105,36 +127,25 @@ async fn the_service_manager_is_told() -> Result<()> {
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path)?;
     manager.set_read_timeout(Some(PATIENCE))?;
-    // what comes about several states is told apart by its first line, what only says how it is has no other
-    let heard = || -> Result<String> {
+    // the next that begins like this; how often it says how it is does not matter
+    let hears = |beginning: &str| -> Result<()> {
+        let mut bytes = [0; 4096];
         loop {
-            let mut bytes = [0; 4096];
-            let n = manager.recv(&mut bytes).context("the service manager hears nothing")?;
-            let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
-            if !text.starts_with("STATUS=") {
-                return Ok(text);
+            let n = manager.recv(&mut bytes).with_context(|| format!("nothing begins with {beginning:?}"))?;
+            if bytes[..n].starts_with(beginning.as_bytes()) {
+                return Ok(());
             }
         }
     };
     let mut gateway = Start::with(site.path()).variable("NOTIFY_SOCKET", &path).start(&net).await?;
-    let ready = heard()?;
-    ensure!(ready.starts_with("READY=1\nSTATUS=config 1: "), "{ready:?}");
+    hears("READY=1\nSTATUS=config 1: ")?;
     let old = gateway.upgrade().await?;
-    let begins = heard()?;
-    ensure!(begins.starts_with("RELOADING=1"), "{begins:?}");
-    let passed = heard()?;
-    ensure!(passed.starts_with(&format!("READY=1\nMAINPID={}\n", gateway.id())), "{passed:?}");
+    hears("RELOADING=1\n")?;
+    hears(&format!("READY=1\nMAINPID={}\n", gateway.id()))?;
     ended(old).await?;
+    hears("READY=1\nSTATUS=config ")?;
     gateway.terminate()?;
-    let patience = Instant::now() + PATIENCE;
-    loop {
-        let text = heard()?;
-        if text.starts_with("STOPPING=1") {
-            break;
-        }
-        ensure!(text.starts_with("READY=1\nSTATUS=config "), "{text:?}");
-        ensure!(Instant::now() < patience, "it never stops");
-    }
+    hears("STOPPING=1\n")?;
     gateway.wait(PATIENCE).await?;
     Ok(())
 }
