@@ -3,6 +3,8 @@
 use crate::args::Serve;
 use crate::explain::World;
 use crate::feed::{Feed, Live};
+use crate::last_good::LastGood;
+use crate::upgrade::{Inheritance, Predecessor};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
@@ -14,9 +16,17 @@ use tidegate_proxy::{Dns, Identity, KeyFetching, Options, Proxy};
 /// # Errors
 /// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
+    let found = Predecessor::find().context("cannot take the place of a process")?;
+    let (predecessor, inherited, last_good) = match found {
+        Some(Inheritance { predecessor, sockets, last_good }) => {
+            (Some(predecessor), Some(sockets), last_good)
+        }
+        None => (None, None, None),
+    };
+    let last_good = LastGood::open(serve.state_dir.clone(), last_good).context("--state-dir")?;
     let live = Live::default();
-    let proxy = Proxy::start(options(serve, live.clone())?)?;
-    let feed = Feed::new(serve, proxy, live)?;
+    let proxy = Proxy::start(Options { inherited, ..options(serve, live.clone())? })?;
+    let feed = Feed::new(serve, proxy, live, last_good, predecessor)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async { feed.run().await?.drain().await })
@@ -50,6 +60,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             let answer = world.ok_or("no config is live yet")?.explain(query, standings)?;
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
+        inherited: None,
     })
 }
 

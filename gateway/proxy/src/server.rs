@@ -1,12 +1,16 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
+mod handover;
+
+pub(crate) use handover::Phase;
+
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::forward::mirror::Mirrors;
 use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
-use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
+use crate::listener::{Acceptor, Closing, HandedOn, Inherited, Listeners, Listening, Opened, Spread};
 use crate::lock::lock;
 use crate::overload::Overload;
 use crate::resting::Resting;
@@ -23,7 +27,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,7 +36,7 @@ use tidegate_model::{
     AccessLog, AccessLogFormat, ClusterName, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 /// How to run.
@@ -61,6 +65,8 @@ pub struct Options {
     pub dns: Dns,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
+    /// What the process listens on that this one takes the place of; then nothing is accepted before [`Proxy::accept`].
+    pub inherited: Option<Inherited>,
 }
 
 /// How names are resolved.
@@ -134,6 +140,8 @@ pub struct Applied {
 pub struct Report {
     /// The objects, as JSON without secret material.
     pub objects: Vec<Value>,
+    /// How many of the objects are from before the process began: their source is missing or broken.
+    pub restored: usize,
     /// Everything that was said about them.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -169,9 +177,15 @@ pub struct Proxy {
     /// Ends the control thread when it is dropped.
     stop: oneshot::Sender<()>,
     control_thread: JoinHandle<()>,
-    admin: SocketAddr,
-    status: SocketAddr,
+    admin: OwnServer,
+    status: OwnServer,
     drain: Duration,
+}
+
+/// Where the admin or the status server listens, and its socket once more.
+struct OwnServer {
+    address: SocketAddr,
+    socket: Socket,
 }
 
 /// What the admin and status servers show.
@@ -184,6 +198,9 @@ pub(crate) struct State {
     pub(crate) shown: Mutex<Shown>,
     /// Taken by the one who renders the metrics.
     pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Open connections to the admin and status servers.
+    pub(crate) asked_by: AtomicUsize,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
 }
@@ -207,6 +224,8 @@ struct Control {
     credentials: Credentials,
     keys: KeyStore,
     listeners: Listeners,
+    /// Listeners that wait until anything is accepted.
+    held: Vec<Arc<Listening>>,
     access_log: Option<AccessLog>,
 }
 
@@ -219,9 +238,14 @@ struct WorkerThread {
 impl State {
     /// Whether traffic may come.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-            && !self.draining.load(Ordering::Relaxed)
-            && self.live.generation() > 0
+        // Who asks means the address, which another process serves once it was passed on.
+        let draining = self.draining.load(Ordering::Relaxed) && !self.is_passed_on();
+        self.ready.load(Ordering::Relaxed) && !draining && self.live.generation() > 0
+    }
+
+    /// Whether another process accepts in place of this one.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        *self.phase.borrow() == Phase::PassedOn
     }
 
     /// What is shown, whoever panicked while holding it.
@@ -235,10 +259,12 @@ impl Proxy {
     ///
     /// # Errors
     /// When an address of ours is taken or threads cannot be made.
-    pub fn start(options: Options) -> Result<Proxy, StartError> {
+    pub fn start(mut options: Options) -> Result<Proxy, StartError> {
         tls::install_provider();
-        let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
-        let status_socket = own_socket("the status server", options.status, "--status")?;
+        let phase = if options.inherited.is_some() { Phase::Held } else { Phase::Accepting };
+        let mut inherited = options.inherited.take().unwrap_or_default();
+        let admin = own_server(&mut inherited, "the admin page", options.admin, "--admin")?;
+        let status = own_server(&mut inherited, "the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let resolver = || SystemResolver::asking(&options.dns.servers);
         let fetch = HttpFetch::new(&options.keys)?.with_resolver(resolver());
@@ -262,24 +288,27 @@ impl Proxy {
             explain: options.explain.clone(),
             shown: Mutex::default(),
             scrape: Arc::default(),
+            phase: watch::Sender::new(phase),
+            asked_by: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
             draining: Arc::default(),
         });
         let workers = start_workers(&options, &state)?;
-        let (admin, status) = (local_address(&admin_socket)?, local_address(&status_socket)?);
         let (stop, stopped) = oneshot::channel();
         let shared = state.clone();
         let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
+        let (admin_socket, status_socket) = (admin.socket.try_clone()?, status.socket.try_clone()?);
         let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
             serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
         })?;
-        let listeners = Listeners::new(options.bind);
+        let listeners = Listeners::new(options.bind, inherited);
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
             credentials,
             keys,
             listeners,
+            held: Vec::new(),
             access_log: options.access_log,
         });
         let drain = options.limits.drain;
@@ -308,7 +337,7 @@ impl Proxy {
         control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
-        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
+        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| crate::listener::not_opened(l, *at, e)));
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -333,11 +362,11 @@ impl Proxy {
         if is_new {
             old.tls.drain_changed(&live.tls);
         }
-        for worker in &self.workers {
-            let listen = opened.new.iter().cloned().map(Command::Listen);
-            // A worker that does not take commands has ended, which drain() finds out.
-            listen.chain([Command::Refresh]).for_each(|command| _ = worker.commands.send(command));
+        control.held.extend(opened.new);
+        if *self.state.phase.borrow() != Phase::Held {
+            self.listen(&mut control);
         }
+        self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Refresh));
         control.model = model.clone();
         let mut shown = self.state.shown();
         if is_new {
@@ -369,12 +398,12 @@ impl Proxy {
 
     /// Where the admin page is served.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin
+        self.admin.address
     }
 
     /// Where readiness and metrics are served.
     pub fn status_address(&self) -> SocketAddr {
-        self.status
+        self.status.address
     }
 
     /// The listeners that are open, with the addresses they are bound to.
@@ -406,6 +435,9 @@ impl Proxy {
             }
         }
         self.state.telemetry.flush();
+        if self.state.is_passed_on() {
+            self.state.answer_last_questions();
+        }
         drop(self.stop);
         let _ = self.control_thread.join();
         cut
@@ -514,12 +546,16 @@ fn serve_control(
     runtime.shutdown_background();
 }
 
-fn own_socket(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<Socket, StartError> {
-    listener::open(address).map_err(|source| StartError::Bind { what, address, flag, source })
-}
-
-fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
-    socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
+fn own_server(
+    inherited: &mut Inherited,
+    what: &'static str,
+    wanted: SocketAddr,
+    flag: &'static str,
+) -> Result<OwnServer, StartError> {
+    let opened = inherited.open(wanted);
+    let socket = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+    Ok(OwnServer { address, socket })
 }
 
 fn not_logged(log: &AccessLog, e: &std::io::Error) -> Diagnostic {

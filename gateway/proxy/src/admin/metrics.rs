@@ -5,7 +5,7 @@ use std::fmt::Write;
 pub(super) fn prometheus(state: &State) -> String {
     let mut out = state.telemetry.prometheus();
     let c = state.spread.counts();
-    let metrics: [(&str, &str, &str, u64); 7] = [
+    let metrics: [(&str, &str, &str, u64); 8] = [
         ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
         ("tidegate_connections_total", "counter", "Accepted downstream connections.", c.accepted),
         (
@@ -31,6 +31,12 @@ pub(super) fn prometheus(state: &State) -> String {
             "counter",
             "Downstream connections ended by a defect of the gateway.",
             c.panicked,
+        ),
+        (
+            "tidegate_config_restored_objects",
+            "gauge",
+            "Objects of the live config that are from before the process began.",
+            state.shown().report.restored as u64,
         ),
         ("tidegate_config_generation", "gauge", "Number of the live config.", state.live.generation()),
     ];

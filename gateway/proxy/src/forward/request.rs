@@ -134,6 +134,8 @@ async fn forward<'t, D: Downstream>(
         tries.response().await?
     };
     let Response { mut upstream, bulk, mut upload, mut sender } = response;
+    #[cfg(test)]
+    super::tests::defect::provoke(w);
     life.status = w.response.status;
     life.set_details("via_upstream");
     let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors, granted: &[] };

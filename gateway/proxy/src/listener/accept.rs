@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_model::ListenerKey;
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +39,8 @@ pub(crate) struct Listening {
     pub(crate) shutdown: ShutdownWatch,
     /// Set before `shutdown` turns true.
     pub(crate) last: LastSnapshot,
+    /// Another process accepts on the socket. Set before `shutdown` turns true.
+    pub(crate) passed_on: AtomicBool,
 }
 
 impl Listening {
@@ -82,13 +85,15 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// Accepts until the listener goes and the connections that have begun are there, then empties
-    /// the queue: whoever got a connection is served.
+    /// the queue: whoever got a connection is served. One that was passed on is left at once.
     pub(crate) async fn run(self: Rc<Self>, listening: Arc<Listening>) {
-        let mut shutdown = listening.shutdown.clone();
+        let (mut shutdown, passed_on) = (listening.shutdown.clone(), &listening.passed_on);
         let mut gone = pin!(async move {
             // An error is the end of the control side, which goes for the listener as well.
             let _ = shutdown.wait_for(|gone| *gone).await;
-            tokio::time::sleep(LAST_ARRIVALS).await;
+            if !passed_on.load(Ordering::SeqCst) {
+                tokio::time::sleep(LAST_ARRIVALS).await;
+            }
         });
         // Of our own, since a runtime takes no other's; kept once the system grants it.
         let mut listener = None;
@@ -114,7 +119,9 @@ impl Acceptor {
                 }
             }
         }
-        self.empty(&listening);
+        if !listening.passed_on.load(Ordering::SeqCst) {
+            self.empty(&listening);
+        }
     }
 
     /// Asks the system itself: the runtime may not have heard of the last ones yet.

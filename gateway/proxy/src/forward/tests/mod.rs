@@ -5,6 +5,7 @@ mod bounds;
 mod check;
 mod connections;
 mod cost;
+pub(super) mod defect;
 mod fault;
 mod http2;
 mod http2_upstream;
