@@ -453,6 +453,10 @@ impl Proxy {
 impl Control {
     fn change_listeners(&mut self, model: &Model, live: &Arc<Snapshot>) -> Opened {
         let mut opened = self.listeners.open(model);
+        match self.listeners.change(&self.model, model, live) {
+            Ok(begun) => opened.new.extend(begun),
+            Err(error) => tracing::warn!(%error, "connections of another protocol go on"),
+        }
         let closing: Closing = self.listeners.close_gone(model, live);
         closing.wait(Instant::now() + CLOSING);
         if !closing.is_empty() && !opened.failed.is_empty() {

@@ -39,7 +39,7 @@ pub(crate) struct Listening {
     pub(crate) shutdown: ShutdownWatch,
     /// Set before `shutdown` turns true.
     pub(crate) last: LastSnapshot,
-    /// Another process accepts on the socket. Set before `shutdown` turns true.
+    /// Another process accepts on the socket, or another of these. Set before `shutdown` turns true.
     pub(crate) passed_on: AtomicBool,
 }
 

@@ -18,8 +18,10 @@ pub(crate) use socket::{canonical, reset_on_close};
 pub(crate) use spread::{Slot, Spread};
 
 use crate::snapshot::{LastSnapshot, Snapshot};
+use socket2::Socket;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem::discriminant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,12 +126,47 @@ impl Listeners {
     fn open_one(&mut self, key: ListenerKey, wanted: SocketAddr) -> io::Result<Arc<Listening>> {
         let socket = self.inherited.open(wanted)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+        Ok(self.listen(key, socket, address))
+    }
+
+    fn listen(&mut self, key: ListenerKey, socket: Socket, address: SocketAddr) -> Arc<Listening> {
         let (shutdown, watch) = watch::channel(false);
         let last = LastSnapshot::default();
         let passed_on = AtomicBool::new(false);
         let listening = Arc::new(Listening { key, socket, shutdown: watch, last: last.clone(), passed_on });
         self.open.insert(key, Open { address, listening: Arc::downgrade(&listening), shutdown, last });
-        Ok(listening)
+        listening
+    }
+
+    /// Has those begin anew, on the same socket, that speak another protocol in `new` than in `old`: connections that are
+    /// there end like those of a listener that goes.
+    ///
+    /// # Errors
+    /// When a socket cannot be shared: its connections go on, and find no routes.
+    pub(crate) fn change(
+        &mut self,
+        old: &Model,
+        new: &Model,
+        live: &Arc<Snapshot>,
+    ) -> io::Result<Vec<Arc<Listening>>> {
+        let kind =
+            |model: &Model, key: &ListenerKey| model.listeners.get(key).map(|l| discriminant(&l.protocol));
+        let changed = |key: &&ListenerKey| {
+            kind(old, key).zip(kind(new, key)).is_some_and(|(before, after)| before != after)
+        };
+        let mut begun = Vec::new();
+        for key in self.open.keys().filter(changed).copied().collect::<Vec<_>>() {
+            let Some((open, before)) = self.open.get(&key).and_then(|o| Some((o, o.listening.upgrade()?)))
+            else {
+                continue;
+            };
+            let (socket, address) = (before.socket.try_clone()?, open.address);
+            before.passed_on.store(true, Ordering::SeqCst);
+            open.last.set(live.clone());
+            open.shutdown.send_replace(true);
+            begun.push(self.listen(key, socket, address));
+        }
+        Ok(begun)
     }
 
     /// Ends the listeners that a model does not want: accepting once the queue is empty, and

@@ -42,6 +42,56 @@ async fn listeners_open_and_close_while_running() {
 }
 
 #[tokio::test]
+async fn connections_end_when_their_port_speaks_another_protocol() {
+    let proxy = start();
+    let kinds: [fn(&mut Model); 3] = [
+        |model| {
+            let table = plain(model, key(1));
+            host(model, &table, "*", vec![respond("plain")]);
+        },
+        |model| {
+            secret(model, "s", &["a.x"], &rcgen::PKCS_ECDSA_P256_SHA256);
+            tls(model, key(1), &[("a", &["a.x"], &["s"])]);
+            host(model, &"a".into(), "a.x", vec![respond("tls")]);
+        },
+        |model| {
+            let cluster = cluster(model, "none", &[]);
+            tcp(model, key(1), tcp_route(cluster, None));
+        },
+    ];
+    for (from, to) in [(0, 1), (0, 2), (1, 0)] {
+        let with = |kind: usize| {
+            let mut model = Model::default();
+            kinds[kind](&mut model);
+            model
+        };
+        proxy.apply(with(from));
+        let at = address(&proxy, key(1));
+        let config = std::sync::Arc::new(crate::tls::client(&["http/1.1"], crate::tls::BOTH));
+        let mut kept: Box<dyn Stream> = match from {
+            1 => Box::new(crate::tls::connect(at, "a.x", config).await.unwrap()),
+            _ => Box::new(TcpStream::connect(at).await.unwrap()),
+        };
+        const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a.x\r\n\r\n";
+        kept.write_all(GET).await.unwrap();
+        let mut answer = [0; 13];
+        kept.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 ");
+        proxy.apply(with(to));
+        assert_eq!(address(&proxy, key(1)), at);
+        // one that was on its way is still answered as before
+        let _ = kept.write_all(GET).await;
+        let rest = tokio::time::timeout(Duration::from_secs(20), read_to_end(&mut kept)).await;
+        let rest = rest.expect("it ends");
+        assert!(!rest.contains("HTTP/1.1 404"), "{rest}");
+        proxy.apply(Model::default());
+    }
+}
+
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream for T {}
+
+#[tokio::test]
 async fn a_port_moves_between_addresses_that_overlap() {
     let proxy = start();
     let free: SocketAddr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
