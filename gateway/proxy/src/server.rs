@@ -1,14 +1,20 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
-mod reopen;
+mod handover;
+mod ports;
+
+pub(crate) use handover::Phase;
 
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::forward::mirror::Mirrors;
+use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
-use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
+use crate::listener::{Acceptor, HandedOn, Inherited, Listeners, Listening, Spread};
 use crate::lock::lock;
+use crate::overload::Overload;
+use crate::resting::Resting;
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, Credentials, ServerConfigs};
@@ -22,7 +28,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +37,7 @@ use tidegate_model::{
     AccessLog, AccessLogFormat, ClusterName, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 /// How to run.
@@ -60,6 +66,8 @@ pub struct Options {
     pub dns: Dns,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
+    /// What the process listens on that this one takes the place of; then nothing is accepted before [`Proxy::accept`].
+    pub inherited: Option<Inherited>,
 }
 
 /// How names are resolved.
@@ -109,9 +117,6 @@ const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the first answers to names that were never resolved before: as long as that what is live
 /// goes on.
 const FIRST_ADDRESSES: Duration = Duration::from_secs(5);
-/// How long a config waits for the listeners that it removes.
-const CLOSING: Duration = Duration::from_millis(500);
-
 /// What is known of the endpoints of a cluster; `None` where there is no such cluster.
 pub type Standings<'a> = &'a dyn Fn(&ClusterName) -> Option<Vec<EndpointStanding>>;
 
@@ -133,6 +138,8 @@ pub struct Applied {
 pub struct Report {
     /// The objects, as JSON without secret material.
     pub objects: Vec<Value>,
+    /// How many of the objects are from before the process began: their source is missing or broken.
+    pub restored: usize,
     /// Everything that was said about them.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -168,9 +175,15 @@ pub struct Proxy {
     /// Ends the control thread when it is dropped.
     stop: oneshot::Sender<()>,
     control_thread: JoinHandle<()>,
-    admin: SocketAddr,
-    status: SocketAddr,
+    admin: OwnServer,
+    status: OwnServer,
     drain: Duration,
+}
+
+/// Where the admin or the status server listens, and its socket once more.
+struct OwnServer {
+    address: SocketAddr,
+    socket: Socket,
 }
 
 /// What the admin and status servers show.
@@ -178,10 +191,14 @@ pub(crate) struct State {
     pub(crate) live: Arc<Live>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) spread: Arc<Spread>,
+    pub(crate) overload: Arc<Overload>,
     pub(crate) explain: Explainer,
     pub(crate) shown: Mutex<Shown>,
     /// Taken by the one who renders the metrics.
     pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Open connections to the admin and status servers.
+    pub(crate) asked_by: AtomicUsize,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
 }
@@ -207,7 +224,9 @@ struct Control {
     credentials: Credentials,
     keys: KeyStore,
     listeners: Listeners,
-    /// Those that could not be opened, with what was said of them.
+    /// Listeners that wait until anything is accepted.
+    held: Vec<Arc<Listening>>,
+    /// Listeners that could not be opened, with what was said of them.
     not_opened: Vec<(ListenerKey, Diagnostic)>,
     access_log: Option<AccessLog>,
 }
@@ -221,9 +240,14 @@ struct WorkerThread {
 impl State {
     /// Whether traffic may come.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-            && !self.draining.load(Ordering::Relaxed)
-            && self.live.generation() > 0
+        // Who asks means the address, which another process serves once it was passed on.
+        let draining = self.draining.load(Ordering::Relaxed) && !self.is_passed_on();
+        self.ready.load(Ordering::Relaxed) && !draining && self.live.generation() > 0
+    }
+
+    /// Whether another process accepts in place of this one.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        *self.phase.borrow() == Phase::PassedOn
     }
 
     /// What is shown, whoever panicked while holding it.
@@ -237,10 +261,12 @@ impl Proxy {
     ///
     /// # Errors
     /// When an address of ours is taken or threads cannot be made.
-    pub fn start(options: Options) -> Result<Proxy, StartError> {
+    pub fn start(mut options: Options) -> Result<Proxy, StartError> {
         tls::install_provider();
-        let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
-        let status_socket = own_socket("the status server", options.status, "--status")?;
+        let phase = if options.inherited.is_some() { Phase::Held } else { Phase::Accepting };
+        let mut inherited = options.inherited.take().unwrap_or_default();
+        let admin = own_server(&mut inherited, "the admin page", options.admin, "--admin")?;
+        let status = own_server(&mut inherited, "the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let resolver = || SystemResolver::asking(&options.dns.servers);
         let fetch = HttpFetch::new(&options.keys)?.with_resolver(resolver());
@@ -259,30 +285,34 @@ impl Proxy {
         let state = Arc::new(State {
             live,
             telemetry: Telemetry::new(&options.identity),
-            spread: Spread::new(options.concurrency.max(1), options.limits.connections),
+            spread: Spread::new(options.concurrency.max(1), &options.limits),
+            overload: Arc::new(Overload::new(options.limits.memory)),
             explain: options.explain.clone(),
             shown: Mutex::default(),
             scrape: Arc::default(),
+            phase: watch::Sender::new(phase),
+            asked_by: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
             draining: Arc::default(),
         });
         let workers = start_workers(&options, &state)?;
-        let (admin, status) = (local_address(&admin_socket)?, local_address(&status_socket)?);
         let control = Arc::new(Mutex::new(Control {
             model: Arc::default(),
             registry,
             credentials,
             keys,
-            listeners: Listeners::new(options.bind),
+            listeners: Listeners::new(options.bind, inherited),
+            held: Vec::new(),
             not_opened: Vec::new(),
             access_log: options.access_log,
         }));
         let (stop, stopped) = oneshot::channel();
-        let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
-        runtime.spawn(reopen::run(Arc::downgrade(&control), state.clone(), commands));
+        let commands: Vec<_> = workers.iter().map(|worker| worker.commands.clone()).collect();
+        runtime.spawn(ports::reopen(Arc::downgrade(&control), state.clone(), commands.clone()));
         let shared = state.clone();
+        let (admin_socket, status_socket) = (admin.socket.try_clone()?, status.socket.try_clone()?);
         let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
-            serve_control(runtime, shared, admin_socket, status_socket, stopped);
+            serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
         })?;
         let drain = options.limits.drain;
         Ok(Proxy { state, control, workers, stop, control_thread, admin, status, drain })
@@ -292,7 +322,7 @@ impl Proxy {
     /// that are gone, and swaps the snapshot; then the new listeners accept. Listeners go before
     /// the swap, and are waited for shortly, so that their last connections still find their
     /// routes; requests in flight end on the snapshot they began with. A model that equals the
-    /// live one keeps its generation, but opens listeners that failed before; those are also tried again every second.
+    /// live one keeps its generation. Listeners that cannot be opened are tried again every second.
     pub fn apply(&self, model: Model) -> Applied {
         let mut control = lock(&self.control);
         let model = Arc::new(model);
@@ -309,10 +339,7 @@ impl Proxy {
         let prepared = control.registry.prepare(&model, FIRST_ADDRESSES);
         control.keys.wait(FIRST_KEYS);
 
-        let opened = control.change_listeners(&model, &old);
-        let not_opened = opened.failed.iter().map(|(l, at, e)| (l.key, listener::not_opened(l, *at, e)));
-        control.not_opened = not_opened.collect();
-        diagnostics.extend(control.not_opened.iter().map(|(_, diagnostic)| diagnostic.clone()));
+        diagnostics.extend(control.change_listeners(&model, &old));
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -337,11 +364,10 @@ impl Proxy {
         if is_new {
             old.tls.drain_changed(&live.tls);
         }
-        for worker in &self.workers {
-            let listen = opened.new.iter().cloned().map(Command::Listen);
-            // A worker that does not take commands has ended, which drain() finds out.
-            listen.chain([Command::Refresh]).for_each(|command| _ = worker.commands.send(command));
+        if *self.state.phase.borrow() != Phase::Held {
+            self.listen(&mut control);
         }
+        self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Refresh));
         control.model = model.clone();
         let mut shown = self.state.shown();
         if is_new {
@@ -374,12 +400,12 @@ impl Proxy {
 
     /// Where the admin page is served.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin
+        self.admin.address
     }
 
     /// Where readiness and metrics are served.
     pub fn status_address(&self) -> SocketAddr {
-        self.status
+        self.status.address
     }
 
     /// The listeners that are open, with the addresses they are bound to.
@@ -394,11 +420,7 @@ impl Proxy {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
-        let closing = {
-            let mut control = lock(&self.control);
-            control.not_opened.clear();
-            control.listeners.close_gone(&Model::default(), &live)
-        };
+        let closing = lock(&self.control).close_all(&live);
         live.tls.drain_changed(&ServerConfigs::default());
         closing.wait(deadline);
         self.wait_until_empty(deadline);
@@ -415,6 +437,9 @@ impl Proxy {
             }
         }
         self.state.telemetry.flush();
+        if self.state.is_passed_on() {
+            self.state.answer_last_questions();
+        }
         drop(self.stop);
         let _ = self.control_thread.join();
         cut
@@ -428,19 +453,6 @@ impl Proxy {
 }
 
 impl Control {
-    fn change_listeners(&mut self, model: &Model, live: &Arc<Snapshot>) -> Opened {
-        let mut opened = self.listeners.open(model);
-        let closing: Closing = self.listeners.close_gone(model, live);
-        closing.wait(Instant::now() + CLOSING);
-        if !closing.is_empty() && !opened.failed.is_empty() {
-            // The address may have been that of a listener that just went.
-            let again = self.listeners.open(model);
-            opened.new.extend(again.new);
-            opened.failed = again.failed;
-        }
-        opened
-    }
-
     fn access_log(&self, model: &Model) -> AccessLog {
         let text =
             || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText, filter: None };
@@ -461,6 +473,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
         let proxy_protocol_from = options.proxy_protocol_from.clone();
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
+                rates: Rates::of(&limits),
                 limits,
                 pool: Pool::new(connector),
                 streams: Tasks::default(),
@@ -472,6 +485,8 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 mirrors: Mirrors::default(),
                 checks: Default::default(),
                 tokens: TokenCache::default(),
+                overload: state.overload.clone(),
+                resting: Resting::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {
@@ -480,6 +495,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 workers: senders,
                 worker,
                 warned: Cell::default(),
+                made_room: Cell::default(),
             };
             LocalSet::new().block_on(&runtime, worker::run(acceptor, received, handed_on));
         })?;
@@ -488,10 +504,11 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
     receivers.into_iter().enumerate().map(start).collect()
 }
 
-/// The control thread: admin and status servers, and whatever the registry resolves.
+/// The control thread: admin and status servers, the watch over the process's memory, and whatever the registry resolves.
 fn serve_control(
     runtime: Runtime,
     state: Arc<State>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
     admin: Socket,
     status: Socket,
     stopped: oneshot::Receiver<()>,
@@ -499,6 +516,11 @@ fn serve_control(
     runtime.block_on(async {
         tokio::spawn(admin::serve(admin, admin::Server::Admin, state.clone()));
         tokio::spawn(admin::serve(status, admin::Server::Status, state.clone()));
+        let overload = state.overload.clone();
+        tokio::spawn(async move {
+            // a worker that takes no commands has ended
+            overload.watch(|| workers.iter().for_each(|w| _ = w.send(Command::Relieve))).await;
+        });
         let spans = state.telemetry.spans().clone();
         let exporter = tokio::spawn({
             let spans = spans.clone();
@@ -513,12 +535,16 @@ fn serve_control(
     runtime.shutdown_background();
 }
 
-fn own_socket(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<Socket, StartError> {
-    listener::open(address).map_err(|source| StartError::Bind { what, address, flag, source })
-}
-
-fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
-    socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
+fn own_server(
+    inherited: &mut Inherited,
+    what: &'static str,
+    wanted: SocketAddr,
+    flag: &'static str,
+) -> Result<OwnServer, StartError> {
+    let opened = inherited.open(wanted);
+    let socket = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+    Ok(OwnServer { address, socket })
 }
 
 fn not_logged(log: &AccessLog, e: &std::io::Error) -> Diagnostic {

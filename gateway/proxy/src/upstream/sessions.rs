@@ -82,6 +82,7 @@ impl Sessions {
                 }
                 Found::Connect(making, in_use) => {
                     let way = cluster.way(pick, options);
+                    pick.connects();
                     return making.make(connector, cluster, way, in_use).await;
                 }
             }
