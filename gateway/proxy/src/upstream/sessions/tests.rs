@@ -233,3 +233,38 @@ fn within_the_limit_a_full_connection_gets_company() {
         assert!(locals[0] != locals[1] && locals[1] != locals[2] && locals[0] != locals[2], "{locals:?}");
     });
 }
+
+#[test]
+fn nobody_is_forgotten_whoever_goes_away_and_whatever_ends() {
+    for seed in 0..8 {
+        run(async {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let max_requests_per_connection = Some(5);
+            let limits = ConnectionLimits { max_requests_per_connection, ..limited(Some(2), 1000) };
+            let bench = Bench::new(limits).await;
+            let (mut begun, mut held): (Vec<Begun>, Vec<Place>) = Default::default();
+            for _ in 0..300 {
+                match random.u8(..10) {
+                    0..5 => begun.push(bench.begin(0, 0)),
+                    5 if !begun.is_empty() => begun.swap_remove(random.usize(..begun.len())).abort(),
+                    6..8 if !held.is_empty() => drop(held.swap_remove(random.usize(..held.len()))),
+                    8 => pause().await,
+                    _ => yield_now().await,
+                }
+                for done in begun.extract_if(.., |begun| begun.is_finished()) {
+                    held.push(done.await.unwrap().unwrap());
+                }
+            }
+            drop(held);
+            let all_end = async {
+                while !begun.is_empty() {
+                    begun.retain(|begun| !begun.is_finished());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let ended = tokio::time::timeout(Duration::from_secs(20), all_end).await;
+            assert!(ended.is_ok(), "{} wait for ever, seed {seed}", begun.len());
+            assert_eq!(bench.cluster.usage().counts()[1], 0, "seed {seed}");
+        });
+    }
+}
