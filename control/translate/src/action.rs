@@ -56,6 +56,7 @@ fn refused(why: &str) -> Action {
 fn redirected(route: &HttpRoute, redirect: &istio::HttpRedirect) -> Result<Action, InvalidFormat> {
     let text = |s: &Option<String>| s.as_deref().filter(|s| !s.is_empty()).map(Arc::from);
     let port = match (redirect.port, redirect.derive_port) {
+        (Some(0), _) => RedirectPort::Keep,
         (Some(number), _) => u16::try_from(number).map_or(RedirectPort::Keep, RedirectPort::Number),
         (None, Some(istio::RedirectPort::FromRequestPort)) => RedirectPort::FromRequestPort,
         (None, None | Some(istio::RedirectPort::FromProtocolDefault)) => RedirectPort::Keep,
