@@ -5,6 +5,7 @@ mod destination_rule;
 mod gateway;
 mod http_route;
 mod l4_route;
+mod localities;
 mod request_authentication;
 mod rules;
 mod service_entry;

@@ -365,6 +365,77 @@ fn destination_rules() {
             (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
             (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
             (Refused, "exportTo: [a/b]"),
+            (Refused, "trafficPolicy: {}"),
+            (Refused, "subsets: [{name: v1, trafficPolicy: {}}]"),
+            (Refused, "trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}"),
+            (Refused, "trafficPolicy: {portLevelSettings: []}"),
+            (Refused, "trafficPolicy: {connectionPool: {}}"),
+            (Accepted, "trafficPolicy: {connectionPool: {http: {}}}"),
+            (
+                Refused,
+                "trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}",
+            ),
+            (Refused, "trafficPolicy: {outlierDetection: {consecutiveLocalOriginFailures: 5}}"),
+            (
+                Accepted,
+                "trafficPolicy: {outlierDetection: {consecutiveLocalOriginFailures: 5, splitExternalLocalOriginErrors: true}}",
+            ),
+            (Accepted, "trafficPolicy: {tunnel: {targetHost: '2001:db8::1', targetPort: 443}}"),
+            (Refused, "trafficPolicy: {tunnel: {targetHost: '*.a', targetPort: 443}}"),
+            (Refused, "trafficPolicy: {tunnel: {protocol: FOO, targetHost: a, targetPort: 443}}"),
+            (
+                Refused,
+                "trafficPolicy: {tunnel: {targetHost: a, targetPort: 443}, proxyProtocol: {version: V1}}",
+            ),
+        ],
+    );
+    check(
+        "DestinationRule",
+        |case| {
+            format!(
+                "{{host: reviews, trafficPolicy: {{loadBalancer: {{consistentHash: {{useSourceIp: true, {case}}}}}}}}}"
+            )
+        },
+        &[
+            (Refused, "maglev: {}"),
+            (Refused, "maglev: {tableSize: 5000011}"),
+            (Refused, "minimumRingSize: 10, maglev: {tableSize: 101}"),
+            (Refused, "minimumRingSize: 10, ringHash: {minimumRingSize: 10}"),
+            (Accepted, "ringHash: {}"),
+        ],
+    );
+    check(
+        "DestinationRule",
+        |case| {
+            format!(
+                "{{host: reviews, trafficPolicy: {{outlierDetection: {{}}, loadBalancer: {{localityLbSetting: {{{case}}}}}}}}}"
+            )
+        },
+        &[
+            (Refused, "failover: [{from: a, to: a}]"),
+            (Refused, "failover: [{from: a/b, to: c}]"),
+            (Refused, "failover: [{from: a, to: '*'}]"),
+            (Accepted, "failover: [{from: a, to: b}], failoverPriority: [version]"),
+            (Refused, "failover: [{from: a, to: b}], failoverPriority: [topology.kubernetes.io/region]"),
+            (Accepted, "failoverPriority: [topology.kubernetes.io/region, 'x=y']"),
+            (Refused, "distribute: [{from: a, to: {a: 100}}], failover: [{from: a, to: b}]"),
+            (Warned, "distribute: [{from: a, to: {a: 100}}], failoverPriority: [x]"),
+            (Refused, "distribute: [{from: a, to: {a: 99}}]"),
+            (Refused, "distribute: [{from: a, to: {a: 100, b: 0}}]"),
+            (
+                Accepted,
+                "distribute: [{from: a/b/*, to: {a/b/*: 80, a/c/*: 20}}, {from: a/c/*, to: {a/c: 100}}]",
+            ),
+            (Warned, "distribute: [{from: a/*, to: {a/*: 50, a/b/*: 50}}]"),
+            (Refused, "distribute: [{from: a/*, to: {a: 50, a/*: 50}}]"),
+            (Warned, "distribute: [{from: a, to: {a: 50, '*': 50}}]"),
+            (Refused, "distribute: [{from: a/*, to: {a/*: 100}}, {from: a/b/*, to: {a/*: 100}}]"),
+            (Refused, "distribute: [{from: '*', to: {a/*: 100}}, {from: a/b/*, to: {a/*: 100}}]"),
+            (Accepted, "distribute: [{from: a/b/*, to: {a/*: 100}}, {from: a/*, to: {a/*: 100}}]"),
+            (Accepted, "distribute: [{from: a/b, to: {a/*: 100}}, {from: '*', to: {a/*: 100}}]"),
+            (Refused, "distribute: [{from: a/b, to: {a/*: 100}}, {from: a, to: {a/*: 100}}]"),
+            (Refused, "distribute: [{from: a/*/c, to: {a: 100}}]"),
+            (Refused, "distribute: [{from: a//c, to: {a: 100}}]"),
         ],
     );
 }
@@ -380,7 +451,8 @@ fn service_entries_and_workloads() {
         &[
             (Accepted, "resolution: DNS"),
             (Accepted, "resolution: STATIC, endpoints: [{address: 1.2.3.4, ports: {http: 8080}}]"),
-            (Refused, "resolution: STATIC"),
+            (Warned, "resolution: STATIC"),
+            (Refused, "resolution: DNS, endpoints: [{address: 'unix:///a'}]"),
             (Refused, "resolution: STATIC, endpoints: [{address: b.com}]"),
             (Refused, "resolution: STATIC, endpoints: [{address: 1.2.3.4, ports: {other: 8080}}]"),
             (Refused, "resolution: NONE, endpoints: [{address: 1.2.3.4}]"),
@@ -402,6 +474,20 @@ fn service_entries_and_workloads() {
             (Refused, "hosts: ['*'], resolution: NONE"),
             (Refused, "hosts: ['*.a.com'], resolution: DNS"),
             (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 80, name: b}]"),
+            (Refused, "hosts: [a.com], ports: [{number: 80, name: a b}]"),
+            (
+                Refused,
+                "hosts: [a.com, b.com], resolution: DNS, ports: [{number: 80, name: a, protocol: TCP}]",
+            ),
+            (Refused, "hosts: [a.com, b.com], resolution: DNS, ports: [{number: 80, name: http}]"),
+            (
+                Accepted,
+                "hosts: [a.com, b.com], resolution: DNS, ports: [{number: 80, name: a, protocol: HTTPS}]",
+            ),
+            (
+                Accepted,
+                "hosts: [a.com, b.com], resolution: NONE, ports: [{number: 80, name: a, protocol: TCP}]",
+            ),
             (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 81, name: a}]"),
         ],
     );
@@ -414,6 +500,9 @@ fn service_entries_and_workloads() {
             (Refused, "labels: {a: b}"),
             (Refused, "address: 'unix:///a', ports: {http: 80}"),
             (Warned, "address: 'unix:///a'"),
+            (Warned, "address: 'unix://@a'"),
+            (Refused, "address: 'unix:///a/'"),
+            (Refused, "address: 'unix://a'"),
             (Refused, "address: 1.2.3.4, ports: {http: 0}"),
         ],
     );
@@ -456,6 +545,11 @@ fn authorization_policies() {
             (Refused, "action: CUSTOM, provider: {name: me}"),
             (Accepted, "action: CUSTOM, provider: {name: me}, rules: [{}]"),
             (Refused, "provider: {name: me}, rules: [{}]"),
+            (Refused, "targetRefs: [{kind: Pod, name: x}], rules: [{}]"),
+            (
+                Accepted,
+                "targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: x}], rules: [{}]",
+            ),
             (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
             (Refused, "rules: [{from: []}]"),
             (Refused, "rules: [{to: []}]"),
@@ -483,8 +577,10 @@ fn authorization_policies() {
         "AuthorizationPolicy",
         |case| format!("{{rules: [{{to: [{{operation: {{{case}}}}}]}}]}}"),
         &[
-            (Accepted, "paths: ['*', '/a*', '*/b', '/c/{*}/d', '/{**}', '/e{f}']"),
+            (Accepted, "paths: ['*', '/a*', '*/b', '/c/{*}/d', '/{**}']"),
             (Refused, "paths: ['/a/{*}b']"),
+            (Refused, "paths: ['/a/{foo}']"),
+            (Refused, "notPaths: ['/a}*']"),
             (Refused, "notPaths: ['/{**}/{*}']"),
             (Refused, "paths: ['/{*}/*']"),
             (Accepted, "ports: ['80']"),
@@ -516,6 +612,28 @@ fn authorization_policies() {
 }
 
 #[test]
+fn rules_of_providers() {
+    let wrap = |rule: &str| format!("{{action: CUSTOM, provider: {{name: me}}, rules: [{{{rule}}}]}}");
+    check(
+        "AuthorizationPolicy",
+        wrap,
+        &[
+            (Accepted, "from: [{source: {ipBlocks: [1.2.3.4]}}], to: [{operation: {paths: [/a]}}]"),
+            (
+                Accepted,
+                "when: [{key: 'request.headers[a]', values: [b]}, {key: source.ip, values: [1.2.3.4]}]",
+            ),
+            (Refused, "from: [{source: {requestPrincipals: ['*']}}]"),
+            (Refused, "from: [{source: {notPrincipals: [a]}}]"),
+            (Refused, "from: [{source: {namespaces: [a]}}]"),
+            (Refused, "from: [{source: {serviceAccounts: [a]}}]"),
+            (Refused, "when: [{key: 'request.auth.claims[a]', values: [b]}]"),
+            (Refused, "when: [{key: source.principal, values: [b]}]"),
+        ],
+    );
+}
+
+#[test]
 fn request_authentications() {
     check(
         "RequestAuthentication",
@@ -528,6 +646,10 @@ fn request_authentications() {
             (Accepted, "targetRef: {kind: Service, name: foo, group: ''}"),
             (Refused, "targetRef: {kind: Service}"),
             (Refused, "targetRef: {kind: Service, name: foo, namespace: bar}"),
+            (Accepted, "targetRef: {kind: Gateway, name: foo, group: gateway.networking.k8s.io}"),
+            (Accepted, "targetRefs: [{kind: GatewayClass, name: foo, group: gateway.networking.k8s.io}]"),
+            (Refused, "targetRef: {kind: Gateway, name: foo, group: networking.istio.io}"),
+            (Refused, "targetRefs: [{kind: Pod, name: foo}]"),
             (Refused, "targetRef: {kind: Service, name: foo, group: __}"),
             (Refused, "targetRef: {kind: Serv_ice, name: foo}"),
             (Refused, "selector: {matchLabels: {'a*': b}}"),
