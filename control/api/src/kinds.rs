@@ -109,6 +109,11 @@ impl Kind {
                 | Telemetry
         )
     }
+
+    /// Whether an object of it is a `spec`, its `status` and nothing else.
+    pub(crate) fn has_spec(self) -> bool {
+        self.is_istio() || matches!(self, Kind::Service | Kind::Deployment | Kind::StatefulSet)
+    }
 }
 
 /// Whether objects of `kind` have no namespace.
