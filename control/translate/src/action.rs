@@ -243,8 +243,11 @@ pub(crate) fn dangling(
             let advice = "create the Service or ServiceEntry, export it to this gateway, or correct the host";
             report.warning(object, &format!("{field}.host"), "unknown-host", text, advice);
         }
-        Absent::Port(known) => {
-            let at = if object.field(&format!("{field}.port")).is_some() { "port" } else { "host" };
+        Absent::Port { number, known } => {
+            let (at, text) = match object.field(&format!("{field}.port")) {
+                Some(_) => ("port", text),
+                None => ("host", format!("for the listener on port {number}: {text}")),
+            };
             let advice = match known.len() {
                 0 => "add the port to the service".to_owned(),
                 _ => format!(
