@@ -155,6 +155,7 @@ fn spec<'a>(kind: Kind, value: &'a Value, at: &mut Decoder<'a>) -> Option<Spec> 
         Kind::WorkloadEntry => spec_field(value, at).map(Spec::WorkloadEntry),
         Kind::AuthorizationPolicy => spec_field(value, at).map(Spec::AuthorizationPolicy),
         Kind::RequestAuthentication => spec_field(value, at).map(Spec::RequestAuthentication),
+        Kind::PeerAuthentication => spec_field(value, at).map(Spec::PeerAuthentication),
         Kind::Telemetry => spec_field(value, at).map(Spec::Telemetry),
         Kind::Service => spec_field(value, at).map(Spec::Service),
         Kind::Deployment => spec_field(value, at).map(Spec::Deployment),

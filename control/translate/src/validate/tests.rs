@@ -13,7 +13,7 @@ use Decision::{Accepted, Refused, Warned};
 /// Reads and validates an object; what was said comes with the decision.
 fn decide(kind: &str, spec: &str) -> (Decision, String) {
     let group = match kind {
-        "RequestAuthentication" | "AuthorizationPolicy" => "security",
+        "RequestAuthentication" | "AuthorizationPolicy" | "PeerAuthentication" => "security",
         "Telemetry" => "telemetry",
         _ => "networking",
     };
@@ -694,6 +694,27 @@ fn request_authentications() {
             (Refused, "timeout: 100us"),
             (Refused, "spaceDelimitedClaims: ['']"),
             (Refused, "presence: MANDATORY"),
+        ],
+    );
+}
+
+#[test]
+fn peer_authentications() {
+    check(
+        "PeerAuthentication",
+        |case| format!("{{{case}}}"),
+        &[
+            (Accepted, ""),
+            (Accepted, "mtls: {mode: STRICT}"),
+            (Accepted, "selector: {matchLabels: {a: b}}, portLevelMtls: {8080: {mode: DISABLE}, '81': {}}"),
+            (Refused, "mtls: {mode: BLAH}"),
+            (Refused, "mtls: {modus: STRICT}"),
+            (Refused, "selector: {matchLabels: {'a*': b}}"),
+            (Refused, "portLevelMtls: {80: {mode: STRICT}}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {acd: {mode: STRICT}}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {0: {mode: STRICT}}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {42949672: {mode: STRICT}}"),
         ],
     );
 }
