@@ -1,8 +1,11 @@
 //! The command line in two steps: [`Cli`] is what was typed, [`Invocation`] what was meant.
 
+mod limits;
+
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use limits::LimitArgs;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -58,10 +61,12 @@ pub(crate) struct Serve {
     pub(crate) access_log: Option<AccessLog>,
     /// Worker threads.
     pub(crate) concurrency: usize,
-    /// How long a stop waits.
-    pub(crate) drain_timeout: Duration,
-    /// Bytes of a request's body that are kept for another try.
-    pub(crate) retry_body: usize,
+    /// Limits and deadlines.
+    pub(crate) limits: LimitArgs,
+    /// Where the accepted objects are kept for the next start.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How long a new process may take until it serves in place of this one.
+    pub(crate) upgrade_timeout: Duration,
     /// A 404 says why in its body.
     pub(crate) explain_errors: bool,
     /// Peers whose PROXY headers are believed.
@@ -163,9 +168,13 @@ struct ServeArgs {
     /// Worker threads [default: the cores that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: Option<u16>,
-    /// How long a stop waits for requests in flight
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    drain_timeout: Duration,
+    /// Keep the last good objects here, with the contents of Secrets, and serve them at a start whose files are missing or
+    /// broken [default: $STATE_DIRECTORY, as systemd sets it; else they are not kept]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// How long a new process may take until it could serve, when SIGUSR2 starts one in place of this one
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    upgrade_timeout: Duration,
     /// Fetch token keys (jwksUri) from this network too, although it is loopback, link-local or a cloud's metadata; may be
     /// repeated
     #[arg(long, value_name = "CIDR", value_parser = network)]
@@ -180,9 +189,6 @@ struct ServeArgs {
     /// a cloud's metadata
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',', value_parser = network)]
     allow_dns_answers: Vec<IpNet>,
-    /// How much of a request's body is kept so that it can be sent again; a larger one is not retried
-    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
-    retry_body: u32,
     /// Say in the body of a 404 why nothing matched
     #[arg(long)]
     explain_errors: bool,
@@ -190,6 +196,8 @@ struct ServeArgs {
     /// others never do [default: private, link-local and loopback addresses]
     #[arg(long, value_name = "CIDR", value_parser = network, num_args = 1..)]
     proxy_protocol_from: Vec<IpNet>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Where load balancers in front of a gateway are, unless it is said.
@@ -281,8 +289,9 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
         echo: serve.echo,
         access_log: serve.access_log.map(access_log),
         concurrency: serve.concurrency.map_or(cores, usize::from),
-        drain_timeout: serve.drain_timeout,
-        retry_body: serve.retry_body as usize,
+        limits: serve.limits,
+        state_dir: serve.state_dir.or_else(|| state_directory(std::env::var_os("STATE_DIRECTORY")?)),
+        upgrade_timeout: serve.upgrade_timeout,
         explain_errors: serve.explain_errors,
         proxy_protocol_from: match serve.proxy_protocol_from {
             given if given.is_empty() => NEAR.into_iter().map(network).collect::<Result<_, _>>()?,
@@ -320,6 +329,11 @@ fn setup(args: SetupArgs) -> anyhow::Result<Setup> {
     };
     let log = EnvFilter::try_new(&args.log.0).context("--log")?;
     Ok(Setup { config: args.config, env, mesh_env, output: args.output, log })
+}
+
+/// The first of the folders that systemd names.
+fn state_directory(names: OsString) -> Option<PathBuf> {
+    std::env::split_paths(&names).next().filter(|path| path.is_absolute())
 }
 
 fn unique<K: Ord + std::fmt::Display, V: PartialEq>(
@@ -466,8 +480,7 @@ mod tests {
         assert_eq!(s.setup.env.labels, [("istio".to_owned(), "ingressgateway".to_owned())].into());
         assert_eq!(&*s.setup.env.namespace, "istio-system");
         assert_eq!(s.access_log, None);
-        assert_eq!(s.drain_timeout, Duration::from_secs(30));
-        assert_eq!(s.retry_body, 64 << 10);
+        assert_eq!(s.upgrade_timeout, Duration::from_secs(60));
         assert!(s.setup.env.default_retries && s.setup.env.default_retry_budget);
         assert_eq!(s.concurrency, std::thread::available_parallelism().unwrap().get());
         assert!(!s.echo && !s.explain_errors && !s.setup.env.allow_unenforced);
@@ -482,15 +495,14 @@ mod tests {
         let s = serve(
             "--config a --bind [::1] --port 80=8080 --port 443=8443 --admin [::1]:1 --status 127.0.0.1:2 \
              --label app=edge --label tier=x --namespace edge --echo --access-log off --concurrency 3 \
-             --drain-timeout 1m --log debug --allow-unenforced --strict-paths --explain-errors -o json \
+             --drain-timeout 1m --state-dir state --upgrade-timeout 2m --log debug --allow-unenforced --strict-paths --explain-errors -o json \
              --proxy-protocol-from 192.0.2.0/24 2001:db8::1 --jwks-allow 127.0.0.0/8 --jwks-allow ::1 --jwks-ca ca.pem \
-             --retry-body 100 --no-default-retries --no-default-retry-budget --dns-server 127.0.0.1:5353 \
+             --no-default-retries --no-default-retry-budget --dns-server 127.0.0.1:5353 \
              --dns-server ::1 --allow-dns-answers 127.0.0.0/8,169.254.169.254",
         );
         assert_eq!(s.dns_server, ["127.0.0.1:5353", "[::1]:53"].map(|a| a.parse().unwrap()));
         let nets = ["127.0.0.0/8", "169.254.169.254/32"].map(|net| net.parse().unwrap());
         assert_eq!(s.allow_dns_answers, nets);
-        assert_eq!(s.retry_body, 100);
         assert!(!s.setup.env.default_retries && !s.setup.env.default_retry_budget);
         assert_eq!(s.bind, Some("::1".parse().unwrap()));
         assert_eq!(s.setup.env.ports, [(80, 8080), (443, 8443)].into());
@@ -501,12 +513,21 @@ mod tests {
         assert_eq!(&*s.setup.env.namespace, "edge");
         assert_eq!(&*s.access_log.unwrap().file, "");
         assert_eq!(s.concurrency, 3);
-        assert_eq!(s.drain_timeout, Duration::from_secs(60));
+        assert_eq!(s.limits.limits(None).drain, Duration::from_secs(60));
+        assert_eq!(s.upgrade_timeout, Duration::from_secs(120));
+        assert_eq!(s.state_dir, Some(PathBuf::from("state")));
         assert!(s.echo && s.explain_errors && s.setup.env.allow_unenforced && s.setup.env.strict_paths);
         assert_eq!(s.jwks_allow, ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
         assert_eq!(s.jwks_ca, Some(PathBuf::from("ca.pem")));
         assert_eq!(s.setup.output, Output::Json);
         assert_eq!(s.proxy_protocol_from.len(), 2);
+    }
+
+    #[test]
+    fn systemd_may_name_several_folders() {
+        let first = |names: &str| state_directory(names.into()).map(|path| path.display().to_string());
+        assert_eq!(first("/var/lib/tidegate:/var/lib/other").as_deref(), Some("/var/lib/tidegate"));
+        assert_eq!(first(""), None);
     }
 
     #[test]

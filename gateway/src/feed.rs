@@ -3,21 +3,25 @@
 use crate::args::{Output, Serve};
 use crate::echo::Echo;
 use crate::explain::World;
+use crate::last_good::LastGood;
+use crate::notify::Notifier;
+use crate::signals::{Said, Signals};
+use crate::upgrade::{Abandon, Estate, Failure, Predecessor, Program, Served, Successor};
 use crate::{policies, report};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tidegate_api::Objects;
 use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, TlsAction, TlsServer};
 use tidegate_proxy::{Proxy, Report};
 use tidegate_source::{Folder, NamedFiles};
 use tidegate_translate::{Admission, Env, files, translate};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// What `/explain` asks: the config that is live.
 pub(crate) type Live = Arc<ArcSwapOption<World>>;
@@ -28,6 +32,7 @@ pub(crate) struct Feed {
     /// Certificates that Gateways name by file.
     files: NamedFiles,
     admission: Admission,
+    last_good: LastGood,
     env: Env,
     mesh_env: Env,
     echo: Option<Echo>,
@@ -38,19 +43,39 @@ pub(crate) struct Feed {
     said: HashSet<Diagnostic>,
     listening: BTreeSet<SocketAddr>,
     output: Output,
+    /// Whether the config that is live may be served.
+    ready: bool,
+    notifier: Notifier,
+    /// The process that this one takes the place of, until it has.
+    predecessor: Option<Predecessor>,
+    /// That process has ended.
+    alone: Arc<Notify>,
+    /// Whether it has, or there was none: it keeps the last good objects until then.
+    is_alone: bool,
+    program: Program,
+    upgrade_timeout: Duration,
 }
 
 impl Feed {
-    /// A feed of what `serve` names into `proxy`. Nothing is read yet.
+    /// A feed of what `serve` names into `proxy`, in place of `predecessor`. Nothing is read yet.
     ///
     /// # Errors
-    /// When the thread for `--echo` cannot be made.
-    pub(crate) fn new(serve: &Serve, proxy: Proxy, live: Live) -> anyhow::Result<Feed> {
+    /// When the thread for `--echo` cannot be made, or it is not known what program this is.
+    pub(crate) fn new(
+        serve: &Serve,
+        proxy: Proxy,
+        live: Live,
+        last_good: LastGood,
+        predecessor: Option<Predecessor>,
+    ) -> anyhow::Result<Feed> {
         let setup = &serve.setup;
+        let mut folder = Folder::open(setup.config.clone());
+        folder.remember(last_good.objects());
         Ok(Feed {
-            folder: Folder::open(setup.config.clone()),
+            folder,
             files: NamedFiles::default(),
-            admission: Admission::new(),
+            admission: Admission::of(last_good.objects()),
+            last_good,
             env: setup.env.clone(),
             mesh_env: setup.mesh_env.clone(),
             echo: serve.echo.then(Echo::start).transpose().context("--echo")?,
@@ -60,34 +85,159 @@ impl Feed {
             said: HashSet::new(),
             listening: BTreeSet::new(),
             output: setup.output,
+            ready: false,
+            notifier: Notifier::from_env(),
+            is_alone: predecessor.is_none(),
+            predecessor,
+            alone: Arc::default(),
+            program: Program::of_this_process().context("cannot find this program")?,
+            upgrade_timeout: serve.upgrade_timeout,
         })
     }
 
-    /// Makes the config live, and each change of it, until the process is told to stop.
+    /// Makes the config live, and each change of it, until the process is told to stop, or another one has taken its
+    /// place.
     ///
     /// # Errors
-    /// When signals cannot be had.
+    /// When signals cannot be had, or this process cannot take the place of the one that started it.
     pub(crate) async fn run(mut self) -> anyhow::Result<Stopped> {
-        let mut stop = Stop::new()?;
-        let mut reload = signal(SignalKind::hangup())?;
-        let mut reopen = signal(SignalKind::user_defined1())?;
+        let mut signals = Signals::new()?;
         let mut changed = true;
         loop {
             if std::mem::replace(&mut changed, true) {
                 self.guarded_round();
             }
-            tokio::select! {
-                () = self.folder.changed() => {}
-                () = self.files.changed() => tracing::info!("a certificate file has changed"),
-                _ = reload.recv() => tracing::info!("SIGHUP: reading the config again"),
-                _ = reopen.recv() => {
+            if let Some(predecessor) = self.predecessor.take() {
+                self.take_over(predecessor)?;
+            }
+            let said = tokio::select! {
+                () = self.folder.changed() => continue,
+                () = self.files.changed() => {
+                    tracing::info!("a certificate file has changed");
+                    continue;
+                }
+                () = self.alone.notified() => {
+                    // addresses that it kept to itself are free now
+                    self.is_alone = true;
+                    continue;
+                }
+                said = signals.next() => said,
+            };
+            match said {
+                Said::Reload => tracing::info!("SIGHUP: reading the config again"),
+                Said::Reopen => {
                     self.reopen_access_log();
                     changed = false;
                 }
-                name = stop.signal() => {
-                    tracing::info!("{name}: draining");
-                    return Ok(Stopped { proxy: self.proxy, stop, _echo: self.echo });
+                Said::Stop(name) => return Ok(self.stop(signals, name)),
+                Said::Upgrade => match self.upgrade(&mut signals).await {
+                    Attempt::Served(served) => return Ok(self.passed_on(signals, served)),
+                    Attempt::Stopped(name) => return Ok(self.stop(signals, name)),
+                    Attempt::Failed => {}
+                },
+            }
+        }
+    }
+
+    fn stop(self, signals: Signals, name: &str) -> Stopped {
+        tracing::info!("{name}: draining");
+        self.notifier.stopping();
+        Stopped { proxy: self.proxy, signals, _echo: self.echo, _served: None }
+    }
+
+    /// Leaves what listens to the process that serves now.
+    fn passed_on(mut self, signals: Signals, served: Served) -> Stopped {
+        self.last_good.leave();
+        self.notifier.passed_on(served.process);
+        self.proxy.pass_on(&served.taken);
+        tracing::info!("process {} serves in place of this one, which drains", served.process);
+        Stopped { proxy: self.proxy, signals, _echo: None, _served: Some(served) }
+    }
+
+    /// Serves in place of the process that started this one.
+    fn take_over(&self, predecessor: Predecessor) -> anyhow::Result<()> {
+        if !self.ready {
+            let why = "with the config as it is, the new process is not ready";
+            predecessor.refuse(why);
+            bail!("{why}");
+        }
+        let own = [self.proxy.admin_address(), self.proxy.status_address()];
+        let listening = self.proxy.addresses().into_iter().map(|(_, address)| address).chain(own);
+        predecessor.ready(listening).context("the process before this one keeps serving")?;
+        self.proxy.accept();
+        if let Err(error) = predecessor.serves() {
+            tracing::warn!("the process before this one was not told that it has ended: {error}");
+        }
+        tracing::info!("this process serves in place of the one before it");
+        let alone = self.alone.clone();
+        std::thread::Builder::new().name("tidegate-upgrade".into()).spawn(move || {
+            predecessor.ended();
+            tracing::info!("the process before this one has ended");
+            alone.notify_one();
+        })?;
+        Ok(())
+    }
+
+    /// Starts the program anew and waits until it serves. Meanwhile everything goes on as it is, without changes of the
+    /// config.
+    async fn upgrade(&self, signals: &mut Signals) -> Attempt {
+        if self.echo.is_some() {
+            tracing::error!("SIGUSR2: no upgrade with --echo, whose workloads are in this process alone");
+            return Attempt::Failed;
+        }
+        tracing::info!("SIGUSR2: starting {} in place of this process", self.program);
+        self.notifier.reloading();
+        let started = Successor::start(&self.program).and_then(|new| Ok((new, self.estate()?)));
+        let failed = match started {
+            Ok(((successor, abandon), estate)) => {
+                let patience = self.upgrade_timeout;
+                let serving = tokio::task::spawn_blocking(move || successor.serve(estate, patience));
+                match self.wait(serving, &abandon, signals).await {
+                    Ok(attempt) => return attempt,
+                    Err(failure) => failure,
                 }
+            }
+            Err(failure) => failure,
+        };
+        tracing::error!("no upgrade, this process keeps serving: {failed}");
+        self.notifier.ready(&format!("the last upgrade failed: {failed}"));
+        Attempt::Failed
+    }
+
+    fn estate(&self) -> io::Result<Estate> {
+        // without `--echo` they are those that count
+        let objects = self.live.load().as_ref().map(|world| world.objects().clone()).unwrap_or_default();
+        Ok(Estate { sockets: self.proxy.sockets()?, objects })
+    }
+
+    async fn wait(
+        &self,
+        serving: tokio::task::JoinHandle<Result<Served, Failure>>,
+        abandon: &Abandon,
+        signals: &mut Signals,
+    ) -> Result<Attempt, Failure> {
+        let mut serving = std::pin::pin!(serving);
+        let mut stopped = None;
+        loop {
+            let said = tokio::select! {
+                served = &mut serving => {
+                    let served = served.unwrap_or_else(|e| Err(Failure::Io(io::Error::other(e))));
+                    return match (stopped, served) {
+                        (Some(name), Err(_)) => Ok(Attempt::Stopped(name)),
+                        (_, served) => served.map(Attempt::Served),
+                    };
+                }
+                said = signals.next() => said,
+            };
+            match said {
+                Said::Stop(name) => {
+                    abandon.now();
+                    stopped = Some(name);
+                }
+                Said::Upgrade => tracing::warn!("SIGUSR2: an upgrade is under way"),
+                Said::Reopen => self.reopen_access_log(),
+                // it is read again when there is no upgrade, and by the new process otherwise
+                Said::Reload => {}
             }
         }
     }
@@ -114,6 +264,7 @@ impl Feed {
         let loaded = self.folder.load();
         self.env.now = SystemTime::now();
         let admitted = self.admission.admit(loaded.objects, &self.env);
+        let (restored, of_last_good) = self.last_good.in_use(&admitted.objects);
         self.env.files = self.files.load(files(&admitted.objects));
         let unknown = policies::unknown(&loaded.refused, &admitted, &loaded.diagnostics, &self.env);
         self.env.broken_policies = unknown.broken;
@@ -122,6 +273,7 @@ impl Feed {
         let translation = translate(&objects, &self.env);
         let applied = self.proxy.apply(translation.model.clone());
         let mut diagnostics = loaded.diagnostics;
+        diagnostics.extend(of_last_good);
         diagnostics.extend(admitted.diagnostics);
         diagnostics.extend(translation.diagnostics.iter().cloned());
         diagnostics.extend(applied.diagnostics);
@@ -141,13 +293,28 @@ impl Feed {
                  with --allow-unenforced that it is not enforced"
             );
         }
-        self.proxy.publish(Report { objects: report::objects(&admitted.objects), diagnostics });
-        self.proxy.set_ready(unknown.others.is_empty());
+        let status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
+        self.proxy.publish(Report { objects: report::objects(&admitted.objects), restored, diagnostics });
+        self.ready = unknown.others.is_empty();
+        self.proxy.set_ready(self.ready);
+        self.tell(&status);
+        if self.is_alone {
+            self.last_good.keep(&admitted.objects);
+        }
         let world = World::new(applied.generation, translation, objects, self.mesh_env.clone());
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {
             echo.retire();
             tracing::info!("echo: {} workloads are played on 127.127.0.0/16", echo.workloads());
+        }
+    }
+
+    /// Tells the service manager, who does not know of this process while another serves.
+    fn tell(&self, status: &str) {
+        match (&self.predecessor, self.ready) {
+            (Some(_), _) => {}
+            (None, true) => self.notifier.ready(status),
+            (None, false) => self.notifier.status(&format!("not ready; {status}")),
         }
     }
 
@@ -200,51 +367,52 @@ fn scheme(model: &Model, key: &ListenerKey) -> &'static str {
     }
 }
 
+/// What came of an upgrade.
+enum Attempt {
+    /// Another process serves.
+    Served(Served),
+    /// None does, for a reason that was said.
+    Failed,
+    /// None does, and this one is to stop.
+    Stopped(&'static str),
+}
+
 /// A feed that ended, with what still runs.
 pub(crate) struct Stopped {
     proxy: Proxy,
-    stop: Stop,
+    signals: Signals,
     // answers what is in flight
     _echo: Option<Echo>,
+    // tells the process that serves now, by its end, that this one has ended
+    _served: Option<Served>,
 }
 
 impl Stopped {
-    /// Drains the data plane; another signal ends the process at once.
+    /// Drains the data plane; another signal to stop ends the process at once.
     ///
     /// # Errors
     /// When the thread for it fails.
     pub(crate) async fn drain(self) -> anyhow::Result<()> {
-        let Stopped { proxy, mut stop, _echo } = self;
+        let Stopped { proxy, mut signals, _echo, _served } = self;
         let drained = tokio::task::spawn_blocking(move || proxy.drain());
+        let stop = async {
+            loop {
+                match signals.next().await {
+                    Said::Stop(name) => return name,
+                    other => tracing::warn!("draining: {other:?} has no effect any more"),
+                }
+            }
+        };
         tokio::select! {
             cut = drained => match cut? {
                 0 => tracing::info!("drained"),
                 cut => tracing::warn!("the drain time is over: {cut} connections were cut"),
             },
-            name = stop.signal() => {
+            name = stop => {
                 tracing::warn!("{name} again: ending at once");
                 std::process::exit(1);
             }
         }
         Ok(())
-    }
-}
-
-/// The signals that end the process.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Stop> {
-        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn signal(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

@@ -5,9 +5,13 @@ mod check;
 mod echo;
 mod explain;
 mod feed;
+mod last_good;
+mod notify;
 mod policies;
 mod report;
 mod serve;
+mod signals;
+mod upgrade;
 
 use anyhow::anyhow;
 use args::Invocation;
@@ -55,4 +59,9 @@ fn log(filter: EnvFilter) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    // a defect costs what it is found in, and is one line like any other
+    std::panic::set_hook(Box::new(|defect| {
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name(), "a defect of the gateway: {defect}");
+    }));
 }

@@ -3,20 +3,30 @@
 use crate::args::Serve;
 use crate::explain::World;
 use crate::feed::{Feed, Live};
+use crate::last_good::LastGood;
+use crate::upgrade::{Inheritance, Predecessor};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::sync::Arc;
-use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
+use tidegate_proxy::{Dns, Identity, KeyFetching, Options, Proxy};
 
 /// Serves.
 ///
 /// # Errors
 /// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
+    let found = Predecessor::find().context("cannot take the place of a process")?;
+    let (predecessor, inherited, last_good) = match found {
+        Some(Inheritance { predecessor, sockets, last_good }) => {
+            (Some(predecessor), Some(sockets), last_good)
+        }
+        None => (None, None, None),
+    };
+    let last_good = LastGood::open(serve.state_dir.clone(), last_good).context("--state-dir")?;
     let live = Live::default();
-    let proxy = Proxy::start(options(serve, live.clone())?)?;
-    let feed = Feed::new(serve, proxy, live)?;
+    let proxy = Proxy::start(Options { inherited, ..options(serve, live.clone())? })?;
+    let feed = Feed::new(serve, proxy, live, last_good, predecessor)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async { feed.run().await?.drain().await })
@@ -33,7 +43,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
     Ok(Options {
         bind: serve.bind,
         concurrency: serve.concurrency,
-        limits: limits(serve),
+        limits: serve.limits.limits(open_files()),
         admin: serve.admin,
         status: serve.status,
         access_log: serve.access_log.clone(),
@@ -50,16 +60,8 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             let answer = world.ok_or("no config is live yet")?.explain(query, standings)?;
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
+        inherited: None,
     })
-}
-
-fn limits(serve: &Serve) -> Limits {
-    let mut limits = Limits { drain: serve.drain_timeout, retry_body: serve.retry_body, ..Limits::default() };
-    if let Some(files) = open_files() {
-        // the rest is for upstreams that are not reused, files and sockets of our own
-        limits.connections = usize::try_from(files / 5 * 4).unwrap_or(usize::MAX);
-    }
-    limits
 }
 
 /// Raises the limit of open files as far as the process may, and returns it; `None` is no limit.

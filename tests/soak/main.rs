@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::time::Duration;
-use tidegate_tests::{churn, soak};
+use tidegate_tests::{churn, life, soak};
 
 /// Changes the config again and again under load.
 #[derive(Parser)]
@@ -40,6 +40,18 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         lag: u64,
     },
+    /// New processes take the place of the one that serves, by SIGUSR2; fails when a request does, or what is held open
+    Upgrades {
+        /// Upgrades
+        #[arg(long, default_value_t = 20)]
+        upgrades: usize,
+    },
+    /// Two gateways are stopped and started in turns; fails when a request does
+    Restarts {
+        /// Restarts
+        #[arg(long, default_value_t = 20)]
+        restarts: usize,
+    },
     /// Endpoints of one cluster, a share of them every second
     Endpoints {
         /// Endpoints
@@ -65,6 +77,8 @@ async fn main() -> Result<()> {
             let figures = soak::run(soak::Plan { reloads, live_within, truncates: true }).await?;
             return Ok(write!(std::io::stdout(), "{figures}")?);
         }
+        What::Upgrades { upgrades } => return lives(life::Plan::Upgrades(upgrades)).await,
+        What::Restarts { restarts } => return lives(life::Plan::Restarts(restarts)).await,
         What::Changes { changes, pause, seed, lag } => {
             let seed = seed.unwrap_or_else(|| fastrand::u64(..));
             writeln!(std::io::stdout(), "--seed {seed}")?;
@@ -78,4 +92,8 @@ async fn main() -> Result<()> {
     write!(std::io::stdout(), "{figures}")?;
     ensure!(figures.failed + figures.wrong == 0, "requests failed or went astray");
     Ok(())
+}
+
+async fn lives(plan: life::Plan) -> Result<()> {
+    Ok(write!(std::io::stdout(), "{}", life::run(plan).await?)?)
 }

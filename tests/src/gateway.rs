@@ -15,6 +15,7 @@ pub struct Start {
     arguments: Vec<String>,
     access_log: Option<&'static str>,
     binary: Option<PathBuf>,
+    variables: Vec<(String, PathBuf)>,
     under: Vec<String>,
 }
 
@@ -27,6 +28,7 @@ impl Start {
             arguments: Vec::new(),
             access_log: Some("json"),
             binary: None,
+            variables: Vec::new(),
             under: Vec::new(),
         }
     }
@@ -34,6 +36,12 @@ impl Start {
     /// This binary in place of the one under test.
     pub fn binary(mut self, path: &Path) -> Self {
         self.binary = Some(path.to_owned());
+        self
+    }
+
+    /// With this variable in its environment.
+    pub fn variable(mut self, name: &str, value: impl AsRef<Path>) -> Self {
+        self.variables.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -115,11 +123,13 @@ impl Start {
         for (server, local) in &self.ports {
             command.args(["--port", &format!("{server}={local}")]);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start the gateway")?;
         let log = Lines::of(child.stdout.take().context("no stdout")?);
         let messages = Lines::of(child.stderr.take().context("no stderr")?);
-        Ok(Gateway { child, address, log, messages, ports: self.ports.clone() })
+        let process = child.id();
+        Ok(Gateway { child, process, address, log, messages, ports: self.ports.clone() })
     }
 }
 
@@ -129,6 +139,8 @@ const STATUS: u16 = 15021;
 /// A running `tidegate-gateway`, killed when dropped.
 pub struct Gateway {
     child: Child,
+    /// The one that serves: it, or what was started in its place.
+    process: u32,
     address: Ipv4Addr,
     ports: Vec<(u16, u16)>,
     /// Standard output: the access log.
@@ -201,14 +213,17 @@ impl Gateway {
         if said.is_empty() { self.log.tail() } else { said }
     }
 
-    /// Whether the process has ended.
+    /// Whether the process that serves has ended: with a status when it was started here.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        if self.process == self.child.id() {
+            return self.child.try_wait().ok().flatten();
+        }
+        (!is_running(self.process)).then(ExitStatus::default)
     }
 
-    /// The number of the process.
+    /// The number of the process that serves.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process
     }
 
     /// Sends SIGTERM.
@@ -218,12 +233,20 @@ impl Gateway {
 
     /// Sends the signal of this name.
     pub fn signal(&self, name: &str) -> Result<()> {
-        let process = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &process]).status()?;
-        if !sent.success() {
-            bail!("kill ended with {sent}");
-        }
-        Ok(())
+        send(name, self.process)
+    }
+
+    /// Has a new process take the place of the one that serves, and returns the old one's number, which may still
+    /// drain.
+    pub async fn upgrade(&mut self) -> Result<u32> {
+        let mark = self.messages.count();
+        self.signal("USR2")?;
+        let said = |line: &str| line.contains("serves in place of this one") || line.contains("no upgrade");
+        let line = self.messages.find(mark, Duration::from_secs(90), said).await;
+        let line = line.with_context(|| format!("nothing came of an upgrade: {}", self.said()))?;
+        let number = line.split("process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let number = number.with_context(|| line.clone())?;
+        Ok(std::mem::replace(&mut self.process, number))
     }
 
     /// Waits for the process to end.
@@ -241,8 +264,28 @@ impl Gateway {
     }
 }
 
+/// Sends a process the signal of this name.
+fn send(name: &str, process: u32) -> Result<()> {
+    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status()?;
+    if !sent.success() {
+        bail!("kill ended with {sent}");
+    }
+    Ok(())
+}
+
+/// Whether there is such a process, and it has not ended: nobody may have asked yet how it did.
+pub fn is_running(process: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
+    // the state comes after the name, which is in parentheses
+    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if self.process != self.child.id() && is_running(self.process) {
+            // it may end meanwhile
+            let _ = send("KILL", self.process);
+        }
         // it may have ended by itself
         let _ = self.child.kill();
         let _ = self.child.wait();

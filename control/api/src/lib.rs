@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod inspect;
 mod interpret;
 pub mod istio;
+mod kept;
 mod kinds;
 pub mod kubernetes;
 mod mesh;
@@ -26,6 +27,7 @@ mod yaml;
 
 pub use crate::base64::Base64;
 pub use duration::{InvalidDuration, parse as parse_duration};
+pub use kept::restore;
 pub use object::{Object, Owner, Spec};
 pub use objects::Objects;
 pub use read::{MAX_FILE_SIZE, Reading, Refused, read};

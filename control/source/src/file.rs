@@ -22,6 +22,11 @@ pub(crate) struct FileState {
 }
 
 impl FileState {
+    /// One that was not read yet, of which these objects were good.
+    pub(crate) fn kept(objects: Vec<Arc<Object>>) -> Self {
+        FileState { objects, ..FileState::default() }
+    }
+
     /// Reads the file again, if its content is another. What is not of this stamp is not taken: it may be half written.
     pub(crate) fn update(&mut self, path: &Path, stamp: Stamp) {
         let name = path.to_string_lossy();

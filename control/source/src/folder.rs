@@ -4,6 +4,7 @@ use crate::scan::{Found, Scan, scan};
 use crate::watch::Watch;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 use tidegate_api::{Object, Objects, Refused};
 use tidegate_model::{Diagnostic, Severity};
@@ -46,6 +47,19 @@ impl Folder {
             objects: Objects::new(),
             watch: Watch::new(),
             loaded: false,
+        }
+    }
+
+    /// Takes these objects for what their files held when they were last good, until they are read.
+    pub fn remember(&mut self, objects: impl IntoIterator<Item = Arc<Object>>) {
+        let mut files: BTreeMap<PathBuf, Vec<Arc<Object>>> = BTreeMap::new();
+        for object in objects {
+            self.objects.insert(object.clone());
+            files.entry(PathBuf::from(&*object.file)).or_default().push(object);
+        }
+        for (path, mut objects) in files {
+            objects.sort_by_key(|object| (object.written.at.line, object.written.at.column));
+            self.files.insert(path, FileState::kept(objects));
         }
     }
 

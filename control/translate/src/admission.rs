@@ -41,6 +41,15 @@ impl Admission {
         Self::default()
     }
 
+    /// One that has admitted these before, where they are valid.
+    pub fn of(objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
+        let valid = |object: &Arc<Object>| {
+            !validate::validate(object).iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        };
+        let admitted = objects.into_iter().filter(valid).map(|object| (key(&object), object)).collect();
+        Admission { admitted, checked: BTreeMap::new() }
+    }
+
     /// Admits `loaded`. What is not in it any more is forgotten.
     pub fn admit(&mut self, loaded: Objects, env: &Env) -> Admitted {
         let mut diagnostics = Vec::new();

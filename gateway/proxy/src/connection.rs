@@ -2,7 +2,8 @@
 
 use crate::l4::{self, Began, Target};
 use crate::listener::proxy_protocol::{self, InvalidHeader, Proxied};
-use crate::listener::{Accepted, Http, Rewound, Slot, canonical, sniff};
+use crate::listener::{Accepted, Http, Rewound, Slot, TooMany, canonical, sniff};
+use crate::resting::Rest;
 use crate::snapshot::LastSnapshot;
 use crate::telemetry::Flag;
 use crate::tls::{self, HandshakeError, Terminator};
@@ -13,6 +14,7 @@ use pingora::protocols::tls::TlsStream;
 use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use rustls::AlertDescription;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,11 +42,22 @@ pub(crate) struct Connection {
     pub(crate) passed_sni: Option<Arc<str>>,
     /// What its requests go by once the listener is gone.
     pub(crate) last: LastSnapshot,
+    /// How many requests have come on it.
+    pub(crate) requests: Cell<u32>,
+    /// Whether something is in hand on it.
+    pub(crate) rest: Rest,
     /// When it was accepted.
     pub(crate) began: Began,
 }
 
 impl Connection {
+    /// Counts a request, and says whether it may carry no other.
+    pub(crate) fn is_last(&self, worker: &Worker) -> bool {
+        let requests = self.requests.get().saturating_add(1);
+        self.requests.set(requests);
+        requests >= worker.limits.connection_requests.unwrap_or(u32::MAX)
+    }
+
     /// The name that the client asked for by TLS; empty for none.
     pub(crate) fn sni(&self) -> &str {
         let terminated = self.tls.as_ref().and_then(|t| t.sni.as_deref());
@@ -81,6 +94,8 @@ enum OpenError {
     Tls(#[from] HandshakeError),
     #[error("{0}")]
     Proxied(#[from] proxy_protocol::InvalidHeader),
+    #[error("its client has as many as it may have")]
+    TooMany(TooMany),
     #[error("refused: {0}")]
     Refused(String),
     #[error("no request came")]
@@ -114,12 +129,22 @@ struct Ready {
 
 /// Opens a connection, or says why it was closed.
 async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Ready> {
-    let Accepted { stream, peer, listener, shutdown, last, slot } = accepted;
+    let Accepted { stream, peer, listener, shutdown, last, mut slot } = accepted;
     let local = canonical(stream.local_addr().ok()?);
     let began = Began::now();
-    let mut connection =
-        Connection { id: next_id(), listener, local, peer, tls: None, passed_sni: None, last, began };
-    let opened = open(stream.into(), &mut connection, &worker, &shutdown).await;
+    let mut connection = Connection {
+        id: next_id(),
+        listener,
+        local,
+        peer,
+        tls: None,
+        passed_sni: None,
+        last,
+        requests: Cell::new(0),
+        rest: Rest::default(),
+        began,
+    };
+    let opened = open(stream.into(), &mut connection, &mut slot, &worker, &shutdown).await;
     let e = match opened {
         Ok(Opened { stream, carries, tls, passed_sni }) => {
             let shutdown = tls.as_ref().map_or(shutdown, |tls| tls.shutdown.clone());
@@ -149,7 +174,11 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         OpenError::Proxied(e @ InvalidHeader::Malformed(_)) => {
             (Flag::DownstreamProtocolError, format!("proxy_protocol{{{e}}}"))
         }
-        OpenError::Io(_) | OpenError::Tls(_) | OpenError::Proxied(_) | OpenError::Silent => return None,
+        OpenError::Io(_)
+        | OpenError::Tls(_)
+        | OpenError::Proxied(_)
+        | OpenError::TooMany(_)
+        | OpenError::Silent => return None,
     };
     l4::refused(Some(flag), details, &connection, &worker);
     None
@@ -203,6 +232,7 @@ fn decide(connection: &Connection, worker: &Worker, view: &ConnectionView<'_>) -
 async fn open(
     mut stream: L4Stream,
     connection: &mut Connection,
+    slot: &mut Slot,
     worker: &Worker,
     shutdown: &ShutdownWatch,
 ) -> Result<Opened, OpenError> {
@@ -213,6 +243,7 @@ async fn open(
     if is_proxied && worker.proxy_protocol_from.iter().any(|net| net.contains(&connection.peer.ip())) {
         proxied(&mut stream, connection, worker).await?;
     }
+    slot.belongs_to(connection.peer.ip()).map_err(OpenError::TooMany)?;
     if is_tls {
         return open_tls(stream, connection, worker, shutdown).await;
     }
@@ -322,6 +353,6 @@ mod tests {
     fn a_connection_stays_small() {
         // It lives as long as the connection, idle or not; handshakes and HTTP/2 are boxed.
         let bytes = size(serve);
-        assert!(bytes <= 2144, "{bytes} bytes");
+        assert!(bytes <= 2152, "{bytes} bytes");
     }
 }

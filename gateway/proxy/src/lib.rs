@@ -20,7 +20,9 @@ mod l4;
 mod limits;
 mod listener;
 mod lock;
+mod overload;
 mod reserved;
+mod resting;
 mod scan;
 mod server;
 mod snapshot;
@@ -35,6 +37,7 @@ mod admin;
 pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::{canonical_path, is_plain_path};
 pub use limits::Limits;
+pub use listener::Inherited;
 pub use server::{
     Applied, Dns, ExplainQuery, Explainer, Identity, Options, Proxy, Report, Standings, StartError, refused,
 };

@@ -1,3 +1,5 @@
+mod cgroup;
+
 use std::time::Duration;
 
 /// Limits and deadlines at an edge. [`Limits::default`] is what `--help` and the docs promise.
@@ -17,8 +19,20 @@ pub struct Limits {
     pub keep_alive_idle: Duration,
     /// How long a request may stand still in either direction.
     pub request_idle: Duration,
+    /// Bytes a second that a client must send or take while it is waited for; 0 asks for nothing. The streams of a
+    /// connection share it.
+    pub min_rate: u32,
+    /// For how long the body of a request, whose length was announced, may come more slowly.
+    pub slow_request: Duration,
+    /// For how long a response may be taken more slowly, counted in what the client's system acknowledges.
+    pub slow_response: Duration,
     /// How much of a request's body is kept so that it can be sent again.
     pub retry_body: usize,
+    /// Bytes of a request's body, without framing; larger ones are answered with 413.
+    pub request_body: Option<u64>,
+    /// Requests of one connection; it ends with the answer to the last. HTTP/2 clients are told so in
+    /// time (GOAWAY), and get what they ask for until they have heard it.
+    pub connection_requests: Option<u32>,
     /// Concurrent streams of an HTTP/2 connection.
     pub h2_streams: u32,
     /// Bytes of an HTTP/2 header list, counted as RFC 9113 6.5.2 does.
@@ -33,6 +47,12 @@ pub struct Limits {
     /// the file descriptors that the process may open, so that upstream connections, files and
     /// the admin page have the rest.
     pub connections: usize,
+    /// Downstream connections of one client's address, or of the /64 network of an IPv6 one; beyond it
+    /// new ones are closed at once. The address is that of an accepted PROXY header where there is one.
+    pub client_connections: Option<u32>,
+    /// Bytes of memory that the process may have in RAM. Near it requests are shed, beyond it connections are refused.
+    /// By default nine tenths of what its control group may have.
+    pub memory: Option<u64>,
     /// How long a stop waits for what is in flight.
     pub drain: Duration,
 }
@@ -47,13 +67,20 @@ impl Default for Limits {
             handshake_time: Duration::from_secs(5),
             keep_alive_idle: Duration::from_secs(60),
             request_idle: Duration::from_secs(300),
+            min_rate: 240,
+            slow_request: Duration::from_secs(20),
+            slow_response: Duration::from_secs(60),
             retry_body: 64 << 10,
+            request_body: None,
+            connection_requests: None,
             h2_streams: 100,
             h2_header_list: 32 << 10,
             h2_fields: 128,
             h2_stream_window: 64 << 10,
             h2_connection_window: 1 << 20,
             connections: file_limit() / 5 * 4,
+            client_connections: None,
+            memory: cgroup::memory_limit().map(|bytes| bytes / 10 * 9),
             drain: Duration::from_secs(30),
         }
     }

@@ -1,12 +1,19 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
+mod handover;
+
+pub(crate) use handover::Phase;
+
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
 use crate::forward::mirror::Mirrors;
+use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
-use crate::listener::{self, Acceptor, Closing, HandedOn, Listeners, Opened, Spread};
+use crate::listener::{Acceptor, Closing, HandedOn, Inherited, Listeners, Listening, Opened, Spread};
 use crate::lock::lock;
+use crate::overload::Overload;
+use crate::resting::Resting;
 use crate::snapshot::{Live, Snapshot};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, Credentials, ServerConfigs};
@@ -20,7 +27,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +36,7 @@ use tidegate_model::{
     AccessLog, AccessLogFormat, ClusterName, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 /// How to run.
@@ -58,6 +65,8 @@ pub struct Options {
     pub dns: Dns,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
+    /// What the process listens on that this one takes the place of; then nothing is accepted before [`Proxy::accept`].
+    pub inherited: Option<Inherited>,
 }
 
 /// How names are resolved.
@@ -131,6 +140,8 @@ pub struct Applied {
 pub struct Report {
     /// The objects, as JSON without secret material.
     pub objects: Vec<Value>,
+    /// How many of the objects are from before the process began: their source is missing or broken.
+    pub restored: usize,
     /// Everything that was said about them.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -166,9 +177,15 @@ pub struct Proxy {
     /// Ends the control thread when it is dropped.
     stop: oneshot::Sender<()>,
     control_thread: JoinHandle<()>,
-    admin: SocketAddr,
-    status: SocketAddr,
+    admin: OwnServer,
+    status: OwnServer,
     drain: Duration,
+}
+
+/// Where the admin or the status server listens, and its socket once more.
+struct OwnServer {
+    address: SocketAddr,
+    socket: Socket,
 }
 
 /// What the admin and status servers show.
@@ -176,10 +193,14 @@ pub(crate) struct State {
     pub(crate) live: Arc<Live>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) spread: Arc<Spread>,
+    pub(crate) overload: Arc<Overload>,
     pub(crate) explain: Explainer,
     pub(crate) shown: Mutex<Shown>,
     /// Taken by the one who renders the metrics.
     pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Open connections to the admin and status servers.
+    pub(crate) asked_by: AtomicUsize,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
 }
@@ -203,6 +224,8 @@ struct Control {
     credentials: Credentials,
     keys: KeyStore,
     listeners: Listeners,
+    /// Listeners that wait until anything is accepted.
+    held: Vec<Arc<Listening>>,
     access_log: Option<AccessLog>,
 }
 
@@ -215,9 +238,14 @@ struct WorkerThread {
 impl State {
     /// Whether traffic may come.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-            && !self.draining.load(Ordering::Relaxed)
-            && self.live.generation() > 0
+        // Who asks means the address, which another process serves once it was passed on.
+        let draining = self.draining.load(Ordering::Relaxed) && !self.is_passed_on();
+        self.ready.load(Ordering::Relaxed) && !draining && self.live.generation() > 0
+    }
+
+    /// Whether another process accepts in place of this one.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        *self.phase.borrow() == Phase::PassedOn
     }
 
     /// What is shown, whoever panicked while holding it.
@@ -231,10 +259,12 @@ impl Proxy {
     ///
     /// # Errors
     /// When an address of ours is taken or threads cannot be made.
-    pub fn start(options: Options) -> Result<Proxy, StartError> {
+    pub fn start(mut options: Options) -> Result<Proxy, StartError> {
         tls::install_provider();
-        let admin_socket = own_socket("the admin page", options.admin, "--admin")?;
-        let status_socket = own_socket("the status server", options.status, "--status")?;
+        let phase = if options.inherited.is_some() { Phase::Held } else { Phase::Accepting };
+        let mut inherited = options.inherited.take().unwrap_or_default();
+        let admin = own_server(&mut inherited, "the admin page", options.admin, "--admin")?;
+        let status = own_server(&mut inherited, "the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let resolver = || SystemResolver::asking(&options.dns.servers);
         let fetch = HttpFetch::new(&options.keys)?.with_resolver(resolver());
@@ -253,27 +283,32 @@ impl Proxy {
         let state = Arc::new(State {
             live,
             telemetry: Telemetry::new(&options.identity),
-            spread: Spread::new(options.concurrency.max(1), options.limits.connections),
+            spread: Spread::new(options.concurrency.max(1), &options.limits),
+            overload: Arc::new(Overload::new(options.limits.memory)),
             explain: options.explain.clone(),
             shown: Mutex::default(),
             scrape: Arc::default(),
+            phase: watch::Sender::new(phase),
+            asked_by: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
             draining: Arc::default(),
         });
         let workers = start_workers(&options, &state)?;
-        let (admin, status) = (local_address(&admin_socket)?, local_address(&status_socket)?);
         let (stop, stopped) = oneshot::channel();
         let shared = state.clone();
+        let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
+        let (admin_socket, status_socket) = (admin.socket.try_clone()?, status.socket.try_clone()?);
         let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
-            serve_control(runtime, shared, admin_socket, status_socket, stopped);
+            serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
         })?;
-        let listeners = Listeners::new(options.bind);
+        let listeners = Listeners::new(options.bind, inherited);
         let control = Mutex::new(Control {
             model: Arc::default(),
             registry,
             credentials,
             keys,
             listeners,
+            held: Vec::new(),
             access_log: options.access_log,
         });
         let drain = options.limits.drain;
@@ -302,7 +337,7 @@ impl Proxy {
         control.keys.wait(FIRST_KEYS);
 
         let opened = control.change_listeners(&model, &old);
-        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| listener::not_opened(l, *at, e)));
+        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| crate::listener::not_opened(l, *at, e)));
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -327,11 +362,11 @@ impl Proxy {
         if is_new {
             old.tls.drain_changed(&live.tls);
         }
-        for worker in &self.workers {
-            let listen = opened.new.iter().cloned().map(Command::Listen);
-            // A worker that does not take commands has ended, which drain() finds out.
-            listen.chain([Command::Refresh]).for_each(|command| _ = worker.commands.send(command));
+        control.held.extend(opened.new);
+        if *self.state.phase.borrow() != Phase::Held {
+            self.listen(&mut control);
         }
+        self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Refresh));
         control.model = model.clone();
         let mut shown = self.state.shown();
         if is_new {
@@ -363,12 +398,12 @@ impl Proxy {
 
     /// Where the admin page is served.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin
+        self.admin.address
     }
 
     /// Where readiness and metrics are served.
     pub fn status_address(&self) -> SocketAddr {
-        self.status
+        self.status.address
     }
 
     /// The listeners that are open, with the addresses they are bound to.
@@ -400,6 +435,9 @@ impl Proxy {
             }
         }
         self.state.telemetry.flush();
+        if self.state.is_passed_on() {
+            self.state.answer_last_questions();
+        }
         drop(self.stop);
         let _ = self.control_thread.join();
         cut
@@ -415,6 +453,10 @@ impl Proxy {
 impl Control {
     fn change_listeners(&mut self, model: &Model, live: &Arc<Snapshot>) -> Opened {
         let mut opened = self.listeners.open(model);
+        match self.listeners.change(&self.model, model, live) {
+            Ok(begun) => opened.new.extend(begun),
+            Err(error) => tracing::warn!(%error, "connections of another protocol go on"),
+        }
         let closing: Closing = self.listeners.close_gone(model, live);
         closing.wait(Instant::now() + CLOSING);
         if !closing.is_empty() && !opened.failed.is_empty() {
@@ -446,6 +488,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
         let proxy_protocol_from = options.proxy_protocol_from.clone();
         let thread = thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
             let worker = Rc::new(Worker {
+                rates: Rates::of(&limits),
                 limits,
                 pool: Pool::new(connector),
                 streams: Tasks::default(),
@@ -457,6 +500,8 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 mirrors: Mirrors::default(),
                 checks: Default::default(),
                 tokens: TokenCache::default(),
+                overload: state.overload.clone(),
+                resting: Resting::default(),
                 cache: SnapshotCache::new(state.live.clone()),
             });
             let acceptor = Acceptor {
@@ -465,6 +510,7 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
                 workers: senders,
                 worker,
                 warned: Cell::default(),
+                made_room: Cell::default(),
             };
             LocalSet::new().block_on(&runtime, worker::run(acceptor, received, handed_on));
         })?;
@@ -473,10 +519,11 @@ fn start_workers(options: &Options, state: &Arc<State>) -> Result<Vec<WorkerThre
     receivers.into_iter().enumerate().map(start).collect()
 }
 
-/// The control thread: admin and status servers, and whatever the registry resolves.
+/// The control thread: admin and status servers, the watch over the process's memory, and whatever the registry resolves.
 fn serve_control(
     runtime: Runtime,
     state: Arc<State>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
     admin: Socket,
     status: Socket,
     stopped: oneshot::Receiver<()>,
@@ -484,6 +531,11 @@ fn serve_control(
     runtime.block_on(async {
         tokio::spawn(admin::serve(admin, admin::Server::Admin, state.clone()));
         tokio::spawn(admin::serve(status, admin::Server::Status, state.clone()));
+        let overload = state.overload.clone();
+        tokio::spawn(async move {
+            // a worker that takes no commands has ended
+            overload.watch(|| workers.iter().for_each(|w| _ = w.send(Command::Relieve))).await;
+        });
         let spans = state.telemetry.spans().clone();
         let exporter = tokio::spawn({
             let spans = spans.clone();
@@ -498,12 +550,16 @@ fn serve_control(
     runtime.shutdown_background();
 }
 
-fn own_socket(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<Socket, StartError> {
-    listener::open(address).map_err(|source| StartError::Bind { what, address, flag, source })
-}
-
-fn local_address(socket: &Socket) -> std::io::Result<SocketAddr> {
-    socket.local_addr()?.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
+fn own_server(
+    inherited: &mut Inherited,
+    what: &'static str,
+    wanted: SocketAddr,
+    flag: &'static str,
+) -> Result<OwnServer, StartError> {
+    let opened = inherited.open(wanted);
+    let socket = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+    Ok(OwnServer { address, socket })
 }
 
 fn not_logged(log: &AccessLog, e: &std::io::Error) -> Diagnostic {

@@ -1,9 +1,12 @@
 use crate::auth::TokenCache;
 use crate::forward::check::Checks;
 use crate::forward::mirror::Mirrors;
+use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
 use crate::listener::{Acceptor, HandedOn, Listening};
+use crate::overload::Overload;
+use crate::resting::Resting;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Pool;
@@ -20,6 +23,8 @@ use tokio::sync::mpsc;
 pub(crate) struct Worker {
     /// Limits and deadlines.
     pub(crate) limits: Limits,
+    /// Those of them that say how fast clients must be.
+    pub(crate) rates: Option<Rc<Rates>>,
     /// Idle upstream connections of this worker.
     pub(crate) pool: Pool,
     /// Its tasks that wait for streams of HTTP/2.
@@ -40,6 +45,10 @@ pub(crate) struct Worker {
     pub(crate) checks: Checks,
     /// Tokens that this worker has verified.
     pub(crate) tokens: TokenCache,
+    /// Whether the process has too much memory.
+    pub(crate) overload: Arc<Overload>,
+    /// Connections on which nothing is in hand.
+    pub(crate) resting: Resting,
     /// Where the live snapshot is found, and the one seen last.
     pub(crate) cache: SnapshotCache,
 }
@@ -170,6 +179,8 @@ pub(crate) enum Command {
     Listen(Arc<Listening>),
     /// A new snapshot is live: let the old one go even if no request comes.
     Refresh,
+    /// End the connections on which nothing is in hand: there is too much memory.
+    Relieve,
     /// Say goodbye to whatever is still going on.
     Cut,
     /// End at once.
@@ -194,6 +205,7 @@ pub(crate) async fn run(
                     tokio::task::spawn_local(acceptor.clone().run(listening));
                 }
                 Some(Command::Refresh) => drop(acceptor.worker.cache.pin()),
+                Some(Command::Relieve) => _ = acceptor.worker.resting.dismiss(usize::MAX),
                 Some(Command::Cut) => acceptor.worker.cut.say(),
                 Some(Command::Stop) | None => return,
             },

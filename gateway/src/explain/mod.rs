@@ -89,6 +89,11 @@ impl World {
         }
     }
 
+    /// What it was translated from.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// What happens to a request. `running` knows the endpoints of clusters that run; of others only the config is
     /// known.
     ///

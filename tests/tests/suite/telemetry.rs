@@ -1,7 +1,7 @@
 //! Metrics as Prometheus' own tool sees them, and spans as the mesh config asks for them.
 
 use crate::reload::{Site, forward_to};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
@@ -30,11 +30,17 @@ async fn prometheus_finds_no_fault_with_the_metrics() -> Result<()> {
     for (host, path) in [("shop.example", "/productpage"), ("nowhere.example", "/")] {
         get(gateway.at(8080), host, path).await?;
     }
-    let scrape = get(gateway.status(), "status", "/stats/prometheus").await?;
-    let text = scrape.text();
-    for name in ["istio_requests_total{", "istio_request_bytes_bucket{", "istio_response_bytes_bucket{"] {
-        assert!(text.contains(name), "no {name} in {text}");
-    }
+    // a request is counted when its answer has gone
+    let names = ["istio_requests_total{", "istio_request_bytes_bucket{", "istio_response_bytes_bucket{"];
+    let patience = Instant::now() + Duration::from_secs(30);
+    let text = loop {
+        let text = get(gateway.status(), "status", "/stats/prometheus").await?.text();
+        if names.iter().all(|name| text.contains(name)) {
+            break text;
+        }
+        ensure!(Instant::now() < patience, "{names:?} are not all in {text}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
     let lint = "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
     assert_eq!(promtool(text.as_bytes())?, [lint]);
     let wrong = promtool(b"# TYPE things counter\nthings 1\n")?;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 pub(super) fn prometheus(state: &State) -> String {
     let mut out = state.telemetry.prometheus();
     let c = state.spread.counts();
-    let metrics: [(&str, &str, &str, u64); 6] = [
+    let metrics: [(&str, &str, &str, u64); 8] = [
         ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
         ("tidegate_connections_total", "counter", "Accepted downstream connections.", c.accepted),
         (
@@ -13,6 +13,12 @@ pub(super) fn prometheus(state: &State) -> String {
             "counter",
             "Downstream connections closed at once because the limit was reached.",
             c.overflowed,
+        ),
+        (
+            "tidegate_client_connections_overflow_total",
+            "counter",
+            "Downstream connections closed at once because their client had as many as it may have.",
+            c.too_many_of_one,
         ),
         (
             "tidegate_tls_handshake_failures_total",
@@ -26,9 +32,34 @@ pub(super) fn prometheus(state: &State) -> String {
             "Downstream connections ended by a defect of the gateway.",
             c.panicked,
         ),
+        (
+            "tidegate_config_restored_objects",
+            "gauge",
+            "Objects of the live config that are from before the process began.",
+            state.shown().report.restored as u64,
+        ),
         ("tidegate_config_generation", "gauge", "Number of the live config.", state.live.generation()),
     ];
-    for (name, kind, help, value) in metrics {
+    let load = state.overload.load();
+    let memory = load.into_iter().flat_map(|l| -> [(&str, &str, &str, u64); 4] {
+        [
+            (
+                "tidegate_overload_level",
+                "gauge",
+                "What is done against too much memory: 0 nothing, 1 requests are shed, 2 connections are refused.",
+                l.level.into(),
+            ),
+            ("tidegate_memory_bytes", "gauge", "Memory of the process.", l.used),
+            ("tidegate_memory_limit_bytes", "gauge", "Memory that the process may have.", l.limit),
+            (
+                "tidegate_overload_connections_refused_total",
+                "counter",
+                "Downstream connections closed at once because of too much memory.",
+                l.refused,
+            ),
+        ]
+    });
+    for (name, kind, help, value) in metrics.into_iter().chain(memory) {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }

@@ -6,7 +6,7 @@ mod page;
 mod views;
 
 use crate::listener::canonical;
-use crate::server::{ExplainQuery, State};
+use crate::server::{ExplainQuery, Phase, State};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -44,8 +44,18 @@ pub(crate) enum Server {
 
 type Answer = Response<Full<Bytes>>;
 
-/// Accepts and serves until the runtime ends.
+/// Accepts and serves, from when this process accepts until another does in its place, or the runtime ends.
 pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
+    let mut phase = state.phase.subscribe();
+    // An error is the end of the state, which this task has a share in.
+    let _ = phase.wait_for(|phase| *phase != Phase::Held).await;
+    tokio::select! {
+        () = accept(socket, server, &state) => {}
+        _ = phase.wait_for(|phase| *phase == Phase::PassedOn) => {}
+    }
+}
+
+async fn accept(socket: Socket, server: Server, state: &Arc<State>) {
     let listener = match TcpListener::from_std(socket.into()) {
         Ok(listener) => listener,
         Err(e) => {
@@ -61,7 +71,8 @@ pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
                     continue;
                 }
                 let busy = Arc::new(AtomicBool::new(false));
-                let task = tokio::spawn(serve_connection(stream, server, state.clone(), busy.clone()));
+                let task =
+                    tokio::spawn(serve_connection(stream, server, Open::new(state.clone()), busy.clone()));
                 places.push_back(Place { busy, task: task.abort_handle() });
             }
             Err(e) => {
@@ -93,13 +104,33 @@ fn make_room(places: &mut VecDeque<Place>) -> bool {
     oldest.inspect(|p| p.task.abort()).is_some()
 }
 
-async fn serve_connection(stream: TcpStream, server: Server, state: Arc<State>, busy: Arc<AtomicBool>) {
+/// Counts a connection while it is open.
+struct Open(Arc<State>);
+
+impl Open {
+    fn new(state: Arc<State>) -> Open {
+        state.asked_by.fetch_add(1, Ordering::SeqCst);
+        Open(state)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.asked_by.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn serve_connection(stream: TcpStream, server: Server, open: Open, busy: Arc<AtomicBool>) {
+    let state = &open.0;
     let Ok(local) = stream.local_addr().map(canonical) else { return };
     let service = service_fn(|request| {
         let (state, busy) = (state.clone(), busy.clone());
         async move {
             busy.store(true, Ordering::Relaxed);
-            let answer = answer(&request, server, local, state).await;
+            let mut answer = answer(&request, server, local, state.clone()).await;
+            if state.is_passed_on() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(answer)
         }

@@ -21,8 +21,12 @@ pub(super) fn diagnostics(state: &State) -> Vec<Diagnostic> {
 /// `/config`.
 pub(super) fn config(state: &State) -> Value {
     let diagnostics = diagnostics(state);
-    let objects = state.shown().report.objects.clone();
-    json!({ "generation": state.live.generation(), "objects": objects, "diagnostics": diagnostics })
+    let (objects, restored) = {
+        let report = &state.shown().report;
+        (report.objects.clone(), report.restored)
+    };
+    let generation = state.live.generation();
+    json!({ "generation": generation, "restored": restored, "objects": objects, "diagnostics": diagnostics })
 }
 
 /// `/config/table`: listeners, route tables, virtual hosts with their routes, clusters, endpoints;

@@ -5,7 +5,7 @@ use super::check::OfResponse;
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::edits::{Edits, Ops, line};
-use super::error::{Kind, reason_phrase};
+use super::error::{Kind, Limit, reason_phrase};
 use super::grpc::{self, is_grpc};
 use super::head::{end_response, write_date, write_target};
 use super::record::{Life, Lookup, Reply, Site};
@@ -75,8 +75,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
     let ops = Ops { granted: &granted, ..ops };
     let grpc = is_grpc(w);
     life.status = if grpc { 200 } else { status };
-    // after a request that breaks the rules, the next one is not to be trusted
-    let connection = down.connection_lines(matches!(answer, Answer::Error(..)) && status == 400);
+    let last = matches!(answer, Answer::Error(kind, _) if kind.ends_connection());
+    let connection = down.connection_lines(last);
     render(life, w, site, ops, Reply::Sent);
     if grpc {
         let status = match answer {
@@ -135,6 +135,8 @@ fn is_cut_off<D: Downstream>(
     match life.responded {
         true if late => down.end_call(b"grpc-status: 4\r\ngrpc-message: upstream request timeout\r\n"),
         false if kind.row().status != 0 => return false,
+        // what it has not taken must not wait for it in the system
+        _ if kind == Kind::Limit(Limit::Download) => down.cut(),
         _ => down.abort(),
     }
     true

@@ -19,7 +19,7 @@ use super::view::View;
 use super::websocket;
 use crate::h1::field::Known;
 use crate::h2::Exchange;
-use crate::telemetry::{Flag, RetryCount};
+use crate::telemetry::RetryCount;
 use crate::upstream::{Cluster, ConnectError, EndpointId, Pick, Seen, TransportOptions};
 use std::borrow::Cow;
 use std::future::Future;
@@ -89,7 +89,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         outgoing: Outgoing<'a>,
     ) -> Self {
         let keep = outgoing.http2 || outgoing.retries().is_some();
-        let upload = Upload::new(site.worker.limits.retry_body, w.request.content_length(), keep);
+        let upload = Upload::new(&site.worker.limits, w.request.content_length(), keep);
         let (retries, tried, hash, fresh, interim) = (0, Vec::new(), None, false, 0);
         Tries { down, w, life, site, outgoing, upload, retries, tried, hash, fresh, interim }
     }
@@ -99,8 +99,7 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         // the time that the upload takes is the client's
         self.down.deadline().limit_whole(self.outgoing.timeout);
         if self.down.uploaded() {
-            let delayed = self.life.flags.has(Flag::DelayInjected);
-            let now = if delayed { Instant::now() } else { self.life.began };
+            let now = if self.life.delayed { Instant::now() } else { self.life.began };
             self.down.deadline().start_limits(now);
         }
         if self.outgoing.http2 {
@@ -159,11 +158,20 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         let seen = match tried {
             Ok(tried) => tried.outcome(self.w).map(Outcome::seen),
             Err(failed) if failed.stale && !self.fresh => None,
-            Err(failed) => failed.kind.blames_endpoint().then_some(Seen::Failure),
+            Err(failed) => self.blames_endpoint(failed.kind).then_some(Seen::Failure),
         };
         if let (Some(seen), Some(pick)) = (seen, &self.life.pick) {
             self.outgoing.cluster.observe(pick, seen);
         }
+    }
+
+    /// Whether a failure is the endpoint's: not where the client chose how short the time was, nor where it was spent
+    /// waiting for room among our own requests.
+    fn blames_endpoint(&self, kind: Kind) -> bool {
+        let reached =
+            || self.life.upstream_local.is_some() || self.life.pick.as_ref().is_some_and(Pick::is_connecting);
+        let own = kind == Kind::Timeout && (self.life.asked_time || !reached());
+        kind.blames_endpoint() && !own
     }
 
     /// Notes what became of a try, where its span is recorded.

@@ -3,8 +3,10 @@
 use super::buffers::Work;
 use super::downstream::Downstream;
 use super::error::Kind;
+use super::pace::{self, Awaited, Pace, Rates};
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
@@ -62,6 +64,7 @@ pub(crate) struct Deadline {
     idle_for: Duration,
     whole: Limit,
     one_try: Limit,
+    pace: Pace,
 }
 
 impl Deadline {
@@ -70,7 +73,31 @@ impl Deadline {
         let now = Instant::now();
         let sleep = Box::pin(tokio::time::sleep(idle.min(TICK)));
         let (whole, one_try) = (Limit::None, Limit::None);
-        Deadline { sleep, wakes: None, idle: now + idle, idle_for: idle, whole, one_try }
+        let pace = Pace::default();
+        Deadline { sleep, wakes: None, idle: now + idle, idle_for: idle, whole, one_try, pace }
+    }
+
+    /// From now on the client must be so fast where it is waited for.
+    pub(crate) fn paced(mut self, rates: Option<Rc<Rates>>) -> Self {
+        self.pace = Pace::new(rates);
+        let first = tokio::time::Instant::now() + self.tick();
+        if first < self.sleep.deadline() {
+            self.reset(first);
+        }
+        self
+    }
+
+    fn tick(&self) -> Duration {
+        self.pace.shortest().map_or(TICK, |time| time.min(TICK))
+    }
+
+    /// The client is waited for now.
+    pub(crate) fn await_client(&mut self, awaited: Awaited) {
+        self.pace.await_client(awaited);
+    }
+
+    pub(super) fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
     }
 
     /// Starts anew at `now`, with a limit for idleness alone.
@@ -78,6 +105,7 @@ impl Deadline {
         self.idle_for = idle;
         self.idle = now + idle;
         self.end_limits();
+        self.pace.forget();
         if idle < TICK {
             self.wake();
         }
@@ -100,6 +128,11 @@ impl Deadline {
             self.one_try.run(now);
             self.wake();
         }
+    }
+
+    /// When something last moved.
+    pub(crate) fn since(&self) -> Instant {
+        self.idle.checked_sub(self.idle_for).unwrap_or(self.idle)
     }
 
     /// From now on only idleness is limited.
@@ -168,20 +201,28 @@ impl Deadline {
     /// Ready when one of them has passed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {
-            ready!(self.poll_timer(cx));
-            let now = Instant::now();
-            if self.whole.has_passed(now) {
-                return Poll::Ready(Expired::Whole);
+            if let Err(expired) = ready!(self.poll_tick(cx)) {
+                return Poll::Ready(expired);
             }
-            if self.one_try.has_passed(now) {
-                return Poll::Ready(Expired::Try);
-            }
-            if now >= self.idle {
-                return Poll::Ready(Expired::Idle);
-            }
-            let next = self.next().min(now + TICK);
-            self.reset(next.into());
         }
+    }
+
+    /// Ready each time that the timer has run out: with what has passed, or else with the time, and then it runs anew.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Result<Instant, Expired>> {
+        ready!(self.poll_timer(cx));
+        let now = Instant::now();
+        if self.whole.has_passed(now) {
+            return Poll::Ready(Err(Expired::Whole));
+        }
+        if self.one_try.has_passed(now) {
+            return Poll::Ready(Err(Expired::Try));
+        }
+        if now >= self.idle {
+            return Poll::Ready(Err(Expired::Idle));
+        }
+        let next = self.next().min(now + self.tick());
+        self.reset(next.into());
+        Poll::Ready(Ok(now))
     }
 }
 
@@ -218,12 +259,25 @@ fn poll_over<D: Downstream>(
     if waiting == Waiting::ForUpstream && down.uploaded() && down.poll_gone(w, cx).is_ready() {
         return Poll::Ready(Kind::ClientGone);
     }
-    down.deadline().poll(cx).map(|e| match e {
+    let awaited = down.deadline().pace.settle();
+    loop {
+        let slow = match ready!(down.deadline().poll_tick(cx)) {
+            Ok(now) => pace::look(down, w, awaited, now),
+            Err(e) => return Poll::Ready(over(e, down.uploaded())),
+        };
+        if let Some(limit) = slow {
+            return Poll::Ready(Kind::Limit(limit));
+        }
+    }
+}
+
+fn over(expired: Expired, uploaded: bool) -> Kind {
+    match expired {
         Expired::Whole => Kind::Timeout,
         Expired::Try => Kind::TryTimeout,
-        Expired::Idle if down.uploaded() => Kind::Stalled,
+        Expired::Idle if uploaded => Kind::Stalled,
         Expired::Idle => Kind::Idle,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,17 @@ pub(crate) trait Downstream: End {
     /// Bytes of the request's body so far, without framing.
     fn received(&self) -> u64;
 
+    /// Bytes that the client has taken so far, of this response or of the whole connection; `None` where that cannot be
+    /// known.
+    fn taken(&self) -> Option<u64> {
+        None
+    }
+
+    /// How many requests share the connection.
+    fn streams(&self) -> usize {
+        1
+    }
+
     /// The next bytes of the request's body, as they go on an HTTP/1 wire.
     fn poll_upload(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>>;
 

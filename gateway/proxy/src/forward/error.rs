@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     BadPath,
     /// The client's body breaks the rules.
     BadBody,
+    /// A limit of the gateway's own.
+    Limit(Limit),
     /// The client's trailers have fields that frame or route a message.
     BadTrailers,
     /// The client broke the rules in its stream, which is reset for it.
@@ -77,6 +79,31 @@ pub(crate) enum Kind {
     Defect,
 }
 
+/// A limit that protects the gateway, and what is beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The request's body is too large.
+    Body,
+    /// It comes too slowly.
+    Upload,
+    /// The client takes its response too slowly.
+    Download,
+    /// The process has too much memory.
+    Memory,
+}
+
+impl Limit {
+    fn row(self) -> Row {
+        let (status, flag, details) = match self {
+            Limit::Body => (413, None, "request_payload_too_large"),
+            Limit::Upload => (408, None, "request_too_slow"),
+            Limit::Download => (0, Some(Flag::LocalReset), "response_taken_too_slowly"),
+            Limit::Memory => (503, Some(Flag::OverloadManager), "overload"),
+        };
+        Row { status, flag, details, body: if status == 0 { "" } else { reason_phrase(status) } }
+    }
+}
+
 impl From<ConnectError> for Kind {
     fn from(error: ConnectError) -> Self {
         match error {
@@ -125,6 +152,7 @@ const RESET: &str = "upstream connect error or disconnect/reset before headers";
 /// What is said when a cluster is at a limit of its own.
 const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
 
+const NO_ADDRESS: &str = "the name of the upstream does not resolve";
 const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
 
 fn denied(denial: Denial) -> Row {
@@ -133,6 +161,12 @@ fn denied(denial: Denial) -> Row {
 }
 
 impl Kind {
+    /// Whether no other request may follow on the connection: after one that breaks the rules, the next one is not to be
+    /// trusted; and where there is too much memory, that of the connection is to be free again.
+    pub(crate) fn ends_connection(self) -> bool {
+        self.row().status == 400 || self == Kind::Limit(Limit::Memory)
+    }
+
     /// Whether it says something about the health of the endpoint that was tried.
     pub(crate) fn blames_endpoint(self) -> bool {
         match self {
@@ -148,6 +182,7 @@ impl Kind {
             Kind::BadRequest(..)
             | Kind::BadPath
             | Kind::BadBody
+            | Kind::Limit(_)
             | Kind::BadTrailers
             | Kind::BadStream
             | Kind::NotHttp
@@ -186,6 +221,7 @@ impl Kind {
             }
             Kind::BadPath => bad("path_normalization_failed", "Bad Request"),
             Kind::BadBody => bad("http1.codec_error", "Bad Request"),
+            Kind::Limit(limit) => limit.row(),
             Kind::BadTrailers => bad("forbidden_trailer", "Bad Request"),
             Kind::BadStream => row(0, Flag::DownstreamProtocolError, "http2.stream_error", ""),
             Kind::NotHttp => row(0, Flag::DownstreamProtocolError, "not_http", ""),
@@ -204,12 +240,7 @@ impl Kind {
             Kind::ForeignHost => {
                 row(503, Flag::NoHealthyUpstream, "host_not_of_service", "no healthy upstream")
             }
-            Kind::NoAddress => row(
-                503,
-                Flag::DnsFailure,
-                "dns_resolution_failure",
-                "the name of the upstream does not resolve",
-            ),
+            Kind::NoAddress => row(503, Flag::DnsFailure, "dns_resolution_failure", NO_ADDRESS),
             Kind::Overflow => row(503, Flag::Overflow, before!("overflow"), OVERFLOW),
             Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
             Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
@@ -256,6 +287,10 @@ mod tests {
     fn every_kind_has_its_status_and_flag() {
         for (kind, status, flag) in [
             (Kind::BadRequest(431, "head_too_large"), 431, Some(Flag::DownstreamProtocolError)),
+            (Kind::Limit(Limit::Body), 413, None),
+            (Kind::Limit(Limit::Upload), 408, None),
+            (Kind::Limit(Limit::Download), 0, Some(Flag::LocalReset)),
+            (Kind::Limit(Limit::Memory), 503, Some(Flag::OverloadManager)),
             (Kind::BadTrailers, 400, Some(Flag::DownstreamProtocolError)),
             (Kind::BadStream, 0, Some(Flag::DownstreamProtocolError)),
             (Kind::NotHttp, 0, Some(Flag::DownstreamProtocolError)),

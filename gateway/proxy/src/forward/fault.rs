@@ -22,6 +22,7 @@ pub(crate) async fn inject<'t, D: Downstream>(
     let dice = || fastrand::u64(..);
     if let Some(delay) = fault.delay.as_ref().filter(|d| d.share.takes(dice())) {
         life.flags.set(Flag::DelayInjected);
+        life.delayed = true;
         wait(down, w, site, delay.duration).await.map_err(|kind| Answer::Error(kind, None))?;
     }
     match fault.abort.as_ref().filter(|a| a.share.takes(dice())) {

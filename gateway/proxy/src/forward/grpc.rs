@@ -50,6 +50,7 @@ pub(super) fn status(http: u16) -> u8 {
         401 => 16,                   // UNAUTHENTICATED
         403 => 7,                    // PERMISSION_DENIED
         404 => 12,                   // UNIMPLEMENTED
+        413 => 8,                    // RESOURCE_EXHAUSTED, as gRPC's own servers say it
         429 | 502 | 503 | 504 => 14, // UNAVAILABLE
         _ => 2,                      // UNKNOWN
     }

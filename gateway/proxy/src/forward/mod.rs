@@ -19,6 +19,7 @@ pub(crate) mod identity;
 pub(crate) mod mirror;
 mod misdirected;
 pub(crate) mod outgoing;
+pub(crate) mod pace;
 pub(crate) mod path;
 pub(crate) mod plan;
 pub(crate) mod record;

@@ -85,6 +85,8 @@ pub(crate) struct Life<'t> {
     pub(crate) upstream_local: Option<SocketAddr>,
     /// When the last of a response had been handed over.
     pub(crate) over: Option<Instant>,
+    /// It was held up here before anything was sent: the time for that is not the upstream's.
+    pub(crate) delayed: bool,
     /// The time for all of it is what the client gave.
     pub(crate) asked_time: bool,
     /// The response has begun: an error can no longer be answered.
@@ -122,6 +124,7 @@ impl<'t> Life<'t> {
             transport_failure: Cow::Borrowed(""),
             over: None,
             upstream_local: None,
+            delayed: false,
             asked_time: false,
             responded: false,
             refused_head: false,

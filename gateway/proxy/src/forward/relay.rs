@@ -7,7 +7,7 @@ use super::edits::{Edits, Ops};
 use super::error::Kind;
 use super::head::{ResponseChanges, write_response};
 use super::record::Life;
-use super::tunnel;
+use super::tunnel::{self, End};
 use super::upload::{Sender, Upload};
 use super::upstream::Upstream;
 use crate::h1::body::BodyScan;
@@ -222,7 +222,12 @@ async fn stream<D: Downstream>(
         }
         let next = under_deadline(down, w, Waiting::ForUpstream, |down, w, cx| {
             sender.go_on(upload, upstream, down, w, cx)?;
-            upstream.poll_body(body.scan.limit().min(down.room()), cx)
+            let next = upstream.poll_body(body.scan.limit().min(down.room()), cx);
+            // TLS may hold what was written while the client took nothing
+            if next.is_pending() && matches!(End::poll_flush(down, cx), Poll::Ready(Err(_))) {
+                return Poll::Ready(Err(Kind::ClientGone));
+            }
+            next
         })
         .await?;
         (bulk, ended) = body.next(next)?;

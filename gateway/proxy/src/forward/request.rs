@@ -6,7 +6,7 @@ use super::buffers::Work;
 use super::check;
 use super::downstream::Downstream;
 use super::edits::Ops;
-use super::error::Kind;
+use super::error::{Kind, Limit};
 use super::fault::inject;
 use super::outgoing::Outgoing;
 use super::plan::{Plan, plan};
@@ -30,15 +30,19 @@ pub(crate) async fn serve<D: Downstream>(
     site: Site<'_>,
     now: Instant,
 ) -> Instant {
+    if site.worker.overload.sheds() {
+        return Box::pin(shed(down, w, site, now)).await;
+    }
     let pin = site.worker.pin(&site.connection.last);
     let snapshot: &Snapshot = &pin;
     let mut in_hand = InHand::begin(now, w, site);
     let InHand { life, w, .. } = &mut in_hand;
     down.deadline().start(now, site.worker.limits.request_idle);
-    let uploading = down.begin_upload(w);
+    let uploading = begin_upload(down, w, site);
     let planned = match (plan(life, w, site, snapshot), &uploading) {
         // boxed, so that asking is no part of every request
         (Plan::Check(check), Ok(first)) => {
+            life.delayed = true;
             Box::pin(check::decide(down, w, life, site, snapshot, check, first.clone())).await
         }
         (planned, _) => planned,
@@ -65,6 +69,32 @@ pub(crate) async fn serve<D: Downstream>(
         answer(down, w, life, site, &snapshot.mesh, a).await;
     }
     life.received = life.received.max(down.received());
+    in_hand.end()
+}
+
+/// Finds where the body ends, and holds it to the limit as far as that is known already.
+fn begin_upload<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>) -> Result<Range<usize>, Kind> {
+    let first = down.begin_upload(w)?;
+    match site.worker.limits.request_body {
+        Some(most) if down.received().max(w.request.content_length().unwrap_or(0)) > most => {
+            Err(Kind::Limit(Limit::Body))
+        }
+        _ => Ok(first),
+    }
+}
+
+/// Answers without a look at what it asks for: the process has too much memory.
+async fn shed<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, now: Instant) -> Instant {
+    let pin = site.worker.pin(&site.connection.last);
+    let mut in_hand = InHand::begin(now, w, site);
+    let InHand { life, w, .. } = &mut in_hand;
+    let Work { buf, pos, request, identity, .. } = &mut **w;
+    let (peer, tls) = (site.connection.peer, site.connection.tls.is_some());
+    identity.establish(request, &buf[*pos..], peer, tls, pin.mesh.trusted_proxies);
+    down.deadline().start(now, site.worker.limits.request_idle);
+    // a body that breaks the rules ends the connection, which the answer does, too
+    let _ = down.begin_upload(w);
+    answer(down, w, life, site, &pin.mesh, Answer::Error(Kind::Limit(Limit::Memory), None)).await;
     in_hand.end()
 }
 
@@ -104,6 +134,8 @@ async fn forward<'t, D: Downstream>(
         tries.response().await?
     };
     let Response { mut upstream, bulk, mut upload, mut sender } = response;
+    #[cfg(test)]
+    super::tests::defect::provoke(w);
     life.status = w.response.status;
     life.set_details("via_upstream");
     let ops = Ops { rule: &decision.destination.response_headers, cors: life.cors, granted: &[] };

@@ -3,8 +3,11 @@
 use crate::auth::{Authenticator, HttpFetch, KeyFetching, KeyStore, TokenCache};
 use crate::connection::Connection;
 use crate::forward::mirror::Mirrors;
+use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
+use crate::overload::Overload;
+use crate::resting::Resting;
 use crate::server::Identity;
 use crate::snapshot::{LastSnapshot, Live, Snapshot};
 use crate::telemetry::Telemetry;
@@ -135,6 +138,7 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
     };
     let identity = Identity { workload: "test".into(), namespace: "test".into() };
     Rc::new(Worker {
+        rates: Rates::of(&limits),
         limits,
         pool: Pool::new(Connector::new()),
         streams: Tasks::default(),
@@ -146,6 +150,8 @@ pub(crate) fn worker(model: &Model, limits: Limits) -> Rc<Worker> {
         mirrors: Mirrors::default(),
         checks: Default::default(),
         tokens: TokenCache::default(),
+        overload: Arc::new(Overload::new(None)),
+        resting: Resting::default(),
         cache: SnapshotCache::new(Arc::new(Live::new(snapshot))),
     })
 }
@@ -161,6 +167,8 @@ pub(crate) fn connection() -> Rc<Connection> {
         tls: None,
         passed_sni: None,
         last: LastSnapshot::default(),
+        requests: Default::default(),
+        rest: Default::default(),
         began: crate::l4::Began::now(),
     })
 }

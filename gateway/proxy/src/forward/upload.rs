@@ -2,9 +2,10 @@
 
 use super::buffers::{Bulk, Work};
 use super::downstream::Downstream;
-use super::error::Kind;
+use super::error::{Kind, Limit};
 use super::mirror;
 use super::upstream::Upstream;
+use crate::limits::Limits;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -26,16 +27,20 @@ pub(crate) struct Upload {
     bytes: usize,
     /// How many may be in `parts`.
     limit: usize,
+    /// How large the body may be.
+    most: u64,
     keeping: bool,
     /// Something was dropped, so it cannot be sent again.
     lost: bool,
 }
 
 impl Upload {
-    /// Keeps at most `limit` bytes; what is longer than that by its own account is `None`.
-    pub(crate) fn new(limit: usize, length: Option<u64>, keep: bool) -> Self {
+    /// Keeps as much as the limits allow, where `keep`, and what is not longer than that by its own account.
+    pub(crate) fn new(limits: &Limits, length: Option<u64>, keep: bool) -> Self {
+        let limit = limits.retry_body;
         let fits = length.is_none_or(|n| n <= limit as u64);
-        Upload { parts: VecDeque::new(), bytes: 0, limit, keeping: keep && fits, lost: false }
+        let most = limits.request_body.unwrap_or(u64::MAX);
+        Upload { parts: VecDeque::new(), bytes: 0, limit, most, keeping: keep && fits, lost: false }
     }
 
     /// Whether all that was sent of it can be sent again.
@@ -77,6 +82,9 @@ impl Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Kind>> {
         let piece = ready!(down.poll_upload(w, cx))?;
+        if down.received() > self.most {
+            return Poll::Ready(Err(Kind::Limit(Limit::Body)));
+        }
         if w.copying.is_some() {
             mirror::go_on(down, w, piece.bytes());
         }

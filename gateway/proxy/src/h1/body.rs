@@ -5,7 +5,7 @@ use super::field::{forbidden_in_trailers, is_token, is_token_char};
 use super::head::Framing;
 
 /// Bytes of a trailer section.
-const TRAILERS: usize = 8 << 10;
+const TRAILERS: u16 = 8 << 10;
 /// Bytes of the extensions of one chunk.
 const EXTENSIONS: u16 = 256;
 
@@ -16,7 +16,7 @@ pub(crate) struct BodyScan {
     data: u64,
     trailers: Vec<u8>,
     /// Bytes of the trailer section so far, dropped ones too.
-    trailer_bytes: usize,
+    trailer_bytes: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]

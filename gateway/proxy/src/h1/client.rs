@@ -4,8 +4,9 @@ use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
+use crate::forward::pace::Awaited;
 use crate::forward::tunnel::End;
-use pingora::protocols::Stream;
+use pingora::protocols::{SocketDigest, Stream};
 use pingora::server::ShutdownWatch;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -23,7 +24,7 @@ const JOINED_TLS: usize = 16 << 10;
 pub(super) struct Client {
     pub(super) stream: Stream,
     pub(super) deadline: Deadline,
-    shutdown: ShutdownWatch,
+    pub(super) shutdown: ShutdownWatch,
     /// The request's body.
     scan: BodyScan,
     /// Chunk framing is taken off the body.
@@ -72,6 +73,30 @@ impl Client {
         }
     }
 
+    fn poll_out(&mut self, w: &mut Work, body: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.replied < w.reply.len() {
+            let vectored = self.stream.is_write_vectored();
+            if body.bytes().len() <= if vectored { JOINED } else { JOINED_TLS } {
+                w.reply.extend_from_slice(body.bytes());
+                body.advance(body.bytes().len());
+            }
+            let head = &w.reply[self.replied..];
+            let stream = Pin::new(&mut self.stream);
+            let n = ready!(if body.is_empty() || !vectored {
+                stream.poll_write(cx, head)
+            } else {
+                stream.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body.bytes())])
+            })?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = n.min(head.len());
+            self.replied += of_head;
+            body.advance(n - of_head);
+        }
+        body.poll_write_to(&mut self.stream, cx)
+    }
+
     /// Whether another request may follow on this connection.
     pub(super) fn goes_on(&self) -> bool {
         !self.closing && !self.aborted && self.uploaded()
@@ -111,8 +136,17 @@ impl Downstream for Client {
         self.scan.data()
     }
 
+    fn taken(&self) -> Option<u64> {
+        // the system writes ahead of what the client takes, and says nothing for long where that is slow
+        Some(SocketDigest::from_raw_fd(self.stream.id()).tcp_info()?.tcpi_bytes_acked)
+    }
+
     fn poll_upload(&mut self, w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
-        let Ok(mut bulk) = ready!(Bulk::poll_read(&mut self.stream, cx, self.scan.limit())) else {
+        let read = Bulk::poll_read(&mut self.stream, cx, self.scan.limit());
+        if read.is_pending() {
+            self.deadline.await_client(Awaited::Upload);
+        }
+        let Ok(mut bulk) = ready!(read) else {
             return Poll::Ready(Err(Kind::ClientGone));
         };
         if bulk.is_empty() {
@@ -195,31 +229,19 @@ impl Downstream for Client {
         _last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.replied < w.reply.len() {
-            let vectored = self.stream.is_write_vectored();
-            if body.bytes().len() <= if vectored { JOINED } else { JOINED_TLS } {
-                w.reply.extend_from_slice(body.bytes());
-                body.advance(body.bytes().len());
-            }
-            let head = &w.reply[self.replied..];
-            let stream = Pin::new(&mut self.stream);
-            let n = ready!(if body.is_empty() || !vectored {
-                stream.poll_write(cx, head)
-            } else {
-                stream.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body.bytes())])
-            })?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_head = n.min(head.len());
-            self.replied += of_head;
-            body.advance(n - of_head);
+        let sent = self.poll_out(w, body, cx);
+        if sent.is_pending() {
+            self.deadline.await_client(Awaited::Download);
         }
-        body.poll_write_to(&mut self.stream, cx)
+        sent
     }
 
     fn poll_end(&mut self, _trailers: Option<&[u8]>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let sent = Pin::new(&mut self.stream).poll_flush(cx);
+        if sent.is_pending() {
+            self.deadline.await_client(Awaited::Download);
+        }
+        sent
     }
 
     fn begin_tunnel(&mut self, w: &Work) -> Range<usize> {

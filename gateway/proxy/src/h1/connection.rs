@@ -7,6 +7,7 @@ use crate::forward::error::{Kind, LINGER, LINGER_IN_ALL};
 use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
 use crate::listener::LAST_CALL;
+use crate::resting::Seat;
 use crate::worker::Worker;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -26,29 +27,29 @@ pub(crate) fn serve(
     worker: Rc<Worker>,
     shutdown: ShutdownWatch,
 ) -> impl Future<Output = ()> {
-    let deadline = Deadline::new(worker.limits.head_time);
-    let mut client = Client::new(stream, deadline, shutdown.clone());
-    let mut stop = Stop { shutdown, wake: None, called: false };
+    let deadline = Deadline::new(worker.limits.head_time).paced(worker.rates.clone());
+    let mut client = Client::new(stream, deadline, shutdown);
+    let mut idle = Idle::default();
     // Captured rather than moved in: a future keeps room for what it moves.
     async move {
         let ended = {
             let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
-            worker.cut.unless(pin!(requests(&mut client, &mut stop, site))).await
+            worker.cut.unless(pin!(requests(&mut client, &mut idle, site))).await
         };
         if !ended {
             client.cut();
         }
         if !client.aborted {
-            close(&mut client).await;
+            close(&mut client, connection.rest.is_over()).await;
         }
     }
 }
 
 /// Serves requests until no other may follow.
-async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
+async fn requests(client: &mut Client, idle: &mut Idle, site: Site<'_>) {
     let mut work = None;
     loop {
-        let mut w = match read_head(client, &mut work, stop, site).await {
+        let mut w = match read_head(client, &mut work, idle, site).await {
             Ok(Some(w)) => w,
             Ok(None) => {
                 if let Some(w) = work.take() {
@@ -60,7 +61,8 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
                 return refuse(client, work.take().unwrap_or_else(Work::take), site, kind).await;
             }
         };
-        client.closing = stop.stopping(site);
+        site.connection.rest.set(None);
+        client.closing = is_stopping(client, site) || site.connection.is_last(site.worker);
         let ended = request::serve(client, &mut w, site, Instant::now()).await;
         if !client.goes_on() {
             return w.give_back();
@@ -72,40 +74,52 @@ async fn requests(client: &mut Client, stop: &mut Stop, site: Site<'_>) {
         } else {
             work = Some(w);
         }
+        site.connection.rest.set(Some(ended));
         client.deadline.start(ended, site.worker.limits.keep_alive_idle);
     }
 }
 
-/// Whether the listener goes or the process stops. An idle connection is woken for it; asking takes
-/// no lock.
-struct Stop {
-    shutdown: ShutdownWatch,
-    wake: Option<Pin<Box<dyn Future<Output = ()>>>>,
+/// Whether the listener goes or the process stops; asking takes no lock.
+fn is_stopping(client: &Client, site: Site<'_>) -> bool {
+    site.worker.draining.load(Ordering::Relaxed) || client.shutdown.has_changed().unwrap_or(true)
+}
+
+/// What an idle connection is woken for.
+#[derive(Default)]
+struct Idle(Option<Box<Woken>>);
+
+struct Woken {
+    _stop: Pin<Box<dyn Future<Output = ()>>>,
+    _seat: Seat,
+    /// It has heard its last call.
     called: bool,
 }
 
-impl Stop {
-    fn stopping(&self, site: Site<'_>) -> bool {
-        site.worker.draining.load(Ordering::Relaxed) || self.shutdown.has_changed().unwrap_or(true)
+impl Woken {
+    /// The task's waker is left with the watch and with the worker, once.
+    fn new(client: &Client, site: Site<'_>, cx: &mut Context<'_>) -> Box<Self> {
+        let mut shutdown = client.shutdown.clone();
+        let mut stop: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            let _ = shutdown.wait_for(|stop| *stop).await;
+        });
+        // whether it is ready is asked in another way
+        let _ = stop.as_mut().poll(cx);
+        let seat = Seat::take(site.worker, site.connection, cx.waker());
+        Box::new(Woken { _stop: stop, _seat: seat, called: false })
     }
+}
 
-    /// True once: when an idle connection is to hear its last call. A request that comes then is
-    /// served, since nothing but an answer can tell an HTTP/1 client that no other may follow
-    /// (RFC 9112 9.6). The task's waker is left with the watch once.
-    fn calls(&mut self, site: Site<'_>, cx: &mut Context<'_>) -> bool {
-        let now = match &self.wake {
-            None => {
-                let mut shutdown = self.shutdown.clone();
-                let mut wake: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-                    let _ = shutdown.wait_for(|stop| *stop).await;
-                });
-                let now = wake.as_mut().poll(cx).is_ready();
-                self.wake = Some(wake);
-                now
-            }
-            Some(_) => self.stopping(site),
-        };
-        now && !std::mem::replace(&mut self.called, true)
+impl Idle {
+    /// Whether the connection is to make room for others. As with every end of one, a request may be on its way; its
+    /// client sees that it was not answered, and may send it again (RFC 9112 9.3.1). Where the listener goes, the
+    /// connection hears its last call: a request that comes then is served, since nothing but an answer can tell an
+    /// HTTP/1 client that no other may follow (RFC 9112 9.6).
+    fn ends(&mut self, client: &mut Client, site: Site<'_>, cx: &mut Context<'_>) -> bool {
+        let woken = self.0.get_or_insert_with(|| Woken::new(client, site, cx));
+        if is_stopping(client, site) && !std::mem::replace(&mut woken.called, true) {
+            client.deadline.start(Instant::now(), LAST_CALL);
+        }
+        site.connection.rest.is_over()
     }
 }
 
@@ -113,7 +127,7 @@ impl Stop {
 async fn read_head(
     client: &mut Client,
     work: &mut Option<Box<Work>>,
-    stop: &mut Stop,
+    idle: &mut Idle,
     site: Site<'_>,
 ) -> Result<Option<Box<Work>>, Kind> {
     let limits = &site.worker.limits;
@@ -158,8 +172,8 @@ async fn read_head(
             match read {
                 Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
                 Poll::Pending => {
-                    if work.is_none() && stop.calls(site, cx) {
-                        client.deadline.start(Instant::now(), LAST_CALL);
+                    if work.is_none() && idle.ends(client, site, cx) {
+                        return Poll::Ready(Ok(0));
                     }
                     client.deadline.poll(cx).map(Err)
                 }
@@ -193,10 +207,11 @@ async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kin
 }
 
 /// Ends the connection so that the client gets to read the answer: what it still sends is read
-/// for a while, because unread bytes would make the system reset the connection.
-async fn close(client: &mut Client) {
+/// for a while, because unread bytes would make the system reset the connection. Not where others need its place `now`:
+/// an answer that it has had for long was read.
+async fn close(client: &mut Client, now: bool) {
     let drain = async {
-        if client.stream.shutdown().await.is_err() {
+        if client.stream.shutdown().await.is_err() || now {
             return;
         }
         loop {

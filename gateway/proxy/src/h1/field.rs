@@ -17,7 +17,8 @@ pub(crate) enum Known {
     Connection,
     /// `Keep-Alive`, `Proxy-Connection`, `HTTP2-Settings`: for this hop alone.
     HopByHop,
-    /// For this hop alone: named by `Connection`, or taken off the request by who read it here.
+    /// For this hop alone: named by `Connection`, taken off the request by who read it here, or told from a name of
+    /// these only by `_` for `-`.
     Nominated,
     /// `Upgrade`.
     Upgrade,
@@ -115,7 +116,7 @@ fn look_up(name: &[u8]) -> Known {
         Known::Other | Known::UserAgent | Known::ContentType | Known::GrpcStatus | Known::GrpcTimeout => {
             Known::Other
         }
-        _ => Known::HopByHop,
+        _ => Known::Nominated,
     }
 }
 
@@ -332,7 +333,7 @@ mod tests {
             "Content_Length",
             "Transfer_Encoding",
         ] {
-            assert_eq!(known(name.as_bytes()), Known::HopByHop, "{name}");
+            assert_eq!(known(name.as_bytes()), Known::Nominated, "{name}");
             assert!(forbidden_in_trailers(name.as_bytes()), "{name}");
         }
         for name in

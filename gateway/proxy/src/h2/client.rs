@@ -1,9 +1,11 @@
-use super::budget::{Stall, Stalls};
+use super::abuse::Ends;
+use super::budget::Stall;
 use super::fields::{broken, fields, linger, may_not_be_trailers, poll_send, raise_fields, write_fields};
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
+use crate::forward::pace::Awaited;
 use crate::forward::tunnel::End;
 use crate::h1::field::{Known, known};
 use crate::h1::head::Framing;
@@ -14,6 +16,7 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 /// Room for what chunk framing adds to a piece.
@@ -27,12 +30,14 @@ pub(super) struct Client<'d> {
     send: Option<SendStream<Bytes>>,
     body: RecvStream,
     deadline: &'d mut Deadline,
-    stalls: &'d Stalls,
+    /// Shared by the streams of the connection that are open.
+    open: &'d Rc<Ends>,
     /// While the answer waits for the client's windows.
     stall: Option<Stall<'d>>,
     chunked: bool,
     uploaded: bool,
     received: u64,
+    sent: u64,
     /// The request's trailer lines.
     trailers: Vec<u8>,
     /// What of a DATA frame did not fit yet.
@@ -59,7 +64,7 @@ impl<'d> Client<'d> {
         body: RecvStream,
         uploaded: bool,
         deadline: &'d mut Deadline,
-        stalls: &'d Stalls,
+        open: &'d Rc<Ends>,
         tunnel: Option<Tunnel>,
     ) -> Self {
         Client {
@@ -67,11 +72,12 @@ impl<'d> Client<'d> {
             send: None,
             body,
             deadline,
-            stalls,
+            open,
             stall: None,
             chunked: false,
             uploaded,
             received: 0,
+            sent: 0,
             trailers: Vec::new(),
             rest: Bytes::new(),
             ended: false,
@@ -154,10 +160,14 @@ impl<'d> Client<'d> {
         let sent = poll_send(send, &mut content, last, &mut self.ended, cx);
         let taken = all - content.len();
         body.advance(taken);
+        self.sent += taken as u64;
+        if sent.is_pending() {
+            self.deadline.await_client(Awaited::Download);
+        }
         match sent.is_pending() {
             true if self.stall.is_none() => {
-                self.stall = Some(self.stalls.begin());
-                if self.stalls.are_many() {
+                self.stall = Some(self.open.stalls.begin());
+                if self.open.stalls.are_many() {
                     body.shrink();
                 }
             }
@@ -223,8 +233,21 @@ impl Downstream for Client<'_> {
         self.received
     }
 
+    fn taken(&self) -> Option<u64> {
+        Some(self.sent)
+    }
+
+    fn streams(&self) -> usize {
+        // one share is the connection's own
+        Rc::strong_count(self.open) - 1
+    }
+
     fn poll_upload(&mut self, _w: &mut Work, cx: &mut Context<'_>) -> Poll<Result<Bulk, Kind>> {
-        self.poll_piece(cx)
+        let piece = self.poll_piece(cx);
+        if piece.is_pending() {
+            self.deadline.await_client(Awaited::Upload);
+        }
+        piece
     }
 
     fn upload_content(&mut self) {
@@ -262,7 +285,7 @@ impl Downstream for Client<'_> {
     }
 
     fn room(&mut self) -> usize {
-        if !self.stalls.are_many() {
+        if !self.open.stalls.are_many() {
             return usize::MAX;
         }
         let Some(send) = &mut self.send else { return MORSEL };
@@ -282,7 +305,7 @@ impl Downstream for Client<'_> {
     ) -> Poll<io::Result<()>> {
         let stalled = self.stall.is_some();
         let sent = self.poll_content(body, last, cx);
-        if !stalled && self.stall.is_some() && self.stalls.are_many() {
+        if !stalled && self.stall.is_some() && self.open.stalls.are_many() {
             w.shrink();
         }
         sent

@@ -192,6 +192,8 @@ mod tests {
             lowered(request, true).unwrap(),
             "GET / HTTP/1.1\r\nhost: a.b\r\ncontent-length: 0\r\n\r\n"
         );
+        let request = Request::get("http://a.b/").header("x_request_id", "1").header("keep_alive", "2");
+        assert!(lowered(request, true).is_ok(), "what only `_` tells from other names is taken off later");
     }
 
     fn connect(protocol: &'static str) -> http::request::Builder {

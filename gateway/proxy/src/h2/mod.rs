@@ -29,6 +29,7 @@ use self::abuse::Ends;
 use self::coalesce::{Coalesce, Flusher, coalesce};
 use crate::connection::Connection;
 use crate::forward::deadline::Deadline;
+use crate::resting::Seat;
 use crate::worker::Worker;
 use bytes::Bytes;
 use pingora::protocols::Stream;
@@ -69,8 +70,9 @@ pub(crate) async fn serve(
         block: Deadline::new(worker.limits.head_time),
         block_since: None,
         connection,
-        worker,
         open: Rc::default(),
+        seat: None,
+        worker,
         leaving: false,
         refused: false,
     };
@@ -128,6 +130,8 @@ struct Streams {
     worker: Rc<Worker>,
     /// Shared by the open streams.
     open: Rc<Ends>,
+    /// Where it is found to be idle.
+    seat: Option<Seat>,
     /// GOAWAY was sent.
     leaving: bool,
     /// GOAWAY was sent because of what the client does.
@@ -148,6 +152,9 @@ impl Streams {
                 None => return Poll::Ready(()),
             };
             self.accepted(respond.stream_id().as_u32(), flusher);
+            if self.connection.is_last(&self.worker) {
+                self.leave();
+            }
             let (connection, open) = (self.connection.clone(), self.open.clone());
             let worker = self.worker.clone();
             self.worker.streams.serve(tasks::Stream { request, respond, connection, worker, open });
@@ -163,8 +170,15 @@ impl Streams {
             self.endless_block();
             return Poll::Ready(());
         }
-        if Rc::strong_count(&self.open) > 1 {
+        let busy = Rc::strong_count(&self.open) > 1;
+        if busy {
             self.idle.touch();
+        }
+        self.connection.rest.set((!busy).then(|| self.idle.since()));
+        self.seat.get_or_insert_with(|| Seat::take(&self.worker, &self.connection, cx.waker()));
+        if self.connection.rest.is_over() && !busy && !self.leaving {
+            self.leave();
+            cx.waker().wake_by_ref();
         }
         while self.idle.poll(cx).is_ready() {
             if Rc::strong_count(&self.open) > 1 {

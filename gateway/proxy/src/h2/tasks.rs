@@ -89,7 +89,7 @@ impl Seat {
 /// A task: serves one stream after the other.
 async fn run(mut stream: Stream) {
     let seat = Rc::new(Seat::default());
-    let mut deadline = Deadline::new(stream.worker.limits.request_idle);
+    let mut deadline = Deadline::new(stream.worker.limits.request_idle).paced(stream.worker.rates.clone());
     loop {
         let worker = stream.worker.clone();
         let began = Instant::now();
@@ -115,7 +115,7 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
     let to_head = parts.method == http::Method::HEAD;
     drop(parts);
     let tunnel = lowered.ok().flatten();
-    let mut client = Client::new(respond, body, uploaded, deadline, &open.stalls, tunnel);
+    let mut client = Client::new(respond, body, uploaded, deadline, &open, tunnel);
     // a body where none was announced must not be found out after the request was passed on
     let empty = lowered.is_ok() && w.request.content_length() == Some(0);
     let ended = if empty { client.ends().await } else { Ok(()) };

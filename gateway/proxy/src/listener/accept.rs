@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_model::ListenerKey;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// The pause after the system said that it has no descriptors or memory left.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How often room is made.
+const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 /// A flood of connections must not become a flood of log lines.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(crate) struct Listening {
     pub(crate) shutdown: ShutdownWatch,
     /// Set before `shutdown` turns true.
     pub(crate) last: LastSnapshot,
+    /// Another process accepts on the socket, or another of these. Set before `shutdown` turns true.
+    pub(crate) passed_on: AtomicBool,
 }
 
 impl Listening {
@@ -74,17 +79,21 @@ pub(crate) struct Acceptor {
     pub(crate) worker: Rc<Worker>,
     /// When something was last complained about.
     pub(crate) warned: Cell<Option<Instant>>,
+    /// When room was last made for new connections.
+    pub(crate) made_room: Cell<Option<Instant>>,
 }
 
 impl Acceptor {
     /// Accepts until the listener goes and the connections that have begun are there, then empties
-    /// the queue: whoever got a connection is served.
+    /// the queue: whoever got a connection is served. One that was passed on is left at once.
     pub(crate) async fn run(self: Rc<Self>, listening: Arc<Listening>) {
-        let mut shutdown = listening.shutdown.clone();
+        let (mut shutdown, passed_on) = (listening.shutdown.clone(), &listening.passed_on);
         let mut gone = pin!(async move {
             // An error is the end of the control side, which goes for the listener as well.
             let _ = shutdown.wait_for(|gone| *gone).await;
-            tokio::time::sleep(LAST_ARRIVALS).await;
+            if !passed_on.load(Ordering::SeqCst) {
+                tokio::time::sleep(LAST_ARRIVALS).await;
+            }
         });
         // Of our own, since a runtime takes no other's; kept once the system grants it.
         let mut listener = None;
@@ -110,7 +119,9 @@ impl Acceptor {
                 }
             }
         }
-        self.empty(&listening);
+        if !listening.passed_on.load(Ordering::SeqCst) {
+            self.empty(&listening);
+        }
     }
 
     /// Asks the system itself: the runtime may not have heard of the last ones yet.
@@ -131,8 +142,15 @@ impl Acceptor {
     }
 
     fn take(&self, listening: &Listening, stream: TcpStream, peer: SocketAddr) {
+        if self.worker.overload.refuses() {
+            return;
+        }
+        let slot = self.spread.admit(self.index);
+        if self.spread.is_tight() {
+            self.make_room();
+        }
         // Over the limit the socket is dropped: closed at once, and counted.
-        let Some(slot) = self.spread.admit(self.index) else {
+        let Some(slot) = slot else {
             return self.complain("the limit is reached, new ones are closed at once");
         };
         let Listening { key: listener, ref shutdown, ref last, .. } = *listening;
@@ -149,6 +167,15 @@ impl Acceptor {
                 back.slot.move_to(self.index);
                 self.serve(back);
             }
+        }
+    }
+
+    /// Ends some of those connections on which nothing is in hand, but not again and again where that does not help.
+    fn make_room(&self) {
+        let now = Instant::now();
+        if self.made_room.get().is_none_or(|at| now.duration_since(at) >= ROOM_INTERVAL) {
+            self.made_room.set(Some(now));
+            self.worker.resting.dismiss(self.spread.margin());
         }
     }
 

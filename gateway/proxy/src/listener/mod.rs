@@ -1,6 +1,8 @@
 //! Listening sockets that open and close while running, and the accept loop.
 
 mod accept;
+mod clients;
+mod inherited;
 pub(crate) mod proxy_protocol;
 mod rewound;
 mod sniff;
@@ -8,15 +10,21 @@ mod socket;
 mod spread;
 
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
+pub(crate) use clients::TooMany;
+pub use inherited::Inherited;
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, LAST_CALL, sniff};
-pub(crate) use socket::{canonical, open, reset_on_close};
+pub(crate) use socket::{canonical, reset_on_close};
 pub(crate) use spread::{Slot, Spread};
 
 use crate::snapshot::{LastSnapshot, Snapshot};
-use std::collections::BTreeMap;
+use socket2::Socket;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem::discriminant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tidegate_model::{Bind, Diagnostic, Listener, ListenerKey, Model, Origin, Severity};
@@ -27,6 +35,8 @@ pub(crate) struct Listeners {
     /// The address of [`Bind::Default`].
     default: IpAddr,
     open: BTreeMap<ListenerKey, Open>,
+    /// What the process before this one listened on, until it is asked for.
+    inherited: Inherited,
 }
 
 struct Open {
@@ -67,9 +77,30 @@ pub(crate) struct Opened {
 impl Listeners {
     /// None yet. Listeners without an address of their own listen on `bind`, by default on all
     /// addresses of both families.
-    pub(crate) fn new(bind: Option<IpAddr>) -> Self {
+    pub(crate) fn new(bind: Option<IpAddr>, inherited: Inherited) -> Self {
         let default = bind.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        Listeners { default, open: BTreeMap::new() }
+        Listeners { default, open: BTreeMap::new(), inherited }
+    }
+
+    /// Closes what the process before this one listened on and nobody asked for until now: it goes with that process.
+    pub(crate) fn forget_inherited(&mut self) {
+        self.inherited = Inherited::default();
+    }
+
+    /// The sockets that listen, each once more, for a process to come.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let open = self.open.values().filter_map(|open| Some((open.address, open.listening.upgrade()?)));
+        open.map(|(address, listening)| Ok((address, listening.socket.try_clone()?.into()))).collect()
+    }
+
+    /// Notes that these addresses are another process's from now on, which has the sockets too: what is in their
+    /// queues is left to it.
+    pub(crate) fn pass_on(&self, taken: &BTreeSet<SocketAddr>) {
+        for open in self.open.values().filter(|open| taken.contains(&open.address)) {
+            if let Some(listening) = open.listening.upgrade() {
+                listening.passed_on.store(true, Ordering::SeqCst);
+            }
+        }
     }
 
     /// Opens what a model wants and is not open.
@@ -93,13 +124,49 @@ impl Listeners {
     }
 
     fn open_one(&mut self, key: ListenerKey, wanted: SocketAddr) -> io::Result<Arc<Listening>> {
-        let socket = socket::open(wanted)?;
+        let socket = self.inherited.open(wanted)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+        Ok(self.listen(key, socket, address))
+    }
+
+    fn listen(&mut self, key: ListenerKey, socket: Socket, address: SocketAddr) -> Arc<Listening> {
         let (shutdown, watch) = watch::channel(false);
         let last = LastSnapshot::default();
-        let listening = Arc::new(Listening { key, socket, shutdown: watch, last: last.clone() });
+        let passed_on = AtomicBool::new(false);
+        let listening = Arc::new(Listening { key, socket, shutdown: watch, last: last.clone(), passed_on });
         self.open.insert(key, Open { address, listening: Arc::downgrade(&listening), shutdown, last });
-        Ok(listening)
+        listening
+    }
+
+    /// Has those begin anew, on the same socket, that speak another protocol in `new` than in `old`: connections that are
+    /// there end like those of a listener that goes.
+    ///
+    /// # Errors
+    /// When a socket cannot be shared: its connections go on, and find no routes.
+    pub(crate) fn change(
+        &mut self,
+        old: &Model,
+        new: &Model,
+        live: &Arc<Snapshot>,
+    ) -> io::Result<Vec<Arc<Listening>>> {
+        let kind =
+            |model: &Model, key: &ListenerKey| model.listeners.get(key).map(|l| discriminant(&l.protocol));
+        let changed = |key: &&ListenerKey| {
+            kind(old, key).zip(kind(new, key)).is_some_and(|(before, after)| before != after)
+        };
+        let mut begun = Vec::new();
+        for key in self.open.keys().filter(changed).copied().collect::<Vec<_>>() {
+            let Some((open, before)) = self.open.get(&key).and_then(|o| Some((o, o.listening.upgrade()?)))
+            else {
+                continue;
+            };
+            let (socket, address) = (before.socket.try_clone()?, open.address);
+            before.passed_on.store(true, Ordering::SeqCst);
+            open.last.set(live.clone());
+            open.shutdown.send_replace(true);
+            begun.push(self.listen(key, socket, address));
+        }
+        Ok(begun)
     }
 
     /// Ends the listeners that a model does not want: accepting once the queue is empty, and
@@ -110,7 +177,8 @@ impl Listeners {
             let keep = model.listeners.contains_key(key);
             if !keep {
                 open.last.set(live.clone());
-                if let Some(listening) = open.listening.upgrade() {
+                let listening = open.listening.upgrade();
+                if let Some(listening) = listening.filter(|l| !l.passed_on.load(Ordering::SeqCst)) {
                     // Where that cannot be had, who connects in the last moment is reset.
                     let _ = socket::refuse_new(&listening.socket);
                 }
@@ -169,7 +237,7 @@ mod tests {
         // The system chooses the port; the routes are those of KEY.
         let listener = model.listeners.remove(&KEY).unwrap();
         model.listeners.insert(ListenerKey { port: 0, ..KEY }, listener);
-        let mut listeners = Listeners::new(Some(Ipv4Addr::LOCALHOST.into()));
+        let mut listeners = Listeners::new(Some(Ipv4Addr::LOCALHOST.into()), Inherited::default());
         let listening = listeners.open(&model).new.remove(0);
         assert!(listening.last.get().is_none());
 

@@ -1,5 +1,8 @@
 //! How many connections each worker has, the limit of all, and who takes the next one.
 
+use super::clients::{Client, Clients, TooMany};
+use crate::limits::Limits;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -7,9 +10,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 pub(crate) struct Spread {
     limit: usize,
     total: AtomicUsize,
+    clients: Clients,
     workers: Box<[Count]>,
     accepted: AtomicU64,
     overflowed: AtomicU64,
+    too_many_of_one: AtomicU64,
     failed_handshakes: AtomicU64,
     panicked: AtomicU64,
 }
@@ -28,6 +33,8 @@ pub(crate) struct ConnectionCounts {
     pub(crate) accepted: u64,
     /// Closed at once because the limit was reached.
     pub(crate) overflowed: u64,
+    /// Closed at once because their client had as many as it may have.
+    pub(crate) too_many_of_one: u64,
     /// Closed because TLS did not come about.
     pub(crate) failed_handshakes: u64,
     /// Ended by a defect of ours.
@@ -35,14 +42,16 @@ pub(crate) struct ConnectionCounts {
 }
 
 impl Spread {
-    /// For this many workers and at most `limit` connections in all.
-    pub(crate) fn new(workers: usize, limit: usize) -> Arc<Self> {
+    /// For this many workers, and as many connections as the limits allow.
+    pub(crate) fn new(workers: usize, limits: &Limits) -> Arc<Self> {
         Arc::new(Spread {
-            limit,
+            limit: limits.connections,
             total: AtomicUsize::new(0),
+            clients: Clients::new(limits.client_connections),
             workers: (0..workers).map(|_| Count::default()).collect(),
             accepted: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
+            too_many_of_one: AtomicU64::new(0),
             failed_handshakes: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
         })
@@ -59,7 +68,7 @@ impl Spread {
         self.accepted.fetch_add(1, Relaxed);
         let worker = self.pick(own);
         self.workers[worker].0.fetch_add(1, Relaxed);
-        Some(Slot { spread: self.clone(), worker })
+        Some(Slot { spread: self.clone(), worker, client: None })
     }
 
     fn pick(&self, own: usize) -> usize {
@@ -68,6 +77,16 @@ impl Spread {
         let (least, worker) = (0..self.workers.len()).map(|i| (count(i), i)).min().unwrap_or((mine, own));
         // An eighth of slack: moving a socket to another thread is not free.
         if mine > least + least / 8 { worker } else { own }
+    }
+
+    /// Whether there is hardly room for more connections, so that some that do nothing should go.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.active() > self.limit.saturating_sub(self.margin())
+    }
+
+    /// How many places are to be free, where that can be had.
+    pub(crate) fn margin(&self) -> usize {
+        (self.limit / 16).max(1)
     }
 
     /// A TLS handshake that failed.
@@ -91,6 +110,7 @@ impl Spread {
             active: self.active(),
             accepted: self.accepted.load(Relaxed),
             overflowed: self.overflowed.load(Relaxed),
+            too_many_of_one: self.too_many_of_one.load(Relaxed),
             failed_handshakes: self.failed_handshakes.load(Relaxed),
             panicked: self.panicked.load(Relaxed),
         }
@@ -101,6 +121,8 @@ impl Spread {
 pub(crate) struct Slot {
     spread: Arc<Spread>,
     worker: usize,
+    /// Of whom it is, where that is counted.
+    client: Option<Client>,
 }
 
 impl Slot {
@@ -116,6 +138,16 @@ impl Slot {
         self.worker = worker;
     }
 
+    /// Whose connection it is, known once a PROXY header was read where there is one.
+    ///
+    /// # Errors
+    /// When that client has as many as it may have: also counted.
+    pub(crate) fn belongs_to(&mut self, address: IpAddr) -> Result<(), TooMany> {
+        let entered = self.spread.clients.enter(address);
+        self.client = entered.inspect_err(|_| _ = self.spread.too_many_of_one.fetch_add(1, Relaxed))?;
+        Ok(())
+    }
+
     /// The counts it belongs to.
     pub(crate) fn spread(&self) -> &Spread {
         &self.spread
@@ -126,6 +158,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.spread.workers[self.worker].0.fetch_sub(1, Relaxed);
         self.spread.total.fetch_sub(1, Relaxed);
+        if let Some(client) = self.client {
+            self.spread.clients.leave(client);
+        }
         if std::thread::panicking() {
             self.spread.panicked.fetch_add(1, Relaxed);
             tracing::error!("a connection ended by a defect of the gateway; the others go on");
@@ -137,23 +172,27 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
+    fn of(workers: usize, connections: usize) -> Arc<Spread> {
+        Spread::new(workers, &Limits { connections, ..Limits::default() })
+    }
+
     #[test]
     fn one_busy_acceptor_spreads_evenly() {
-        let spread = Spread::new(4, 1000);
+        let spread = of(4, 1000);
         let slots: Vec<_> = (0..400).map(|_| spread.admit(2).unwrap()).collect();
         let mut per = [0; 4];
         slots.iter().for_each(|s| per[s.worker()] += 1);
         assert_eq!(per.iter().sum::<i32>(), 400);
         assert!(per.iter().all(|n| (85..=125).contains(n)), "{per:?}");
         // Few long-lived connections are the hard case: they go one by one.
-        let few = Spread::new(2, 10);
+        let few = of(2, 10);
         let slots: Vec<_> = (0..4).map(|_| few.admit(0).unwrap()).collect();
         assert_eq!(slots.iter().filter(|s| s.worker() == 0).count(), 2);
     }
 
     #[tokio::test]
     async fn a_panic_costs_one_connection_and_is_counted() {
-        let spread = Spread::new(1, 10);
+        let spread = of(1, 10);
         let other = spread.admit(0).unwrap();
         let slot = spread.admit(0).unwrap();
         let connection = async move {
@@ -170,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_of_all_workers_and_places_come_back() {
-        let spread = Spread::new(2, 3);
+        let spread = of(2, 3);
         let mut slots: Vec<_> = (0..3).map(|i| spread.admit(i % 2).unwrap()).collect();
         assert!(spread.admit(0).is_none());
         assert_eq!(spread.counts().overflowed, 1);

@@ -248,7 +248,7 @@ fn config(
         .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(Certificates::new(keys)));
     if policy.http {
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).to_vec();
     }
     // As in Istio, the order of `cipherSuites` is that of preference.
     config.ignore_client_order = true;

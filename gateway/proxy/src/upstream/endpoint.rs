@@ -3,6 +3,7 @@ use super::outlier::{Health, Millis};
 use super::table::Member;
 use crate::lock::lock;
 use crate::telemetry::Workload;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -95,12 +96,13 @@ pub(crate) struct Pick {
     /// The endpoint's address (resolved).
     pub(crate) address: SocketAddr,
     member: Arc<Member>,
+    connecting: Cell<bool>,
 }
 
 impl Pick {
     pub(super) fn new(member: Arc<Member>) -> Self {
         member.endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Pick { address: member.endpoint.address(), member }
+        Pick { address: member.endpoint.address(), member, connecting: Cell::new(false) }
     }
 
     /// The workload behind the endpoint, for metrics.
@@ -111,6 +113,16 @@ impl Pick {
     /// Whether connections to it may lead to another address than its own.
     pub(crate) fn has_moved(&self) -> bool {
         self.member.endpoint.moved
+    }
+
+    /// Notes that a connection to it is begun.
+    pub(super) fn connects(&self) {
+        self.connecting.set(true);
+    }
+
+    /// Whether a connection to it was begun.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.connecting.get()
     }
 
     /// Notes that it could not be connected to.

@@ -98,6 +98,7 @@ impl Pool {
                 Next::Place(in_use) => in_use,
             },
         };
+        pick.connects();
         self.connector.connect(cluster, cluster.way(pick, options), Inside::Http1, in_use).await
     }
 

@@ -82,6 +82,7 @@ impl Sessions {
                         },
                     };
                     let way = cluster.way(pick, options);
+                    pick.connects();
                     let made = pool.connector.connect(cluster, way, Inside::Http2, in_use).await;
                     let session = match made {
                         Ok(connection) => Session::begin(connection, &cluster.config().limits)

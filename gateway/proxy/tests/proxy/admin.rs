@@ -43,7 +43,11 @@ async fn config_and_table_show_everything_but_keys() {
         advice: "do otherwise".into(),
         code: "odd-thing",
     };
-    proxy.publish(Report { objects: vec![serde_json::json!({"kind": "Gateway"})], diagnostics: vec![said] });
+    proxy.publish(Report {
+        objects: vec![serde_json::json!({"kind": "Gateway"})],
+        restored: 1,
+        diagnostics: vec![said],
+    });
 
     let config = get_json(proxy.admin_address(), "/config").await;
     assert_eq!(config["objects"][0]["kind"], "Gateway");

@@ -1,9 +1,9 @@
 use crate::support::*;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tidegate_model::Model;
+use tidegate_model::{MeshSettings, Model};
 use tidegate_proxy::{Limits, Options, Proxy};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
@@ -40,6 +40,56 @@ async fn listeners_open_and_close_while_running() {
     assert!(applied.diagnostics.is_empty(), "{:?}", applied.diagnostics);
     TcpStream::connect(second).await.unwrap();
 }
+
+#[tokio::test]
+async fn connections_end_when_their_port_speaks_another_protocol() {
+    let proxy = start();
+    let kinds: [fn(&mut Model); 3] = [
+        |model| {
+            let table = plain(model, key(1));
+            host(model, &table, "*", vec![respond("plain")]);
+        },
+        |model| {
+            secret(model, "s", &["a.x"], &rcgen::PKCS_ECDSA_P256_SHA256);
+            tls(model, key(1), &[("a", &["a.x"], &["s"])]);
+            host(model, &"a".into(), "a.x", vec![respond("tls")]);
+        },
+        |model| {
+            let cluster = cluster(model, "none", &[]);
+            tcp(model, key(1), tcp_route(cluster, None));
+        },
+    ];
+    for (from, to) in [(0, 1), (0, 2), (1, 0)] {
+        let with = |kind: usize| {
+            let mut model = Model::default();
+            kinds[kind](&mut model);
+            model
+        };
+        proxy.apply(with(from));
+        let at = address(&proxy, key(1));
+        let config = std::sync::Arc::new(crate::tls::client(&["http/1.1"], crate::tls::BOTH));
+        let mut kept: Box<dyn Stream> = match from {
+            1 => Box::new(crate::tls::connect(at, "a.x", config).await.unwrap()),
+            _ => Box::new(TcpStream::connect(at).await.unwrap()),
+        };
+        const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a.x\r\n\r\n";
+        kept.write_all(GET).await.unwrap();
+        let mut answer = [0; 13];
+        kept.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 ");
+        proxy.apply(with(to));
+        assert_eq!(address(&proxy, key(1)), at);
+        // one that was on its way is still answered as before
+        let _ = kept.write_all(GET).await;
+        let rest = tokio::time::timeout(Duration::from_secs(20), read_to_end(&mut kept)).await;
+        let rest = rest.expect("it ends");
+        assert!(!rest.contains("HTTP/1.1 404"), "{rest}");
+        proxy.apply(Model::default());
+    }
+}
+
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream for T {}
 
 #[tokio::test]
 async fn a_port_moves_between_addresses_that_overlap() {
@@ -120,6 +170,42 @@ async fn beyond_the_limit_connections_are_closed_at_once() {
     eventually("a place is free", async || metric(&proxy, "tidegate_connections_active").await == 2).await;
     let _fifth = TcpStream::connect(address(&proxy, key(1))).await.unwrap();
     eventually("it is taken", async || metric(&proxy, "tidegate_connections_active").await == 3).await;
+}
+
+#[tokio::test]
+async fn a_client_has_so_many_connections_by_the_address_that_a_trusted_peer_says() {
+    let limits = Limits { client_connections: Some(1), ..options().limits };
+    let proxy = Proxy::start(Options { limits, ..options() }).unwrap();
+    let mesh = MeshSettings { proxy_protocol: true, ..MeshSettings::default() };
+    let mut model = Model { mesh: mesh.into(), ..Model::default() };
+    let table = plain(&mut model, key(1));
+    host(&mut model, &table, "*", vec![respond("yes")]);
+    proxy.apply(model);
+    let http = address(&proxy, key(1));
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection:";
+    let mut clients = Vec::new();
+    for (client, served) in [
+        ("192.0.2.9", true),
+        ("192.0.2.8", true),
+        ("192.0.2.9", false),
+        ("2001:db8::1", true),
+        ("2001:db8::2", false),
+    ] {
+        let mut stream = TcpStream::connect(http).await.unwrap();
+        let version = if client.contains(':') { 6 } else { 4 };
+        let head = format!("PROXY TCP{version} {client} {client} 1 443\r\n{get} keep-alive\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.is_ok_and(|n| n == 1), served, "{client}");
+        clients.push(stream);
+    }
+    assert_eq!(metric(&proxy, "tidegate_client_connections_overflow_total").await, 2);
+    clients.clear();
+    eventually("the connections are gone", async || metric(&proxy, "tidegate_connections_active").await == 0)
+        .await;
+    let answer =
+        exchange(http, format!("PROXY TCP4 192.0.2.9 10.0.0.1 1 443\r\n{get} close\r\n\r\n").as_bytes())
+            .await;
+    assert!(answer.ends_with("yes"), "what has ended counts no more: {answer}");
 }
 
 #[tokio::test]

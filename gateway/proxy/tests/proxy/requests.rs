@@ -146,6 +146,7 @@ async fn requests_are_forwarded_over_every_transport() {
     for (alpn, version) in [
         (&["h2"][..], Version::HTTP_2),
         (&["http/1.1"], Version::HTTP_11),
+        (&["http/1.0"], Version::HTTP_11),
         (&[], Version::HTTP_2),
         (&[], Version::HTTP_11),
     ] {

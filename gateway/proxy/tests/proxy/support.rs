@@ -40,6 +40,7 @@ pub(crate) fn options() -> Options {
             "bad" => Err("url is not absolute".into()),
             url => Ok(json!({ "url": url, "method": query.method, "headers": query.headers })),
         }),
+        inherited: None,
     }
 }
 

@@ -258,3 +258,38 @@ async fn a_broken_secret_is_named_without_its_key() {
         connect(address(&proxy, key(1)), "a.b", Arc::new(client(&[], BOTH))).await.unwrap();
     }
 }
+
+/// What the client's socket did not take is sent once it does, also while the upstream has nothing more to say.
+#[tokio::test]
+async fn a_slow_client_gets_all_that_came_so_far() {
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start();
+    let mut model = Model::default();
+    secret(&mut model, "s", &["a.x"], &PKCS_ECDSA_P256_SHA256);
+    tls(&mut model, key(1), &[("a", &["a.x"], &["s"])]);
+    let route = forward(&mut model, "u", &[upstream.local_addr().unwrap()]);
+    host(&mut model, &"a".into(), "a.x", vec![route]);
+    proxy.apply(model);
+    let at = address(&proxy, key(1));
+    let connector = TlsConnector::from(Arc::new(client(&["http/1.1"], BOTH)));
+    // less than TLS holds; where the sockets are full is the system's matter
+    const PIECE: usize = 48 << 10;
+    for pieces in 20..=90 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        let stream = socket.connect(at).await.unwrap();
+        let mut client = connector.connect(ServerName::try_from("a.x").unwrap(), stream).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a.x\r\n\r\n").await.unwrap();
+        let (mut up, _) = upstream.accept().await.unwrap();
+        assert!(up.read(&mut [0; 1024]).await.unwrap() > 0);
+        up.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await.unwrap();
+        up.write_all(&vec![b'x'; pieces * PIECE]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let (mut came, mut read) = (0, vec![0; 64 << 10]);
+        while came < pieces * PIECE {
+            let next = tokio::time::timeout(Duration::from_secs(20), client.read(&mut read)).await;
+            let n = next.unwrap_or_else(|_| panic!("{came} bytes came of {pieces} pieces")).unwrap();
+            came += read[..n].iter().filter(|c| **c == b'x').count();
+        }
+    }
+}

@@ -19,7 +19,7 @@ use super::authorize;
 use super::buffers::Work;
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
-use super::error::Kind;
+use super::error::{Kind, Limit};
 use super::plan::{Plan, route};
 use super::record::{Life, Site};
 use super::side::{self, Nobody, Reply, Side};
@@ -345,7 +345,7 @@ async fn read<D: Downstream>(
     wanted: CheckedBody,
     first: Range<usize>,
 ) -> Result<Body, Unasked> {
-    let too_large = || Unasked::Client(Kind::BadRequest(413, "request_payload_too_large"));
+    let too_large = || Unasked::Client(Kind::Limit(Limit::Body));
     let most = wanted.most as u64;
     if !wanted.partial && w.request.content_length().is_some_and(|n| n > most) {
         return Err(too_large());
@@ -358,6 +358,9 @@ async fn read<D: Downstream>(
     while !down.uploaded() && down.received() <= most {
         let piece =
             under_deadline(down, w, Waiting::ForClient, |down, w, cx| down.poll_upload(w, cx)).await?;
+        if site.worker.limits.request_body.is_some_and(|most| down.received() > most) {
+            return Err(Unasked::Client(Kind::Limit(Limit::Body)));
+        }
         held.grow(piece.bytes().len()).map_err(Unasked::Provider)?;
         w.ahead.extend_from_slice(piece.bytes());
     }

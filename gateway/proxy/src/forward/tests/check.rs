@@ -67,3 +67,30 @@ fn a_body_that_trickles_in_to_be_checked_has_only_so_long() {
         assert_eq!(&line, b"HTTP/1.1 408 ");
     });
 }
+
+#[test]
+fn the_upstreams_time_begins_when_the_check_is_over() {
+    let body = CheckedBody { most: 1 << 20, partial: true, as_bytes: false };
+    let longest = limits().request_idle * 4 / 5;
+    let timed = move |model: &mut Model| {
+        asking(Some(body))(model);
+        change(model, "*", |f| f.timeout = Some(longest));
+    };
+    play(timed, false, move |mut s| async move {
+        // a busy machine may need more than one
+        for _ in 0..5 {
+            s.send("POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 2\r\n\r\n").await;
+            for _ in 0..2 {
+                tokio::time::sleep(longest / 2).await;
+                s.send("x").await;
+            }
+            let (mut up, _) = s.accept().await;
+            up.write_all(OK.as_bytes()).await.unwrap();
+            if s.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 200 ") {
+                return;
+            }
+            s.read_until("timeout").await;
+        }
+        panic!("the time of the check counts as the upstream's");
+    });
+}

@@ -1,9 +1,11 @@
 //! Whole requests through a worker: real sockets upstream, a client in memory.
 
 mod abuse;
+mod bounds;
 mod check;
 mod connections;
 mod cost;
+pub(super) mod defect;
 mod fault;
 mod http2;
 mod http2_upstream;
@@ -90,12 +92,22 @@ thread_local! {
 
 /// Runs a play of at most thirty seconds on one thread.
 fn play<F: Future<Output = ()>>(change: impl FnOnce(&mut Model), http2: bool, act: impl FnOnce(Stage) -> F) {
+    play_within(limits(), change, http2, act);
+}
+
+/// The same with other limits.
+fn play_within<F: Future<Output = ()>>(
+    limits: Limits,
+    change: impl FnOnce(&mut Model),
+    http2: bool,
+    act: impl FnOnce(Stage) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut model = model(upstream.local_addr().unwrap());
         change(&mut model);
-        let worker = worker(&model, limits());
+        let worker = worker(&model, limits);
         PLAYED.set(Some(worker.clone()));
         let (client, served) = tokio::io::duplex(256 << 10);
         let (shutdown, watch) = watch::channel(false);

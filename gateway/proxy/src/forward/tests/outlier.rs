@@ -1,8 +1,12 @@
 //! Endpoints that are left out after what requests saw of them.
 
+use super::super::testing::{forward, host};
+use super::http2_upstream::{Server, connect, speak};
 use super::*;
+use ::h2::server::Builder;
+use http::{Request, StatusCode};
 use std::sync::Arc;
-use tidegate_model::OutlierDetection;
+use tidegate_model::{ConnectionLimits, Destination, OutlierDetection, UpstreamProtocol};
 
 pub(super) fn detection(edit: impl FnOnce(&mut OutlierDetection)) -> impl FnOnce(&mut Model) {
     let mut rule = OutlierDetection {
@@ -82,5 +86,63 @@ fn who_counts_them_apart_forgives_responses() {
         }
         s.send(GET).await;
         s.read_until("no healthy upstream").await;
+    });
+}
+
+#[test]
+fn time_that_the_client_chose_is_not_the_endpoints_fault() {
+    let call = "POST / HTTP/1.1\r\nHost: a.b\r\nContent-Type: application/grpc\r\nGrpc-Timeout: 20m\r\n\
+                Content-Length: 0\r\n\r\n";
+    let change = |model: &mut Model| {
+        detection(|_| {})(model);
+        speak(UpstreamProtocol::Http2)(model);
+    };
+    play(change, false, |mut s| async move {
+        s.send(call).await;
+        let mut server = Server::accept_as(&s.upstream, &Builder::new()).await;
+        for _ in 0..3 {
+            let _unanswered = server.next().await;
+            let answer = s.read_until("\r\n\r\n").await;
+            assert!(answer.contains("grpc-status: 4"), "{answer}");
+            s.send(call).await;
+        }
+        server.next().await;
+    });
+}
+
+#[test]
+fn time_spent_waiting_for_room_is_not_the_endpoints_fault() {
+    let change = |model: &mut Model| {
+        detection(|_| {})(model);
+        let cluster = Arc::make_mut(model.clusters.values_mut().next().unwrap());
+        cluster.limits = ConnectionLimits { max_connections: Some(1), ..ConnectionLimits::default() };
+        let destination = Destination {
+            cluster: cluster.name.clone(),
+            weight: 1,
+            authority: None,
+            request_headers: vec![],
+            response_headers: vec![],
+        };
+        host(model, "long.b", forward(destination));
+        super::super::testing::change(model, "*", |f| f.timeout = Some(Duration::from_millis(50)));
+    };
+    play(change, true, |s| async move {
+        let Stage { client, upstream, shutdown: _shutdown } = s;
+        let send = connect(client).await;
+        let ask = |host: &str| {
+            let request = Request::get(format!("http://{host}/")).body(()).unwrap();
+            tokio::task::spawn_local(send.clone().send_request(request, true).unwrap().0)
+        };
+        let long = ask("long.b");
+        let mut up = upstream.accept().await.unwrap().0;
+        read_until(&mut up, "\r\n\r\n").await;
+        for _ in 0..3 {
+            assert_eq!(ask("a.b").await.unwrap().unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
+        }
+        let next = ask("long.b");
+        for answered in [long, next] {
+            up.write_all(OK.as_bytes()).await.unwrap();
+            assert_eq!(answered.await.unwrap().unwrap().status(), StatusCode::OK);
+        }
     });
 }

@@ -1,0 +1,76 @@
+//! One process takes the place of another: it gets the sockets that listen, and accepts before the other ends.
+
+use super::{Control, Proxy, State};
+use crate::lock::lock;
+use crate::worker::Command;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Who accepts on the sockets that this process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The process before this one.
+    Held,
+    /// This one.
+    Accepting,
+    /// The process after it.
+    PassedOn,
+}
+
+/// How long who connected to the admin or the status server has to ask, and to take the answer.
+const LAST_QUESTIONS: Duration = Duration::from_secs(5);
+
+impl State {
+    /// Waits for those who reached the admin and status servers of this process, and are to see no difference.
+    pub(super) fn answer_last_questions(&self) {
+        let deadline = Instant::now() + LAST_QUESTIONS;
+        while self.asked_by.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Proxy {
+    /// The sockets that listen, those of the admin and status servers too, each once more and by its address.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let mut sockets = lock(&self.control).listeners.sockets()?;
+        for own in [&self.admin, &self.status] {
+            sockets.push((own.address, own.socket.try_clone()?.into()));
+        }
+        Ok(sockets)
+    }
+
+    /// Begins to accept on what was inherited, and on whatever was opened meanwhile. What was inherited and is not
+    /// wanted is let go.
+    pub fn accept(&self) {
+        let mut control = lock(&self.control);
+        control.listeners.forget_inherited();
+        self.state.phase.send_replace(Phase::Accepting);
+        self.listen(&mut control);
+    }
+
+    /// Leaves the sockets of these addresses to another process that accepts on them. What is to be done next is to
+    /// [`drain`](Proxy::drain).
+    pub fn pass_on(&self, taken: &BTreeSet<SocketAddr>) {
+        lock(&self.control).listeners.pass_on(taken);
+        self.state.phase.send_replace(Phase::PassedOn);
+    }
+
+    /// Has the workers accept on listeners that wait for it.
+    pub(super) fn listen(&self, control: &mut Control) {
+        for listening in control.held.drain(..) {
+            for worker in &self.workers {
+                // A worker that does not take commands has ended, which drain() finds out.
+                let _ = worker.commands.send(Command::Listen(listening.clone()));
+            }
+        }
+    }
+}
