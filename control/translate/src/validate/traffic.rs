@@ -4,6 +4,7 @@ use super::http_route;
 use super::rules::{Check, is_token};
 use crate::fault::GRPC_STATUSES;
 use crate::retries::unknown_conditions;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use tidegate_api::istio::{
     CorsPolicy, Destination, HttpFaultInjection, HttpRetry, HttpRoute, RouteDestination, StringMatch,
@@ -11,6 +12,22 @@ use tidegate_api::istio::{
 
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
+
+/// The statuses that have a name.
+const STATUSES: [RangeInclusive<u16>; 12] = [
+    100..=103,
+    200..=208,
+    226..=226,
+    300..=305,
+    307..=308,
+    400..=418,
+    421..=426,
+    428..=429,
+    431..=431,
+    451..=451,
+    500..=508,
+    510..=511,
+];
 
 pub(super) fn validate(check: &mut Check<'_>, field: &str, route: &HttpRoute) {
     for (i, d) in route.route.iter().enumerate() {
@@ -158,6 +175,13 @@ fn retries(check: &mut Check<'_>, field: &str, policy: &HttpRetry) {
     if !conditions.is_empty() && conditions.split(',').any(|c| c.is_empty() || c.trim() != c) {
         let text = "has a blank or a comma too many, for which Istio refuses it";
         check.warning(&format!("{field}.retryOn"), "invalid-retries", text, "join the names by commas alone");
+    }
+    for status in conditions.split(',').filter_map(|c| c.trim().parse::<u16>().ok()) {
+        if (100..=599).contains(&status) && !STATUSES.iter().any(|known| known.contains(&status)) {
+            let text = format!("{status} is not a status that has a name, and no other can be retried");
+            let advice = "use one such as 503, or a name such as 5xx";
+            check.error(&format!("{field}.retryOn"), "invalid-retries", text, advice);
+        }
     }
     for unknown in unknown_conditions(conditions) {
         let text = format!("{unknown:?} is neither a retry condition nor a status");
