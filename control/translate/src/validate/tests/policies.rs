@@ -130,6 +130,10 @@ fn request_authentications() {
             (Refused, "jwtRules: [{action: DENY, issuer: i}]"),
         ],
     );
+}
+
+#[test]
+fn rules_of_issuers() {
     check(
         "RequestAuthentication",
         |case| format!("{{jwtRules: [{{issuer: example, {case}}}]}}"),

@@ -48,6 +48,16 @@ fn destination_rules() {
             (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
             (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
             (Refused, "exportTo: [a/b]"),
+        ],
+    );
+}
+
+#[test]
+fn traffic_policies() {
+    check(
+        "DestinationRule",
+        |case| format!("{{host: reviews, {case}}}"),
+        &[
             (Refused, "trafficPolicy: {}"),
             (Refused, "subsets: [{name: v1, trafficPolicy: {}}]"),
             (Refused, "trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}"),
@@ -72,6 +82,10 @@ fn destination_rules() {
             ),
         ],
     );
+}
+
+#[test]
+fn consistent_hashes() {
     check(
         "DestinationRule",
         |case| {
@@ -87,6 +101,10 @@ fn destination_rules() {
             (Accepted, "ringHash: {}"),
         ],
     );
+}
+
+#[test]
+fn localities() {
     check(
         "DestinationRule",
         |case| {
@@ -124,7 +142,7 @@ fn destination_rules() {
 }
 
 #[test]
-fn service_entries_and_workloads() {
+fn service_entries() {
     let spec = |case: &str| {
         format!("{{hosts: [a.com], ports: [{{number: 80, name: http, protocol: HTTP}}], {case}}}")
     };
@@ -174,9 +192,13 @@ fn service_entries_and_workloads() {
             (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 81, name: a}]"),
         ],
     );
+}
+
+#[test]
+fn workload_entries() {
     check(
         "WorkloadEntry",
-        plain,
+        |case| format!("{{{case}}}"),
         &[
             (Accepted, "address: 1.2.3.4"),
             (Warned, "network: vm-net"),
