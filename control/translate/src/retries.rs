@@ -2,6 +2,7 @@
 
 use crate::Env;
 use crate::mesh_config::Mesh;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use tidegate_api::istio::{ConnectionPoolSettings, HttpRetry, RetryBudget as Written};
 use tidegate_model::{RetryBudget, RetryCondition, RetryOn, RetryPolicy};
@@ -16,6 +17,21 @@ const CONDITIONS: [RetryCondition; 5] = [
     RetryCondition::Unavailable,
     RetryCondition::Cancelled,
     RetryCondition::RetriableStatusCodes,
+];
+/// The statuses that have a name: no other can be retried.
+const STATUSES: [RangeInclusive<u16>; 12] = [
+    100..=103,
+    200..=208,
+    226..=226,
+    300..=305,
+    307..=308,
+    400..=418,
+    421..=426,
+    428..=429,
+    431..=431,
+    451..=451,
+    500..=508,
+    510..=511,
 ];
 /// The wait before the first retry.
 const BACKOFF: Duration = Duration::from_millis(25);
@@ -56,7 +72,8 @@ fn convert(retry: &HttpRetry, attempts: u32) -> RetryPolicy {
 
 /// What in a `retryOn` is neither the name of a condition nor a status.
 pub(crate) fn unknown_conditions(text: &str) -> impl Iterator<Item = &str> {
-    let status = |part: &str| part.parse::<u16>().is_ok_and(|s| (100..=599).contains(&s));
+    let status =
+        |part: &str| part.parse::<u16>().is_ok_and(|s| STATUSES.iter().any(|known| known.contains(&s)));
     text.split(',')
         .map(str::trim)
         .filter(move |p| !p.is_empty() && !status(p) && RetryCondition::by_name(p).is_none())

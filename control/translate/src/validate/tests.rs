@@ -13,7 +13,7 @@ use Decision::{Accepted, Refused, Warned};
 /// Reads and validates an object; what was said comes with the decision.
 fn decide(kind: &str, spec: &str) -> (Decision, String) {
     let group = match kind {
-        "RequestAuthentication" | "AuthorizationPolicy" => "security",
+        "RequestAuthentication" | "AuthorizationPolicy" | "PeerAuthentication" => "security",
         "Telemetry" => "telemetry",
         _ => "networking",
     };
@@ -64,6 +64,8 @@ fn http_rules() {
             (Refused, "route: [{destination: {host: a.b, subset: a_b}}]"),
             (Accepted, "delegate: {name: test, namespace: test}"),
             (Refused, "delegate: {name: test}, redirect: {uri: /t}"),
+            (Refused, "delegate: {name: test}, route: [{destination: {host: a.b}}]"),
+            (Warned, "delegate: {name: test}, directResponse: {status: 200}, rewrite: {uri: /a}"),
         ],
     );
 }
@@ -82,6 +84,9 @@ fn redirects_rewrites_and_answers() {
             (Warned, "redirect: {uri: t, authority: t, redirectCode: 308}"),
             (Warned, "redirect: {prefixRewrite: t}"),
             (Refused, "redirect: {uri: ''}"),
+            (Refused, "redirect: {redirectCode: 302}"),
+            (Accepted, "redirect: {derivePort: FROM_PROTOCOL_DEFAULT}"),
+            (Warned, "redirect: {port: 0}"),
             (Refused, "redirect: {uri: t, redirectCode: 299}"),
             (Refused, "redirect: {uri: t, redirectCode: 304}"),
             (Refused, "redirect: {uri: t, prefixRewrite: /u}"),
@@ -92,7 +97,10 @@ fn redirects_rewrites_and_answers() {
             (Refused, "match: [{uri: {exact: /foo}}], redirect: {prefixRewrite: /bar}"),
             (Refused, "match: [{uri: {regex: /foo.*}}], redirect: {prefixRewrite: /bar}"),
             (Accepted, "directResponse: {status: 200}"),
+            (Accepted, "directResponse: {status: 600}"),
             (Refused, "directResponse: {status: 199}"),
+            (Refused, "directResponse: {status: 601}"),
+            (Refused, "route: [{destination: {host: a.b}}], directResponse: {status: 200}"),
             (Refused, "directResponse: {status: 200}, redirect: {uri: /t}"),
         ],
     );
@@ -109,6 +117,7 @@ fn redirects_rewrites_and_answers() {
             (Accepted, "rewrite: {uriRegexRewrite: {match: '/(a)', rewrite: '/\\1'}}"),
             (Refused, "rewrite: {uriRegexRewrite: {match: '/(a)', rewrite: '/\\2'}}"),
             (Refused, "rewrite: {uriRegexRewrite: {rewrite: '\\2'}}"),
+            (Refused, "rewrite: {uriRegexRewrite: {match: a}}"),
             (Refused, "rewrite: {uriRegexRewrite: {match: '[', rewrite: '['}}"),
             (Refused, "rewrite: {authority: bar}, headers: {request: {set: {':authority': foo}}}"),
         ],
@@ -130,6 +139,19 @@ fn matches_and_headers() {
             (Warned, "match: [{uri: {exact: nolead}}]"),
             (Warned, "match: [{uri: {prefix: nolead}}]"),
             (Accepted, "match: [{uri: {prefix: ''}}]"),
+            (Accepted, "match: [{withoutHeaders: {x: {regex: '*'}, y: {}}}]"),
+            (Refused, "match: [{queryParams: {x: {regex: '*'}}}]"),
+            (Refused, "match: [{withoutHeaders: {x: {regex: ''}}}]"),
+            (Refused, "match: [{withoutHeaders: {x: {prefix: ''}}}]"),
+            (Refused, "match: [{uri: {regex: ''}}]"),
+            (Refused, "match: [{headers: {x: {regex: ''}}}]"),
+            (Refused, "match: [{queryParams: {x: {prefix: ''}}}]"),
+            (Refused, "match: [{scheme: {prefix: ''}}]"),
+            (Refused, "match: [{method: {regex: ''}}]"),
+            (Refused, "match: [{authority: {prefix: ''}}]"),
+            (Accepted, "match: [{authority: {exact: ''}, headers: {x: {exact: ''}}}]"),
+            (Accepted, "headers: {request: {set: {Host: a}}}"),
+            (Accepted, "headers: {request: {add: {':authority': a}}}"),
             (Warned, "headers: {request: {set: {Connection: close}}}"),
             (Warned, "headers: {response: {remove: [Content-Length]}}"),
             (Refused, "match: [{headers: {emptyprefix: {prefix: ''}}}]"),
@@ -177,6 +199,20 @@ fn traffic_settings() {
             (Refused, "fault: {abort: {grpcStatus: BAD_STATUS}}"),
             (Refused, "fault: {delay: {percentage: {value: 20}, fixedDelay: 3.000000042s}}"),
             (Refused, "fault: {}"),
+            (Warned, "fault: {abort: {percentage: {value: 10}}}"),
+            (Warned, "fault: {delay: {percentage: {value: 10}}}"),
+            (Warned, "retries: {attempts: 0, backoff: 25ms}"),
+            (Refused, "retries: {attempts: 0, retryOn: 5xx}"),
+            (Refused, "retries: {attempts: 1, retryOn: '299'}"),
+            (Refused, "retries: {attempts: 1, retryOn: '509'}"),
+            (Accepted, "retries: {attempts: 1, retryOn: '511,425,208'}"),
+            (Warned, "retries: {attempts: 1, retryOn: '5xx, reset'}"),
+            (Warned, "retries: {attempts: 1, retryOn: '5xx,'}"),
+            (Warned, "corsPolicy: {allowOrigin: ['*'], allowOrigins: [{exact: 'http://a'}]}"),
+            (Refused, "corsPolicy: {allowOrigins: [{}]}"),
+            (Refused, "corsPolicy: {allowOrigins: [{exact: ''}]}"),
+            (Refused, "corsPolicy: {allowOrigins: [{prefix: ''}]}"),
+            (Refused, "corsPolicy: {allowOrigins: [{regex: ''}]}"),
             (Accepted, "retries: {attempts: 10, perTryTimeout: 2s, retryOn: '5xx,gateway-error'}"),
             (Accepted, "retries: {attempts: 0}"),
             (Accepted, "retries: {attempts: 10, perTryTimeout: 2s, retryOn: '503,connect-failure'}"),
@@ -208,11 +244,18 @@ fn virtual_services() {
             (Refused, "hosts: [foo.ba!r], HTTP"),
             (Refused, "hosts: [foo.bar]"),
             (Refused, "hosts: [foo.bar, Foo.bar], HTTP"),
+            (Refused, "hosts: ['*.foo.bar', a.foo.bar], HTTP"),
+            (Refused, "hosts: ['*.foo.bar', '*.bar'], HTTP"),
+            (Refused, "hosts: [a.foo.bar, '*'], gateways: [gw], HTTP"),
+            (Accepted, "hosts: ['*.foo.bar', foo.bar, '*.a.bar'], HTTP"),
             (Refused, "hosts: ['*'], HTTP"),
             (Accepted, "hosts: ['*'], gateways: [gw], HTTP"),
             (Accepted, "hosts: [foo.bar], gateways: [ns1/gateway], HTTP"),
             (Refused, "hosts: [foo.bar], gateways: ['ns1/*'], HTTP"),
-            (Refused, "hosts: [foo.bar], gateways: [./gateway], HTTP"),
+            (Accepted, "hosts: [foo.bar], gateways: [./gateway], HTTP"),
+            (Refused, "hosts: [foo.bar], gateways: [ns1/a.b], HTTP"),
+            (Warned, "hosts: [foo.bar], gateways: [gw, ns1/a.b], HTTP"),
+            (Refused, "hosts: [foo.bar], gateways: ['g*', ns1/a], HTTP"),
             (Warned, "hosts: [foo.bar], gateways: [gateway.ns.svc.cluster.local], HTTP"),
             (Refused, "gateways: [gw], HTTP"),
             (Refused, "http: [{}]"),
@@ -322,6 +365,77 @@ fn destination_rules() {
             (Refused, "trafficPolicy: {tls: {mode: MUTUAL}}"),
             (Refused, "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: x}}"),
             (Refused, "exportTo: [a/b]"),
+            (Refused, "trafficPolicy: {}"),
+            (Refused, "subsets: [{name: v1, trafficPolicy: {}}]"),
+            (Refused, "trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}"),
+            (Refused, "trafficPolicy: {portLevelSettings: []}"),
+            (Refused, "trafficPolicy: {connectionPool: {}}"),
+            (Accepted, "trafficPolicy: {connectionPool: {http: {}}}"),
+            (
+                Refused,
+                "trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}",
+            ),
+            (Refused, "trafficPolicy: {outlierDetection: {consecutiveLocalOriginFailures: 5}}"),
+            (
+                Accepted,
+                "trafficPolicy: {outlierDetection: {consecutiveLocalOriginFailures: 5, splitExternalLocalOriginErrors: true}}",
+            ),
+            (Accepted, "trafficPolicy: {tunnel: {targetHost: '2001:db8::1', targetPort: 443}}"),
+            (Refused, "trafficPolicy: {tunnel: {targetHost: '*.a', targetPort: 443}}"),
+            (Refused, "trafficPolicy: {tunnel: {protocol: FOO, targetHost: a, targetPort: 443}}"),
+            (
+                Refused,
+                "trafficPolicy: {tunnel: {targetHost: a, targetPort: 443}, proxyProtocol: {version: V1}}",
+            ),
+        ],
+    );
+    check(
+        "DestinationRule",
+        |case| {
+            format!(
+                "{{host: reviews, trafficPolicy: {{loadBalancer: {{consistentHash: {{useSourceIp: true, {case}}}}}}}}}"
+            )
+        },
+        &[
+            (Refused, "maglev: {}"),
+            (Refused, "maglev: {tableSize: 5000011}"),
+            (Refused, "minimumRingSize: 10, maglev: {tableSize: 101}"),
+            (Refused, "minimumRingSize: 10, ringHash: {minimumRingSize: 10}"),
+            (Accepted, "ringHash: {}"),
+        ],
+    );
+    check(
+        "DestinationRule",
+        |case| {
+            format!(
+                "{{host: reviews, trafficPolicy: {{outlierDetection: {{}}, loadBalancer: {{localityLbSetting: {{{case}}}}}}}}}"
+            )
+        },
+        &[
+            (Refused, "failover: [{from: a, to: a}]"),
+            (Refused, "failover: [{from: a/b, to: c}]"),
+            (Refused, "failover: [{from: a, to: '*'}]"),
+            (Accepted, "failover: [{from: a, to: b}], failoverPriority: [version]"),
+            (Refused, "failover: [{from: a, to: b}], failoverPriority: [topology.kubernetes.io/region]"),
+            (Accepted, "failoverPriority: [topology.kubernetes.io/region, 'x=y']"),
+            (Refused, "distribute: [{from: a, to: {a: 100}}], failover: [{from: a, to: b}]"),
+            (Warned, "distribute: [{from: a, to: {a: 100}}], failoverPriority: [x]"),
+            (Refused, "distribute: [{from: a, to: {a: 99}}]"),
+            (Refused, "distribute: [{from: a, to: {a: 100, b: 0}}]"),
+            (
+                Accepted,
+                "distribute: [{from: a/b/*, to: {a/b/*: 80, a/c/*: 20}}, {from: a/c/*, to: {a/c: 100}}]",
+            ),
+            (Warned, "distribute: [{from: a/*, to: {a/*: 50, a/b/*: 50}}]"),
+            (Refused, "distribute: [{from: a/*, to: {a: 50, a/*: 50}}]"),
+            (Warned, "distribute: [{from: a, to: {a: 50, '*': 50}}]"),
+            (Refused, "distribute: [{from: a/*, to: {a/*: 100}}, {from: a/b/*, to: {a/*: 100}}]"),
+            (Refused, "distribute: [{from: '*', to: {a/*: 100}}, {from: a/b/*, to: {a/*: 100}}]"),
+            (Accepted, "distribute: [{from: a/b/*, to: {a/*: 100}}, {from: a/*, to: {a/*: 100}}]"),
+            (Accepted, "distribute: [{from: a/b, to: {a/*: 100}}, {from: '*', to: {a/*: 100}}]"),
+            (Refused, "distribute: [{from: a/b, to: {a/*: 100}}, {from: a, to: {a/*: 100}}]"),
+            (Refused, "distribute: [{from: a/*/c, to: {a: 100}}]"),
+            (Refused, "distribute: [{from: a//c, to: {a: 100}}]"),
         ],
     );
 }
@@ -337,7 +451,8 @@ fn service_entries_and_workloads() {
         &[
             (Accepted, "resolution: DNS"),
             (Accepted, "resolution: STATIC, endpoints: [{address: 1.2.3.4, ports: {http: 8080}}]"),
-            (Refused, "resolution: STATIC"),
+            (Warned, "resolution: STATIC"),
+            (Refused, "resolution: DNS, endpoints: [{address: 'unix:///a'}]"),
             (Refused, "resolution: STATIC, endpoints: [{address: b.com}]"),
             (Refused, "resolution: STATIC, endpoints: [{address: 1.2.3.4, ports: {other: 8080}}]"),
             (Refused, "resolution: NONE, endpoints: [{address: 1.2.3.4}]"),
@@ -359,6 +474,20 @@ fn service_entries_and_workloads() {
             (Refused, "hosts: ['*'], resolution: NONE"),
             (Refused, "hosts: ['*.a.com'], resolution: DNS"),
             (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 80, name: b}]"),
+            (Refused, "hosts: [a.com], ports: [{number: 80, name: a b}]"),
+            (
+                Refused,
+                "hosts: [a.com, b.com], resolution: DNS, ports: [{number: 80, name: a, protocol: TCP}]",
+            ),
+            (Refused, "hosts: [a.com, b.com], resolution: DNS, ports: [{number: 80, name: http}]"),
+            (
+                Accepted,
+                "hosts: [a.com, b.com], resolution: DNS, ports: [{number: 80, name: a, protocol: HTTPS}]",
+            ),
+            (
+                Accepted,
+                "hosts: [a.com, b.com], resolution: NONE, ports: [{number: 80, name: a, protocol: TCP}]",
+            ),
             (Refused, "hosts: [a.com], ports: [{number: 80, name: a}, {number: 81, name: a}]"),
         ],
     );
@@ -371,6 +500,9 @@ fn service_entries_and_workloads() {
             (Refused, "labels: {a: b}"),
             (Refused, "address: 'unix:///a', ports: {http: 80}"),
             (Warned, "address: 'unix:///a'"),
+            (Warned, "address: 'unix://@a'"),
+            (Refused, "address: 'unix:///a/'"),
+            (Refused, "address: 'unix://a'"),
             (Refused, "address: 1.2.3.4, ports: {http: 0}"),
         ],
     );
@@ -413,6 +545,11 @@ fn authorization_policies() {
             (Refused, "action: CUSTOM, provider: {name: me}"),
             (Accepted, "action: CUSTOM, provider: {name: me}, rules: [{}]"),
             (Refused, "provider: {name: me}, rules: [{}]"),
+            (Refused, "targetRefs: [{kind: Pod, name: x}], rules: [{}]"),
+            (
+                Accepted,
+                "targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: x}], rules: [{}]",
+            ),
             (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
             (Refused, "rules: [{from: []}]"),
             (Refused, "rules: [{to: []}]"),
@@ -440,8 +577,10 @@ fn authorization_policies() {
         "AuthorizationPolicy",
         |case| format!("{{rules: [{{to: [{{operation: {{{case}}}}}]}}]}}"),
         &[
-            (Accepted, "paths: ['*', '/a*', '*/b', '/c/{*}/d', '/{**}', '/e{f}']"),
+            (Accepted, "paths: ['*', '/a*', '*/b', '/c/{*}/d', '/{**}']"),
             (Refused, "paths: ['/a/{*}b']"),
+            (Refused, "paths: ['/a/{foo}']"),
+            (Refused, "notPaths: ['/a}*']"),
             (Refused, "notPaths: ['/{**}/{*}']"),
             (Refused, "paths: ['/{*}/*']"),
             (Accepted, "ports: ['80']"),
@@ -473,6 +612,28 @@ fn authorization_policies() {
 }
 
 #[test]
+fn rules_of_providers() {
+    let wrap = |rule: &str| format!("{{action: CUSTOM, provider: {{name: me}}, rules: [{{{rule}}}]}}");
+    check(
+        "AuthorizationPolicy",
+        wrap,
+        &[
+            (Accepted, "from: [{source: {ipBlocks: [1.2.3.4]}}], to: [{operation: {paths: [/a]}}]"),
+            (
+                Accepted,
+                "when: [{key: 'request.headers[a]', values: [b]}, {key: source.ip, values: [1.2.3.4]}]",
+            ),
+            (Refused, "from: [{source: {requestPrincipals: ['*']}}]"),
+            (Refused, "from: [{source: {notPrincipals: [a]}}]"),
+            (Refused, "from: [{source: {namespaces: [a]}}]"),
+            (Refused, "from: [{source: {serviceAccounts: [a]}}]"),
+            (Refused, "when: [{key: 'request.auth.claims[a]', values: [b]}]"),
+            (Refused, "when: [{key: source.principal, values: [b]}]"),
+        ],
+    );
+}
+
+#[test]
 fn request_authentications() {
     check(
         "RequestAuthentication",
@@ -485,6 +646,10 @@ fn request_authentications() {
             (Accepted, "targetRef: {kind: Service, name: foo, group: ''}"),
             (Refused, "targetRef: {kind: Service}"),
             (Refused, "targetRef: {kind: Service, name: foo, namespace: bar}"),
+            (Accepted, "targetRef: {kind: Gateway, name: foo, group: gateway.networking.k8s.io}"),
+            (Accepted, "targetRefs: [{kind: GatewayClass, name: foo, group: gateway.networking.k8s.io}]"),
+            (Refused, "targetRef: {kind: Gateway, name: foo, group: networking.istio.io}"),
+            (Refused, "targetRefs: [{kind: Pod, name: foo}]"),
             (Refused, "targetRef: {kind: Service, name: foo, group: __}"),
             (Refused, "targetRef: {kind: Serv_ice, name: foo}"),
             (Refused, "selector: {matchLabels: {'a*': b}}"),
@@ -534,6 +699,27 @@ fn request_authentications() {
 }
 
 #[test]
+fn peer_authentications() {
+    check(
+        "PeerAuthentication",
+        |case| format!("{{{case}}}"),
+        &[
+            (Accepted, ""),
+            (Accepted, "mtls: {mode: STRICT}"),
+            (Accepted, "selector: {matchLabels: {a: b}}, portLevelMtls: {8080: {mode: DISABLE}, '81': {}}"),
+            (Refused, "mtls: {mode: BLAH}"),
+            (Refused, "mtls: {modus: STRICT}"),
+            (Refused, "selector: {matchLabels: {'a*': b}}"),
+            (Refused, "portLevelMtls: {80: {mode: STRICT}}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {acd: {mode: STRICT}}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {0: {mode: STRICT}}"),
+            (Refused, "selector: {matchLabels: {a: b}}, portLevelMtls: {42949672: {mode: STRICT}}"),
+        ],
+    );
+}
+
+#[test]
 fn telemetries() {
     check(
         "Telemetry",
@@ -548,6 +734,10 @@ fn telemetries() {
             (Refused, "accessLogging: [{providers: [{}]}]"),
             (Refused, "metrics: [{providers: [{name: ''}]}]"),
             (Refused, "metrics: [{overrides: [{match: {metric: NO_SUCH}}]}]"),
+            (Refused, "metrics: [{overrides: [{match: {customMetric: ''}}]}]"),
+            (Accepted, "metrics: [{overrides: [{tagOverrides: {a: {value: b}, c: {operation: REMOVE}}}]}]"),
+            (Refused, "metrics: [{overrides: [{tagOverrides: {a: {operation: UPSERT}}}]}]"),
+            (Refused, "metrics: [{overrides: [{tagOverrides: {a: {operation: REMOVE, value: b}}}]}]"),
             (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
             (Refused, "sampling: 1"),
         ],
