@@ -4,9 +4,12 @@ use std::time::Duration;
 /// How much of a cluster may be in use at a time, by all workers together, and how its connections are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ConnectionLimits {
-    /// Connections, of HTTP and of plain TCP. A request beyond waits for one, a TCP connection is closed.
+    /// Connections of HTTP/1 and of plain TCP. A request beyond waits for one, a TCP connection is closed. Those of
+    /// HTTP/2 are counted by themselves; each worker may have one to each endpoint in any case, as with Envoy, and a
+    /// request waits for room on those that there are.
     pub max_connections: Option<u32>,
-    /// Requests that wait for a connection, one that is being made included. One more is answered with 503 (flag UO).
+    /// Requests that wait for a connection, one that is being made included, or for room on one. One more is answered
+    /// with 503 (flag UO).
     pub max_pending_requests: Option<u32>,
     /// Requests that have not ended. One more is answered with 503 (flag UO).
     pub max_requests: Option<u32>,

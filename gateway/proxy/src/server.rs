@@ -1,6 +1,7 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
 mod handover;
+mod ports;
 
 pub(crate) use handover::Phase;
 
@@ -10,7 +11,7 @@ use crate::forward::mirror::Mirrors;
 use crate::forward::pace::Rates;
 use crate::h2::Tasks;
 use crate::limits::Limits;
-use crate::listener::{Acceptor, Closing, HandedOn, Inherited, Listeners, Listening, Opened, Spread};
+use crate::listener::{Acceptor, HandedOn, Inherited, Listeners, Listening, Spread};
 use crate::lock::lock;
 use crate::overload::Overload;
 use crate::resting::Resting;
@@ -116,9 +117,6 @@ const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How long a config waits for the first answers to names that were never resolved before: as long as that what is live
 /// goes on.
 const FIRST_ADDRESSES: Duration = Duration::from_secs(5);
-/// How long a config waits for the listeners that it removes.
-const CLOSING: Duration = Duration::from_millis(500);
-
 /// What is known of the endpoints of a cluster; `None` where there is no such cluster.
 pub type Standings<'a> = &'a dyn Fn(&ClusterName) -> Option<Vec<EndpointStanding>>;
 
@@ -172,7 +170,7 @@ pub enum StartError {
 /// The running data plane.
 pub struct Proxy {
     state: Arc<State>,
-    control: Mutex<Control>,
+    control: Arc<Mutex<Control>>,
     workers: Vec<WorkerThread>,
     /// Ends the control thread when it is dropped.
     stop: oneshot::Sender<()>,
@@ -212,6 +210,8 @@ pub(crate) struct Shown {
     pub(crate) since: Option<SystemTime>,
     /// What was said when it was made live.
     pub(crate) applied: Vec<Diagnostic>,
+    /// What of that holds no more.
+    pub(crate) settled: Vec<Diagnostic>,
     pub(crate) report: Report,
     pub(crate) addresses: Vec<(ListenerKey, SocketAddr)>,
 }
@@ -226,6 +226,8 @@ struct Control {
     listeners: Listeners,
     /// Listeners that wait until anything is accepted.
     held: Vec<Arc<Listening>>,
+    /// Listeners that could not be opened, with what was said of them.
+    not_opened: Vec<(ListenerKey, Diagnostic)>,
     access_log: Option<AccessLog>,
 }
 
@@ -294,23 +296,24 @@ impl Proxy {
             draining: Arc::default(),
         });
         let workers = start_workers(&options, &state)?;
-        let (stop, stopped) = oneshot::channel();
-        let shared = state.clone();
-        let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
-        let (admin_socket, status_socket) = (admin.socket.try_clone()?, status.socket.try_clone()?);
-        let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
-            serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
-        })?;
-        let listeners = Listeners::new(options.bind, inherited);
-        let control = Mutex::new(Control {
+        let control = Arc::new(Mutex::new(Control {
             model: Arc::default(),
             registry,
             credentials,
             keys,
-            listeners,
+            listeners: Listeners::new(options.bind, inherited),
             held: Vec::new(),
+            not_opened: Vec::new(),
             access_log: options.access_log,
-        });
+        }));
+        let (stop, stopped) = oneshot::channel();
+        let commands: Vec<_> = workers.iter().map(|worker| worker.commands.clone()).collect();
+        runtime.spawn(ports::reopen(Arc::downgrade(&control), state.clone(), commands.clone()));
+        let shared = state.clone();
+        let (admin_socket, status_socket) = (admin.socket.try_clone()?, status.socket.try_clone()?);
+        let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
+            serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
+        })?;
         let drain = options.limits.drain;
         Ok(Proxy { state, control, workers, stop, control_thread, admin, status, drain })
     }
@@ -319,7 +322,7 @@ impl Proxy {
     /// that are gone, and swaps the snapshot; then the new listeners accept. Listeners go before
     /// the swap, and are waited for shortly, so that their last connections still find their
     /// routes; requests in flight end on the snapshot they began with. A model that equals the
-    /// live one keeps its generation, but opens listeners that failed before.
+    /// live one keeps its generation. Listeners that cannot be opened are tried again every second.
     pub fn apply(&self, model: Model) -> Applied {
         let mut control = lock(&self.control);
         let model = Arc::new(model);
@@ -336,8 +339,7 @@ impl Proxy {
         let prepared = control.registry.prepare(&model, FIRST_ADDRESSES);
         control.keys.wait(FIRST_KEYS);
 
-        let opened = control.change_listeners(&model, &old);
-        diagnostics.extend(opened.failed.iter().map(|(l, at, e)| crate::listener::not_opened(l, *at, e)));
+        diagnostics.extend(control.change_listeners(&model, &old));
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -362,7 +364,6 @@ impl Proxy {
         if is_new {
             old.tls.drain_changed(&live.tls);
         }
-        control.held.extend(opened.new);
         if *self.state.phase.borrow() != Phase::Held {
             self.listen(&mut control);
         }
@@ -374,6 +375,7 @@ impl Proxy {
         }
         shown.model = model;
         shown.applied = diagnostics.clone();
+        shown.settled.clear();
         shown.addresses = control.listeners.addresses();
         Applied { generation, diagnostics }
     }
@@ -418,7 +420,7 @@ impl Proxy {
         let deadline = Instant::now() + self.drain;
         self.state.draining.store(true, Ordering::Relaxed);
         let live = self.state.live.load();
-        let closing = lock(&self.control).listeners.close_gone(&Model::default(), &live);
+        let closing = lock(&self.control).close_all(&live);
         live.tls.drain_changed(&ServerConfigs::default());
         closing.wait(deadline);
         self.wait_until_empty(deadline);
@@ -451,23 +453,6 @@ impl Proxy {
 }
 
 impl Control {
-    fn change_listeners(&mut self, model: &Model, live: &Arc<Snapshot>) -> Opened {
-        let mut opened = self.listeners.open(model);
-        match self.listeners.change(&self.model, model, live) {
-            Ok(begun) => opened.new.extend(begun),
-            Err(error) => tracing::warn!(%error, "connections of another protocol go on"),
-        }
-        let closing: Closing = self.listeners.close_gone(model, live);
-        closing.wait(Instant::now() + CLOSING);
-        if !closing.is_empty() && !opened.failed.is_empty() {
-            // The address may have been that of a listener that just went.
-            let again = self.listeners.open(model);
-            opened.new.extend(again.new);
-            opened.failed = again.failed;
-        }
-        opened
-    }
-
     fn access_log(&self, model: &Model) -> AccessLog {
         let text =
             || AccessLog { file: "/dev/stdout".into(), format: AccessLogFormat::DefaultText, filter: None };

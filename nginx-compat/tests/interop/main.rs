@@ -9,3 +9,4 @@ mod origin;
 mod raw;
 mod readme;
 mod site;
+mod stream;

@@ -81,9 +81,18 @@ impl Objects {
 
     /// Believes what this many proxies in front say about the client.
     pub(crate) fn trusted_proxies(&mut self, n: u32) {
+        self.topology(&format!("numTrustedProxies: {n}"));
+    }
+
+    /// Has every connection begin with a PROXY header.
+    pub(crate) fn proxy_protocol(&mut self) {
+        self.topology("proxyProtocol: {}");
+    }
+
+    fn topology(&mut self, setting: &str) {
         self.0 += &format!(
             "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
-             data:\n  mesh: |\n    defaultConfig: {{gatewayTopology: {{numTrustedProxies: {n}}}}}\n"
+             data:\n  mesh: |\n    defaultConfig: {{gatewayTopology: {{{setting}}}}}\n"
         );
     }
 

@@ -15,6 +15,7 @@ pub(super) fn diagnostics(state: &State) -> Vec<Diagnostic> {
     let shown = state.shown();
     let mut all = shown.report.diagnostics.clone();
     all.extend(shown.applied.iter().filter(|d| !shown.report.diagnostics.contains(d)).cloned());
+    all.retain(|d| !shown.settled.contains(d));
     all
 }
 

@@ -3,7 +3,7 @@
 use super::coalesce::{Coalesce, Flusher, coalesce_client};
 use super::keepalive::Keepalive;
 use super::{LAST, SEND_BUFFER};
-use crate::upstream::{InUse, UpstreamConnection};
+use crate::upstream::{InUse, Room, UpstreamConnection};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use pingora::protocols::Stream;
@@ -61,7 +61,10 @@ pub(crate) struct Session {
     /// How many more requests it may carry, and until when it takes them.
     left: Cell<u32>,
     ends: Option<Instant>,
-    in_use: InUse,
+    /// Where requests wait when there is none here.
+    room: Rc<Room>,
+    /// Counts it among the connections of its cluster.
+    _in_use: InUse,
 }
 
 /// A place for one request on a session.
@@ -81,6 +84,7 @@ impl Session {
     pub(crate) async fn begin(
         connection: Box<UpstreamConnection>,
         limits: &ConnectionLimits,
+        room: Rc<Room>,
     ) -> io::Result<Rc<Session>> {
         let remote = connection.remote();
         let UpstreamConnection { stream, local, in_use, .. } = *connection;
@@ -111,7 +115,8 @@ impl Session {
                 limits.max_requests_per_connection.map_or(stream_ids(), |most| most.min(stream_ids())),
             ),
             ends: limits.max_connection_duration.and_then(|most| now.checked_add(most)),
-            in_use,
+            room,
+            _in_use: in_use,
         });
         tokio::task::spawn_local(drive(connection, flusher, keepalive, Rc::downgrade(&session)));
         Ok(session)
@@ -128,15 +133,11 @@ impl Session {
         self.left.get() == 0 || self.ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
-    /// Counts it among the connections of its cluster.
-    pub(crate) fn in_use(&self) -> &InUse {
-        &self.in_use
-    }
-
-    /// Whether the peer takes another request now. Before its SETTINGS say how many, it gets one.
+    /// Whether the peer takes another request now. Before its SETTINGS say how many, it gets one; so does one that
+    /// takes none for now, whose end the others wait for.
     pub(crate) fn has_room(&self) -> bool {
         let most = if self.greeted.get() { self.send.current_max_send_streams().min(self.most) } else { 1 };
-        self.active.get() < most
+        self.active.get() < most.max(1)
     }
 
     /// Whether the peer's SETTINGS are still to come.
@@ -155,6 +156,7 @@ impl Session {
     fn greet(&self) {
         self.greeted.set(true);
         self.greeting.notify_waiters();
+        self.room.tell_all();
     }
 
     /// Requests on it.
@@ -171,7 +173,7 @@ impl Session {
         }
     }
 
-    /// A place. Where the peer takes no more for now, the request waits for its turn.
+    /// A place.
     pub(crate) fn place(self: &Rc<Self>) -> Place {
         self.active.set(self.active.get() + 1);
         self.left.set(self.left.get().saturating_sub(1));
@@ -201,6 +203,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.session.active.set(self.session.active.get() - 1);
         self.session.idle_since.set(Instant::now());
+        self.session.room.tell_one();
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// Who accepts on the sockets that this process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +67,20 @@ impl Proxy {
 
     /// Has the workers accept on listeners that wait for it.
     pub(super) fn listen(&self, control: &mut Control) {
-        for listening in control.held.drain(..) {
-            for worker in &self.workers {
+        control.listen(self.workers.iter().map(|worker| &worker.commands));
+    }
+}
+
+impl Control {
+    /// The same, for who knows the `workers`.
+    pub(super) fn listen<'a>(
+        &mut self,
+        workers: impl IntoIterator<Item = &'a UnboundedSender<Command>> + Clone,
+    ) {
+        for listening in self.held.drain(..) {
+            for worker in workers.clone() {
                 // A worker that does not take commands has ended, which drain() finds out.
-                let _ = worker.commands.send(Command::Listen(listening.clone()));
+                let _ = worker.send(Command::Listen(listening.clone()));
             }
         }
     }

@@ -222,7 +222,7 @@ mod tests {
         let config = tidegate_model::Cluster { connect_timeout: limit, ..cluster("a") };
         let transport = Transport::build(&config, &Credentials::default(), None);
         let cluster = Cluster::new(config.into(), ClusterState::new(), transport.clone());
-        let in_use = Arc::new(Usage::default()).connection(None).unwrap();
+        let in_use = Arc::new(Usage::default()).connection().unwrap();
         let way = Way { endpoint: Endpoint::new(address), transport, options: Default::default() };
         let connecting = async { Connector::new().connect(&cluster, way, Inside::Http1, in_use).await };
         let connected = runtime.block_on(connecting)?;

@@ -90,10 +90,10 @@ impl Pool {
             return Ok(connection);
         }
         let _pending = cluster.pend()?;
-        let in_use = match cluster.usage().connection_unless_awaited(config.limits.max_connections) {
+        let in_use = match cluster.usage().connection_unless_awaited() {
             Some(in_use) => in_use,
             // boxed, since few requests wait here
-            None => match Box::pin(self.wait(cluster, Some(key))).await {
+            None => match Box::pin(self.wait(cluster, key)).await {
                 Next::Connection(connection) => return Ok(connection),
                 Next::Place(in_use) => in_use,
             },
@@ -112,8 +112,7 @@ impl Pool {
         pick: &Pick,
         options: &TransportOptions,
     ) -> Result<Box<UpstreamConnection>, ConnectError> {
-        let config = cluster.config();
-        let take = || cluster.usage().connection_unless_awaited(config.limits.max_connections);
+        let take = || cluster.usage().connection_unless_awaited();
         let in_use = match take() {
             Some(in_use) => in_use,
             None if self.give_up_one(cluster.usage()) => take().ok_or(ConnectError::Overflow)?,
@@ -125,14 +124,15 @@ impl Pool {
     /// A place for a request on an HTTP/2 connection to the endpoint.
     ///
     /// # Errors
-    /// When there is none with room and a new one cannot be made within the cluster's connect timeout.
+    /// When there is none with room, and too many wait already or a new one cannot be made within the cluster's connect
+    /// timeout.
     pub(crate) async fn place(
         &self,
         cluster: &Cluster,
         pick: &Pick,
         options: &TransportOptions,
     ) -> Result<Place, ConnectError> {
-        self.sessions.get(self, cluster, pick, options).await
+        self.sessions.get(&self.connector, cluster, pick, options).await
     }
 
     /// Gives back a connection on which request and response both ended cleanly, `now`.
@@ -166,12 +166,12 @@ impl Pool {
 
     /// Closes an idle connection of a cluster, if there is one.
     pub(super) fn give_up_one(&self, usage: &Arc<Usage>) -> bool {
-        self.idle.borrow_mut().give_up_one(usage) || self.sessions.give_up_one(usage)
+        self.idle.borrow_mut().give_up_one(usage)
     }
 
     /// Closes as many idle connections of clusters as somebody waits for.
     fn give_up_awaited(&self) {
-        let awaited = [self.idle.borrow().usages(), self.sessions.usages()].concat();
+        let awaited = self.idle.borrow().usages();
         for usage in awaited.into_iter().filter(|usage| usage.waiting() > 0) {
             let mut wanted = usage.waiting();
             while wanted > 0 && self.give_up_one(&usage) {

@@ -66,32 +66,28 @@ impl Queue {
 }
 
 impl Pool {
-    /// Waits until the cluster may have one more connection, or, with a key, until one for that comes free here.
-    pub(super) async fn wait(&self, cluster: &Cluster, key: Option<Key>) -> Next {
+    /// Waits until the cluster may have one more connection, or until one for this comes free here.
+    pub(super) async fn wait(&self, cluster: &Cluster, key: Key) -> Next {
         let usage = cluster.usage();
-        let most = cluster.config().limits.max_connections;
         let _waiting = usage.wait();
-        let mut handed = key.map(|key| Waiting::begin(&self.queue, key));
+        let mut handed = Waiting::begin(&self.queue, key);
         loop {
             let mut freed = pin!(usage.freed().notified());
             freed.as_mut().enable();
             // one that is idle here is of use to nobody else
-            let mut place = usage.connection(most);
+            let mut place = usage.connection();
             if place.is_none() && self.give_up_one(usage) {
-                place = usage.connection(most);
+                place = usage.connection();
             }
             if let Some(place) = place {
                 return Next::Place(place);
             }
             self.connector.ask();
             let connection = async {
-                match &mut handed {
-                    // an error: it gives no more
-                    Some(Waiting { take, .. }) => match take.await {
-                        Ok(connection) => connection,
-                        Err(_) => pending().await,
-                    },
-                    None => pending().await,
+                match (&mut handed.take).await {
+                    Ok(connection) => connection,
+                    // it gives no more
+                    Err(_) => pending().await,
                 }
             };
             tokio::select! {

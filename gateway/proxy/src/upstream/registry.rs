@@ -57,11 +57,11 @@ impl Registry {
                     if !Arc::ptr_eq(&old.transport, &transport) {
                         old.transport.retire();
                     }
-                    old.state.usage.look_again();
                     Cluster::new(config.clone(), old.state.clone(), transport)
                 }
                 None => Cluster::new(config.clone(), ClusterState::new(), transport),
             };
+            cluster.state.usage.limit(config.limits.max_connections);
             self.apply_endpoints(&cluster, model.endpoints.get(name));
             next.insert(name.clone(), cluster);
         }

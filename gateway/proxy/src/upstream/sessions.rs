@@ -1,16 +1,15 @@
 use super::cluster::Cluster;
-use super::connect::ConnectError;
+use super::connect::{ConnectError, Connector};
 use super::endpoint::Pick;
-use super::pool::Pool;
-use super::queue::Next;
+use super::room::{Room, Waiter};
 use super::transport::{Key, TransportOptions, Way};
-use super::usage::{InUse, Usage};
+use super::usage::InUse;
 use crate::h2::{Place, Session};
 use crate::tls::Inside;
 use ahash::AHashMap;
 use std::cell::RefCell;
+use std::future::pending;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -20,25 +19,34 @@ const PER_ENDPOINT: usize = 32;
 /// HTTP/2 connections that one worker keeps in all.
 const IN_ALL: usize = 4096;
 
+/// What becomes of a connection that is being made.
+type Made = oneshot::Receiver<Result<(), ConnectError>>;
+
 /// A worker's HTTP/2 connections, by what they may be used for, each shared by many requests.
+///
+/// No request waits for those of another worker or to another endpoint: they may never be without a request. So the
+/// first one of a slot may always be made, and the cluster's limit is for more of them.
 pub(super) struct Sessions(RefCell<AHashMap<Key, Slot>>);
 
 struct Slot {
     way: Way,
     idle_timeout: Duration,
     sessions: Vec<Rc<Session>>,
-    /// Who waits for the connection that is being made, if one is.
+    /// Who waits for the first connection, if one is being made.
     connecting: Option<Vec<oneshot::Sender<Result<(), ConnectError>>>>,
+    /// Where requests wait while all connections are full.
+    room: Rc<Room>,
 }
 
 /// What a request finds.
-enum Found {
+enum Found<'a> {
     Place(Place),
-    Wait(oneshot::Receiver<Result<(), ConnectError>>),
     /// How many requests a new connection takes is not known yet.
     New(Rc<Session>),
-    /// With leave to, if the cluster may have one more connection now.
-    Connect(Option<InUse>),
+    /// No room: until there is some, or until the first connection is made.
+    Full(Rc<Room>, Option<Made>),
+    /// Leave to make a connection.
+    Connect(Making<'a>, InUse),
 }
 
 impl Sessions {
@@ -49,95 +57,78 @@ impl Sessions {
     /// A place on a connection with room, else on a new one. One connection is made at a time.
     ///
     /// # Errors
-    /// When a new one cannot be made within the cluster's connect timeout.
+    /// When too many wait already, or a new one cannot be made within the cluster's connect timeout.
     pub(super) async fn get(
         &self,
-        pool: &Pool,
+        connector: &Connector,
         cluster: &Cluster,
         pick: &Pick,
         options: &TransportOptions,
     ) -> Result<Place, ConnectError> {
         let key = cluster.key(pick, options);
-        let mut pending = None;
+        let (mut pending, mut waiter) = (None, None);
         loop {
-            let found = self.find(cluster, &key, || cluster.way(pick, options));
+            let found = self.find(cluster, &key, waiter.is_some(), || cluster.way(pick, options));
             if pending.is_none() && !matches!(found, Found::Place(_)) {
                 pending = cluster.pend()?;
             }
             match found {
                 Found::Place(place) => return Ok(place),
-                // an error of the channel: who was connecting gave up
-                Found::Wait(made) => made.await.unwrap_or(Ok(()))?,
                 Found::New(session) => timeout(cluster.config().connect_timeout, session.greeted())
                     .await
                     .map_err(|_| ConnectError::Timeout)?,
-                Found::Connect(leave) => {
-                    let mut making = Making { sessions: self, key: &key, failed: None };
-                    let in_use = match leave {
-                        Some(in_use) => in_use,
-                        None => match Box::pin(pool.wait(cluster, None)).await {
-                            Next::Place(in_use) => in_use,
-                            // none is asked for
-                            Next::Connection(_) => continue,
-                        },
-                    };
+                Found::Full(room, made) => {
+                    waiter.get_or_insert_with(|| Waiter::begin(room)).told_or(made).await?;
+                }
+                Found::Connect(making, in_use) => {
                     let way = cluster.way(pick, options);
                     pick.connects();
-                    let made = pool.connector.connect(cluster, way, Inside::Http2, in_use).await;
-                    let session = match made {
-                        Ok(connection) => Session::begin(connection, &cluster.config().limits)
-                            .await
-                            .map_err(|_| ConnectError::Refused),
-                        Err(e) => Err(e),
-                    };
-                    return match session {
-                        Ok(session) => {
-                            let place = session.place();
-                            self.keep(&key, session);
-                            Ok(place)
-                        }
-                        Err(e) => {
-                            making.failed = Some(e.clone());
-                            Err(e)
-                        }
-                    };
+                    return making.make(connector, cluster, way, in_use).await;
                 }
             }
         }
     }
 
-    fn find(&self, cluster: &Cluster, key: &Key, way: impl FnOnce() -> Way) -> Found {
+    /// Looks for a place, for one who has just come or who `waited`.
+    fn find<'a>(
+        &'a self,
+        cluster: &Cluster,
+        key: &'a Key,
+        waited: bool,
+        way: impl FnOnce() -> Way,
+    ) -> Found<'a> {
         let mut slots = self.0.borrow_mut();
         let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
             way: way(),
             idle_timeout: Duration::ZERO,
             sessions: Vec::new(),
             connecting: None,
+            room: Rc::default(),
         });
         slot.idle_timeout = cluster.config().idle_timeout;
         slot.sessions.retain(|s| s.is_open() && !s.is_spent());
-        if let Some(session) = slot.sessions.iter().find(|s| s.has_room()) {
-            return Found::Place(session.place());
+        if let Some(place) = slot.place(waited) {
+            return place;
         }
         if let Some(session) = slot.sessions.iter().find(|s| s.is_new()) {
             return Found::New(session.clone());
         }
         if let Some(waiting) = &mut slot.connecting {
-            let (tell, made) = oneshot::channel();
-            waiting.push(tell);
-            return Found::Wait(made);
+            let made = slot.sessions.is_empty().then(|| {
+                let (tell, made) = oneshot::channel();
+                waiting.push(tell);
+                made
+            });
+            return Found::Full(slot.room.clone(), made);
         }
-        let least = slot.sessions.iter().min_by_key(|s| s.active());
-        let leave = if slot.sessions.len() >= PER_ENDPOINT {
-            None
-        } else {
-            cluster.usage().connection_unless_awaited(cluster.config().limits.max_connections)
+        let leave = match slot.sessions.len() {
+            0 => Some(cluster.usage().first_session()),
+            1..PER_ENDPOINT => cluster.usage().session(),
+            _ => None,
         };
-        if let (None, Some(session)) = (&leave, least) {
-            return Found::Place(session.place());
-        }
+        let Some(in_use) = leave else { return Found::Full(slot.room.clone(), None) };
         slot.connecting = Some(Vec::new());
-        Found::Connect(leave)
+        Found::Connect(Making { sessions: self, key, room: slot.room.clone(), failed: None }, in_use)
     }
 
     fn keep(&self, key: &Key, session: Rc<Session>) {
@@ -158,23 +149,44 @@ impl Sessions {
             let limit = slot.idle_timeout;
             slot.sessions
                 .retain(|s| s.is_open() && !s.is_spent() && (s.active() > 0 || s.idle_for(now) < limit));
-            slot.connecting.is_some() || !slot.way.is_over() && !slot.sessions.is_empty()
+            let used = !slot.way.is_over() && !slot.sessions.is_empty();
+            used || slot.connecting.is_some() || slot.room.is_awaited()
         });
     }
+}
 
-    /// Closes a connection of this cluster that has no request.
-    pub(super) fn give_up_one(&self, usage: &Arc<Usage>) -> bool {
-        let idle = |s: &Rc<Session>| s.active() == 0 && Arc::ptr_eq(s.in_use().usage(), usage);
-        self.0.borrow_mut().values_mut().any(|slot| {
-            let at = slot.sessions.iter().position(idle);
-            at.map(|at| slot.sessions.swap_remove(at)).is_some()
-        })
+impl Slot {
+    /// Room, if there is some: a place for who waited, or where nobody waits.
+    fn place(&self, waited: bool) -> Option<Found<'static>> {
+        let with_room = || self.sessions.iter().find(|s| s.has_room());
+        let session = with_room()?;
+        if !waited && self.room.is_awaited() {
+            self.room.tell_one();
+            return Some(Found::Full(self.room.clone(), None));
+        }
+        let place = session.place();
+        if waited && with_room().is_some() {
+            self.room.tell_one();
+        }
+        Some(Found::Place(place))
     }
+}
 
-    /// Of which clusters there are connections.
-    pub(super) fn usages(&self) -> Vec<Arc<Usage>> {
-        let slots = self.0.borrow();
-        slots.values().filter_map(|slot| Some(slot.sessions.first()?.in_use().usage().clone())).collect()
+impl Waiter {
+    /// Until it may look again.
+    async fn told_or(&self, made: Option<Made>) -> Result<(), ConnectError> {
+        let made = async {
+            match made {
+                // an error of the channel: who was connecting gave up
+                Some(made) => made.await.unwrap_or(Ok(())),
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            made = made => made,
+            () = self.told() => Ok(()),
+        }
     }
 }
 
@@ -182,16 +194,45 @@ impl Sessions {
 struct Making<'a> {
     sessions: &'a Sessions,
     key: &'a Key,
+    room: Rc<Room>,
     failed: Option<ConnectError>,
+}
+
+impl Making<'_> {
+    async fn make(
+        mut self,
+        connector: &Connector,
+        cluster: &Cluster,
+        way: Way,
+        in_use: InUse,
+    ) -> Result<Place, ConnectError> {
+        let begun = match connector.connect(cluster, way, Inside::Http2, in_use).await {
+            Ok(connection) => Session::begin(connection, &cluster.config().limits, self.room.clone())
+                .await
+                .map_err(|_| ConnectError::Refused),
+            Err(e) => Err(e),
+        };
+        let session = begun.inspect_err(|e| self.failed = Some(e.clone()))?;
+        let place = session.place();
+        self.sessions.keep(self.key, session);
+        Ok(place)
+    }
 }
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         let mut slots = self.sessions.0.borrow_mut();
-        let waiting = slots.get_mut(self.key).and_then(|slot| slot.connecting.take());
-        for tell in waiting.into_iter().flatten() {
+        let Some(slot) = slots.get_mut(self.key) else { return };
+        for tell in slot.connecting.take().into_iter().flatten() {
             // an error is one who went away
             let _ = tell.send(self.failed.clone().map_or(Ok(()), Err));
         }
+        // where it failed, the requests on other connections will tell
+        if self.failed.is_none() || slot.sessions.iter().all(|s| s.active() == 0) {
+            slot.room.tell_all();
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@ use crate::support::*;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tidegate_model::{MeshSettings, Model};
-use tidegate_proxy::{Limits, Options, Proxy};
+use tidegate_proxy::{Limits, Options, Proxy, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -125,11 +125,21 @@ async fn a_taken_port_is_named_and_the_rest_goes_live() {
         assert!(text.contains(part), "{part} is not in {text}");
     }
 
-    // The model did not change, so its number does not; the port is tried again all the same.
+    let said = async || {
+        let config = get_json(proxy.admin_address(), "/config").await;
+        config["diagnostics"].as_array().unwrap().len()
+    };
+    assert_eq!(said().await, 1);
+    proxy.publish(Report { diagnostics: applied.diagnostics, ..Report::default() });
+
+    // It is tried again, and nothing is said of it any more.
+    let wanted = other.local_addr().unwrap();
     drop(other);
+    eventually("it is open", async || proxy.addresses().iter().any(|(_, at)| *at == wanted)).await;
+    TcpStream::connect(wanted).await.unwrap();
+    assert_eq!(said().await, 0);
     let applied = proxy.apply(model);
     assert_eq!((applied.generation, applied.diagnostics.len()), (1, 0));
-    TcpStream::connect(address(&proxy, taken)).await.unwrap();
 }
 
 #[tokio::test]

@@ -56,16 +56,22 @@ fn one_request_too_many_is_answered_at_once() {
 
 #[test]
 fn streams_share_what_connections_there_may_be() {
-    let limits = ConnectionLimits { max_connections: Some(1), ..ConnectionLimits::default() };
+    let (max_connections, max_pending_requests) = (Some(1), Some(1));
+    let limits = ConnectionLimits { max_connections, max_pending_requests, ..ConnectionLimits::default() };
     play(limited(UpstreamProtocol::Http2, limits), true, |s| async move {
         let Stage { client, upstream, shutdown: _shutdown } = s;
         let mut send = connect(client).await;
-        // the upstream takes one at a time, so the second waits for its turn on the same connection
+        // the upstream takes one at a time, so the second waits for its turn on the same connection, and no third may
         let first = send.send_request(get(), true).unwrap().0;
         let mut server = Server::accept_as(&upstream, Builder::new().max_concurrent_streams(1)).await;
         let (_, mut respond) = server.next().await;
         let second = send.send_request(get(), true).unwrap().0;
         let waits = tokio::task::spawn_local(second);
+        send = send.ready().await.unwrap();
+        let third = send.send_request(get(), true).unwrap().0.await.unwrap();
+        assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(third.headers()["x-envoy-overloaded"], "true");
+        assert!(!waits.is_finished());
         respond.send_response(Response::new(()), true).unwrap();
         assert_eq!(first.await.unwrap().status(), StatusCode::OK);
         let (_, mut respond) = server.next().await;

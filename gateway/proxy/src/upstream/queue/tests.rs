@@ -13,7 +13,8 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 struct Bench {
     pools: [Rc<Pool>; 2],
     cluster: Arc<Cluster>,
-    _listeners: [TcpListener; 2],
+    registry: Registry,
+    listeners: [TcpListener; 2],
     _clusters: Clusters,
 }
 
@@ -26,13 +27,16 @@ impl Bench {
         }
         let listener = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = [listener().await, listener().await];
-        let endpoints = listeners.each_ref().map(|l| endpoint(&l.local_addr().unwrap().to_string()));
-        let config = tidegate_model::Cluster { limits, load_balancer: LoadBalancer::Random, ..cluster("a") };
-        let name = config.name.clone();
         let mut registry = Registry::new(tokio::runtime::Handle::current(), SystemResolver::default(), &[]);
-        let clusters = registry.apply(&model(&[(config, endpoints.to_vec())]));
-        let cluster = clusters.get(&name).unwrap().clone();
-        Bench { pools, cluster, _listeners: listeners, _clusters: clusters }
+        let clusters = apply(&mut registry, &listeners, limits);
+        let cluster = clusters.get(&cluster("a").name).unwrap().clone();
+        Bench { pools, cluster, registry, listeners, _clusters: clusters }
+    }
+
+    /// Has other limits from now on, by which those go who begin after that.
+    fn limit(&mut self, limits: ConnectionLimits) {
+        let clusters = apply(&mut self.registry, &self.listeners, limits);
+        self.cluster = clusters.get(&self.cluster.config().name).unwrap().clone();
     }
 
     /// A pick of the first or the second endpoint.
@@ -67,6 +71,12 @@ impl Bench {
     fn put(&self, worker: usize, connection: Box<UpstreamConnection>) {
         self.pools[worker].put(&self.cluster, connection, Instant::now());
     }
+}
+
+fn apply(registry: &mut Registry, listeners: &[TcpListener; 2], limits: ConnectionLimits) -> Clusters {
+    let endpoints = listeners.each_ref().map(|l| endpoint(&l.local_addr().unwrap().to_string()));
+    let config = tidegate_model::Cluster { limits, load_balancer: LoadBalancer::Random, ..cluster("a") };
+    registry.apply(&model(&[(config, endpoints.to_vec())]))
 }
 
 async fn end<T>(begun: JoinHandle<T>) -> T {
@@ -217,5 +227,25 @@ fn a_connection_carries_so_many_requests_for_so_long() {
             bench.put(0, connection);
         }
         assert_eq!(bench.cluster.usage().counts(), [0; 4]);
+    });
+}
+
+#[test]
+fn a_limit_that_is_raised_lets_those_in_who_wait() {
+    run(async {
+        let mut bench = Bench::new(limited(1, None)).await;
+        let first = bench.get(0, 0).await;
+        let waits = [bench.begin(0, 0), bench.begin(1, 0), bench.begin(1, 1)];
+        bench.waits(&waits[0], 3).await;
+        let [one, two, three] = waits;
+        let mut held = vec![first];
+        bench.limit(limited(2, None));
+        held.push(end(one).await.unwrap());
+        bench.waits(&two, 2).await;
+        // another config may come before who is told has looked
+        bench.limit(limited(3, None));
+        bench.limit(ConnectionLimits::default());
+        held.extend([end(two).await.unwrap(), end(three).await.unwrap()]);
+        assert!(held.iter().all(|connection| !connection.reused));
     });
 }
