@@ -1,15 +1,11 @@
+use super::request_authentication::selection;
 use super::rules::{Check, bracket};
 use tidegate_api::istio::{
     CustomTag, MetricsOverrides, ProviderRef, TagOperation, Telemetry, TracingSettings,
 };
 
 pub(super) fn validate(check: &mut Check<'_>, telemetry: &Telemetry) {
-    let set =
-        [telemetry.selector.is_some(), telemetry.target_ref.is_some(), !telemetry.target_refs.is_empty()];
-    if set.into_iter().filter(|set| *set).count() > 1 {
-        let text = "only one of targetRefs and selector can be set";
-        check.error("spec", "one-of", text, "keep the one that is meant");
-    }
+    selection(check, telemetry.selector.as_ref(), telemetry.target_ref.as_ref(), &telemetry.target_refs);
     for (i, settings) in telemetry.tracing.iter().enumerate() {
         tracing(check, &format!("spec.tracing[{i}]"), settings);
     }

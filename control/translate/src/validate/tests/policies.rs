@@ -214,6 +214,8 @@ fn telemetries() {
             (Refused, "metrics: [{overrides: [{tagOverrides: {a: {operation: UPSERT}}}]}]"),
             (Refused, "metrics: [{overrides: [{tagOverrides: {a: {operation: REMOVE, value: b}}}]}]"),
             (Refused, "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: foo}"),
+            (Refused, "targetRefs: [{kind: Pod, name: foo}]"),
+            (Refused, "selector: {matchLabels: {'a*': b}}"),
             (Refused, "sampling: 1"),
         ],
     );
