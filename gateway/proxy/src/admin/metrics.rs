@@ -1,11 +1,27 @@
 use crate::server::State;
 use std::fmt::Write;
 
-/// Everything that is counted, in Prometheus' text format: requests, then connections and config.
+/// Name, kind, help and value.
+type Metric = (&'static str, &'static str, &'static str, u64);
+
+/// Everything that is counted, in Prometheus' text format: requests, then connections, memory and config.
 pub(super) fn prometheus(state: &State) -> String {
     let mut out = state.telemetry.prometheus();
+    for (name, kind, help, value) in counts(state).into_iter().chain(memory(state).into_iter().flatten()) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+    let name = "tidegate_worker_connections";
+    let _ = writeln!(out, "# HELP {name} Open downstream connections by worker.\n# TYPE {name} gauge");
+    for (worker, active) in state.spread.by_worker().enumerate() {
+        let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {active}");
+    }
+    out
+}
+
+fn counts(state: &State) -> [Metric; 8] {
     let c = state.spread.counts();
-    let metrics: [(&str, &str, &str, u64); 8] = [
+    [
         ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
         ("tidegate_connections_total", "counter", "Accepted downstream connections.", c.accepted),
         (
@@ -39,34 +55,26 @@ pub(super) fn prometheus(state: &State) -> String {
             state.shown().report.restored as u64,
         ),
         ("tidegate_config_generation", "gauge", "Number of the live config.", state.live.generation()),
-    ];
-    let load = state.overload.load();
-    let memory = load.into_iter().flat_map(|l| -> [(&str, &str, &str, u64); 4] {
-        [
-            (
-                "tidegate_overload_level",
-                "gauge",
-                "What is done against too much memory: 0 nothing, 1 requests are shed, 2 connections are refused.",
-                l.level.into(),
-            ),
-            ("tidegate_memory_bytes", "gauge", "Memory of the process.", l.used),
-            ("tidegate_memory_limit_bytes", "gauge", "Memory that the process may have.", l.limit),
-            (
-                "tidegate_overload_connections_refused_total",
-                "counter",
-                "Downstream connections closed at once because of too much memory.",
-                l.refused,
-            ),
-        ]
-    });
-    for (name, kind, help, value) in metrics.into_iter().chain(memory) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-    }
-    let name = "tidegate_worker_connections";
-    let _ = writeln!(out, "# HELP {name} Open downstream connections by worker.\n# TYPE {name} gauge");
-    for (worker, active) in state.spread.by_worker().enumerate() {
-        let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {active}");
-    }
-    out
+    ]
+}
+
+/// Where it is limited.
+fn memory(state: &State) -> Option<[Metric; 4]> {
+    let l = state.overload.load()?;
+    Some([
+        (
+            "tidegate_overload_level",
+            "gauge",
+            "What is done against too much memory: 0 nothing, 1 requests are shed, 2 connections are refused.",
+            l.level.into(),
+        ),
+        ("tidegate_memory_bytes", "gauge", "Memory of the process.", l.used),
+        ("tidegate_memory_limit_bytes", "gauge", "Memory that the process may have.", l.limit),
+        (
+            "tidegate_overload_connections_refused_total",
+            "counter",
+            "Downstream connections closed at once because of too much memory.",
+            l.refused,
+        ),
+    ])
 }

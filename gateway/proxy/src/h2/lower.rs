@@ -192,7 +192,7 @@ mod tests {
             lowered(request, true).unwrap(),
             "GET / HTTP/1.1\r\nhost: a.b\r\ncontent-length: 0\r\n\r\n"
         );
-        let request = Request::get("http://a.b/").header("x_request_id", "1").header("keep_alive", "2");
+        let request = Request::get("http://a.b/").header("x_request_id", "1").header("x_b3_traceid", "2");
         assert!(lowered(request, true).is_ok(), "what only `_` tells from other names is taken off later");
     }
 
@@ -224,6 +224,7 @@ mod tests {
             (400, get("ftp://a.b/")),
             (400, get("http://a.b/").header("connection", "close")),
             (400, get("http://a.b/").header("upgrade", "h2c")),
+            (400, get("http://a.b/").header("x_forwarded_for", "127.0.0.1")),
             (400, get("http://a.b/").header("x", "y ")),
             (400, get("http://a.b/").header("cookie", "a=1").header("cookie", " b=2")),
             (400, get("http://a.b/").header("content-length", "+1")),
