@@ -72,6 +72,7 @@ fn is_shown(object: &Object) -> bool {
         | Spec::ServiceEntry(_)
         | Spec::WorkloadEntry(_)
         | Spec::RequestAuthentication(_)
+        | Spec::PeerAuthentication(_)
         | Spec::AuthorizationPolicy(_)
         | Spec::Service(_) => true,
         Spec::Other => object.group().ends_with(".istio.io"),

@@ -32,8 +32,8 @@ pub(crate) trait Decode: Sized {
 /// What a field that the type does not have means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// It is left alone: the type is a part of a larger one.
-    Ignore,
+    /// It is reported when it looks like one that there is: newer versions of the type have more fields.
+    Doubt,
     /// It is reported and has no effect.
     Warn,
     /// The object is refused.
@@ -121,7 +121,7 @@ impl<'a> Decoder<'a> {
     /// The entries of a mapping, after reporting those that `known` does not name.
     pub(crate) fn map(&mut self, value: &'a Value, known: &[&str]) -> Option<&'a [Entry]> {
         let Data::Map(entries) = &value.data else { return self.wrong_type("a mapping", value) };
-        if self.unknown != Unknown::Ignore {
+        if !known.contains(&"*") {
             for entry in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
                 self.unknown_field(entry, known);
             }
@@ -132,6 +132,7 @@ impl<'a> Decoder<'a> {
     fn unknown_field(&mut self, entry: &'a Entry, known: &[&str]) {
         let advice = match suggest::nearest(&entry.key, known) {
             Some(name) => format!("did you mean {name}?"),
+            None if self.unknown == Unknown::Doubt => return,
             None => format!("remove it, or use one of {}", suggest::list(known)),
         };
         let severity = match self.unknown {
@@ -228,12 +229,12 @@ pub(crate) fn is_secret_name(key: &str) -> bool {
 }
 
 /// Declares structs with the names that their fields have in YAML, and how they are decoded. `= default` is for one that
-/// may be left out without an `Option`, `required` names lists that may not, and `one_of` names fields that exclude
-/// each other.
+/// may be left out without an `Option`, `required` names lists that may not, `one_of` names fields that exclude
+/// each other, and `others` those that are there too but not read, all of them by `"*"`.
 macro_rules! fields {
     ($(
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident $(= $default:ident)? $(required [$($list:literal),+])? $(one_of [$($one:literal),+])* {
+        $vis:vis struct $name:ident $(= $default:ident)? $(required [$($list:literal),+])? $(others [$($other:literal),+])? $(one_of [$($one:literal),+])* {
             $( $(#[$field_meta:meta])* $key:literal $(| $alias:literal)? => $field:ident: $ty:ty, )*
         }
     )*) => {$(
@@ -248,7 +249,7 @@ macro_rules! fields {
                 value: &'a $crate::Value,
                 at: &mut $crate::decode::Decoder<'a>,
             ) -> Option<Self> {
-                let entries = at.map(value, &[$($key, $($alias,)?)*])?;
+                let entries = at.map(value, &[$($key, $($alias,)?)* $($($other,)+)?])?;
                 $( at.required(entries, &[$($list),+]); )?
                 $( at.one_of(entries, &[$($one),+]); )*
                 $( let $field = at.field(entries, &[$key $(, $alias)?]); )*

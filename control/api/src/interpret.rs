@@ -55,7 +55,7 @@ pub(crate) fn interpret(mut value: Value, file: &Arc<str>, text: &Text<'_>) -> I
         problems.push(problem);
         is_mesh = false;
     }
-    let unknown = if read_as.is_istio() { Unknown::Refuse } else { Unknown::Ignore };
+    let unknown = if read_as.is_istio() { Unknown::Refuse } else { Unknown::Doubt };
     let mut at = Decoder::new(value.at, unknown, read_as == Kind::Secret);
     let mut meta = metadata::decode(&value, &mut at);
     let spec = match config_data {
@@ -127,7 +127,7 @@ fn config_map_fields(kind: Kind, value: &Value, problems: &mut Vec<Problem>) -> 
     if kind != Kind::ConfigMap {
         return None;
     }
-    let mut at = Decoder::new(value.at, Unknown::Ignore, false);
+    let mut at = Decoder::new(value.at, Unknown::Doubt, false);
     let fields = ConfigMapFields::decode(value, &mut at);
     problems.append(&mut at.problems);
     Some(fields.unwrap_or_default())
@@ -144,7 +144,7 @@ fn config_map<'a>(
 }
 
 fn spec<'a>(kind: Kind, value: &'a Value, at: &mut Decoder<'a>) -> Option<Spec> {
-    if kind.is_istio() {
+    if kind.has_spec() {
         at.map(value, &["apiVersion", "kind", "metadata", "spec", "status"]);
     }
     match kind {
@@ -155,6 +155,7 @@ fn spec<'a>(kind: Kind, value: &'a Value, at: &mut Decoder<'a>) -> Option<Spec> 
         Kind::WorkloadEntry => spec_field(value, at).map(Spec::WorkloadEntry),
         Kind::AuthorizationPolicy => spec_field(value, at).map(Spec::AuthorizationPolicy),
         Kind::RequestAuthentication => spec_field(value, at).map(Spec::RequestAuthentication),
+        Kind::PeerAuthentication => spec_field(value, at).map(Spec::PeerAuthentication),
         Kind::Telemetry => spec_field(value, at).map(Spec::Telemetry),
         Kind::Service => spec_field(value, at).map(Spec::Service),
         Kind::Deployment => spec_field(value, at).map(Spec::Deployment),

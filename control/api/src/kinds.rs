@@ -11,6 +11,7 @@ pub(crate) enum Kind {
     ServiceEntry,
     WorkloadEntry,
     RequestAuthentication,
+    PeerAuthentication,
     AuthorizationPolicy,
     Telemetry,
     Service,
@@ -53,7 +54,7 @@ const KINDS: &[Row] = &[
     (ISTIO_NETWORKING, "EnvoyFilter", &["v1alpha3"], Kind::Other),
     (ISTIO_NETWORKING, "ProxyConfig", &["v1beta1"], Kind::Other),
     ("security.istio.io", "AuthorizationPolicy", &["v1", "v1beta1"], Kind::AuthorizationPolicy),
-    ("security.istio.io", "PeerAuthentication", &["v1", "v1beta1"], Kind::Other),
+    ("security.istio.io", "PeerAuthentication", &["v1", "v1beta1"], Kind::PeerAuthentication),
     ("security.istio.io", "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
     ("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Kind::Telemetry),
     ("extensions.istio.io", "WasmPlugin", &["v1alpha1"], Kind::Other),
@@ -94,8 +95,8 @@ impl Kind {
     /// Whether its fields are checked one by one, as Istio's are.
     pub(crate) fn is_istio(self) -> bool {
         use Kind::{
-            AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry,
-            VirtualService, WorkloadEntry,
+            AuthorizationPolicy, DestinationRule, Gateway, PeerAuthentication, RequestAuthentication,
+            ServiceEntry, Telemetry, VirtualService, WorkloadEntry,
         };
         matches!(
             self,
@@ -105,9 +106,15 @@ impl Kind {
                 | ServiceEntry
                 | WorkloadEntry
                 | RequestAuthentication
+                | PeerAuthentication
                 | AuthorizationPolicy
                 | Telemetry
         )
+    }
+
+    /// Whether an object of it is a `spec`, its `status` and nothing else.
+    pub(crate) fn has_spec(self) -> bool {
+        self.is_istio() || matches!(self, Kind::Service | Kind::Deployment | Kind::StatefulSet)
     }
 }
 
@@ -209,7 +216,7 @@ mod tests {
             ("apps/v1", "Deployment", Ok(Kind::Deployment)),
             ("apps/v1", "DaemonSet", Ok(Kind::Other)),
             ("networking.k8s.io/v1", "Ingress", Ok(Kind::Other)),
-            ("security.istio.io/v1", "PeerAuthentication", Ok(Kind::Other)),
+            ("security.istio.io/v1", "PeerAuthentication", Ok(Kind::PeerAuthentication)),
             ("security.istio.io/v1beta1", "RequestAuthentication", Ok(Kind::RequestAuthentication)),
             ("networking.istio.io/v2", "Gateway", Err(("unknown-version", "write networking.istio.io/v1"))),
             ("networking.istio.io/v1", "Ingress", Err(("unknown-kind", "use one of"))),

@@ -1,7 +1,7 @@
 use crate::field;
 use crate::istio::{
-    AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry,
-    VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, PeerAuthentication, RequestAuthentication, ServiceEntry,
+    Telemetry, VirtualService, WorkloadEntry,
 };
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::value::{Position, Value};
@@ -64,6 +64,8 @@ pub enum Spec {
     RequestAuthentication(Box<RequestAuthentication>),
     /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    /// `security.istio.io` PeerAuthentication.
+    PeerAuthentication(Box<PeerAuthentication>),
     /// `telemetry.istio.io` Telemetry.
     Telemetry(Box<Telemetry>),
     /// A Service.

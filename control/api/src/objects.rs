@@ -128,7 +128,7 @@ by_kind! {
 impl Objects {
     /// Objects of kinds that have no effect on routing, or none yet, by kind, namespace and name.
     pub fn others(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.iter().filter(|object| matches!(object.spec, Spec::Other))
+        self.iter().filter(|object| matches!(object.spec, Spec::PeerAuthentication(_) | Spec::Other))
     }
 }
 

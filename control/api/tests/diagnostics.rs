@@ -226,6 +226,49 @@ fn kubernetes_objects() {
 }
 
 #[test]
+fn misspelt_fields_of_kubernetes_objects() {
+    let slice =
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: x}\naddressType: IPv4\n";
+    let workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec:\n";
+    let template = "  template: {metadata: {labels: {a: b}}, spec: {containers: []}}\n";
+    for (text, field, meant) in [
+        (kubernetes("Service", "spec: {ports: [], selecter: {a: b}}\n"), "spec.selecter", "selector"),
+        (
+            kubernetes("Service", "spec: {ports: [{port: 80, targetPrt: 1}]}\n"),
+            "spec.ports[0].targetPrt",
+            "targetPort",
+        ),
+        (kubernetes("Service", "specs: {}\nspec: {ports: []}\n"), "specs", "spec"),
+        (kubernetes("Secret", "stringDat: {a: b}\n"), "stringDat", "stringData"),
+        (kubernetes("ConfigMap", "dta: {a: b}\n"), "dta", "data"),
+        (
+            kubernetes("Pod", "spec: {containers: [{port: [{containerPort: 1}]}]}\n"),
+            "spec.containers[0].port",
+            "ports",
+        ),
+        (format!("{slice}portz: [{{port: 80}}]\n"), "portz", "ports"),
+        (
+            format!("{slice}endpoints: [{{addreses: [10.0.0.1], addresses: [10.0.0.2]}}]\n"),
+            "endpoints[0].addreses",
+            "addresses",
+        ),
+        (format!("{workload}  replica: 3\n  selector: {{}}\n{template}"), "spec.replica", "replicas"),
+    ] {
+        let reading = read("a.yaml", &text);
+        let found: Vec<_> = reading.diagnostics.iter().map(|d| (d.severity, &*d.field, &*d.advice)).collect();
+        let advice = format!("did you mean {meant}?");
+        assert_eq!(found, [(tidegate_model::Severity::Warning, field, &*advice)], "{text}");
+        assert_eq!(reading.objects.len(), 1);
+    }
+}
+
+/// As `kubectl get --output yaml` shows them.
+#[test]
+fn whole_objects_of_a_cluster_are_not_complained_about() {
+    check(include_str!("cluster.yaml"), &[]);
+}
+
+#[test]
 fn lists_that_are_required() {
     check(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n  - port: {number: 80, name: a, protocol: HTTP}\n",

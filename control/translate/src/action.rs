@@ -56,6 +56,7 @@ fn refused(why: &str) -> Action {
 fn redirected(route: &HttpRoute, redirect: &istio::HttpRedirect) -> Result<Action, InvalidFormat> {
     let text = |s: &Option<String>| s.as_deref().filter(|s| !s.is_empty()).map(Arc::from);
     let port = match (redirect.port, redirect.derive_port) {
+        (Some(0), _) => RedirectPort::Keep,
         (Some(number), _) => u16::try_from(number).map_or(RedirectPort::Keep, RedirectPort::Number),
         (None, Some(istio::RedirectPort::FromRequestPort)) => RedirectPort::FromRequestPort,
         (None, None | Some(istio::RedirectPort::FromProtocolDefault)) => RedirectPort::Keep,
@@ -242,8 +243,11 @@ pub(crate) fn dangling(
             let advice = "create the Service or ServiceEntry, export it to this gateway, or correct the host";
             report.warning(object, &format!("{field}.host"), "unknown-host", text, advice);
         }
-        Absent::Port(known) => {
-            let at = if object.field(&format!("{field}.port")).is_some() { "port" } else { "host" };
+        Absent::Port { number, known } => {
+            let (at, text) = match object.field(&format!("{field}.port")) {
+                Some(_) => ("port", text),
+                None => ("host", format!("for the listener on port {number}: {text}")),
+            };
             let advice = match known.len() {
                 0 => "add the port to the service".to_owned(),
                 _ => format!(

@@ -46,8 +46,12 @@ const TLS_MODE: &str = "security.istio.io/tlsMode";
 pub(crate) enum Absent {
     /// No such service, or it is not exported to this gateway.
     Host,
-    /// The service has no such port, but these.
-    Port(Vec<u16>),
+    /// The service has no such port, but the known ones.
+    Port {
+        /// The port that is not there.
+        number: u16,
+        known: Vec<u16>,
+    },
     /// No DestinationRule that applies has the subset, but these.
     Subset(Vec<String>),
     /// The DestinationRule asks for mesh TLS, which is not spoken yet: better no answer than plain text.
@@ -63,7 +67,7 @@ impl Absent {
     pub(crate) fn text(&self, host: &str, subset: &str) -> String {
         match self {
             Absent::Host => format!("there is no service {host}"),
-            Absent::Port(_) => format!("{host} has no such port"),
+            Absent::Port { number, .. } => format!("{host} has no port {number}"),
             Absent::Subset(_) => format!("no DestinationRule for {host} has the subset {subset:?}"),
             Absent::MeshTls => format!(
                 "the DestinationRule of {host} asks for mesh TLS (ISTIO_MUTUAL) to the upstream, which is not spoken yet"
@@ -185,7 +189,10 @@ impl<'w, 'a> Clusters<'w, 'a> {
         let at = match service.port(number) {
             Some(port) => port,
             None if service.alias.is_some() && service.ports.is_empty() => &any_port,
-            None => return Err(Absent::Port(service.ports.iter().map(|p| p.number).collect())),
+            None => {
+                let known = service.ports.iter().map(|p| p.number).collect();
+                return Err(Absent::Port { number, known });
+            }
         };
         let mut broken = self.world.env.broken_rules.iter();
         if let Some((_, rule)) = broken.find(|(host, _)| is_subset(&service.host, host)) {

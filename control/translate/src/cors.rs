@@ -8,7 +8,11 @@ use tidegate_model::{Cors, FormatString, HeaderName, HeaderOp, StringMatch};
 /// The policy of a rule.
 pub(crate) fn cors(policy: &CorsPolicy) -> Arc<Cors> {
     let exact = policy.allow_origin.iter().map(|o| StringMatch::Exact(o.as_str().into()));
-    let allow_origins = exact.chain(policy.allow_origins.iter().filter_map(string_match)).collect();
+    // the older field counts only where the newer one is not used
+    let allow_origins = match policy.allow_origins.as_slice() {
+        [] => exact.collect(),
+        origins => origins.iter().filter_map(string_match).collect(),
+    };
     let age = policy.max_age.map(|age| age.as_secs().to_string()).unwrap_or_default();
     let details = [
         set("access-control-allow-methods", &policy.allow_methods.join(",")),

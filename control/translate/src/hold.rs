@@ -198,7 +198,7 @@ fn absent(target: &Target, clusters: &mut Clusters<'_, '_>) -> Option<(&'static 
     let Target { host, subset, port } = target;
     match (clusters.resolve(host, subset, *port, 80).1, port) {
         (Err(Absent::Host), _) => Some(("host", format!("service {host}"))),
-        (Err(Absent::Port(_)), Some(port)) => Some(("port", format!("port {port} of {host}"))),
+        (Err(Absent::Port { .. }), Some(port)) => Some(("port", format!("port {port} of {host}"))),
         (Err(Absent::Subset(_)), _) => Some(("subset", format!("subset {subset} of {host}"))),
         _ => None,
     }

@@ -9,7 +9,7 @@ use tidegate_model::{Endpoint, Locality};
 /// The label by which a workload says where it runs: `region.zone.subzone`.
 const LOCALITY: &str = "istio-locality";
 /// Labels that say it part by part.
-const PARTS: [&str; 3] =
+pub(crate) const PARTS: [&str; 3] =
     ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 /// A locality's weight in the model, for 1 %: it may have to be split among several.
 const PERCENT: u64 = 10_000;

@@ -43,6 +43,7 @@ pub(crate) fn gateway_name(written: &str, own: &str) -> String {
         return written.to_owned();
     }
     match written.split_once('/') {
+        Some((".", name)) => format!("{own}/{name}"),
         Some(_) => written.to_owned(),
         None => match written.split_once('.') {
             // The legacy form: name.namespace.svc.cluster.local.
@@ -89,10 +90,20 @@ fn header(name: &str, written: &Written, invert: bool) -> HeaderMatch {
     HeaderMatch { name: HeaderName::new(name), value: value(written), invert }
 }
 
+/// What a value must be, of what is there or not. In Istio the regex `*`, which is none, stands for any value.
 fn value(written: &Written) -> ValueMatch {
     match string_match(written) {
-        Some(m) => ValueMatch::Value(m),
-        None => ValueMatch::Present,
+        Some(m) if !is_presence(written) => ValueMatch::Value(m),
+        _ => ValueMatch::Present,
+    }
+}
+
+/// Whether a condition is on being there, whatever the value.
+pub(crate) fn is_presence(written: &Written) -> bool {
+    match written {
+        Written::Present => true,
+        Written::Regex(pattern) => pattern == "*",
+        Written::Exact(_) | Written::Prefix(_) => false,
     }
 }
 
@@ -131,6 +142,7 @@ mod tests {
         for (written, expected) in [
             ("mesh", "mesh"),
             ("gw", "own/gw"),
+            ("./gw", "own/gw"),
             ("ns/gw", "ns/gw"),
             ("gw.ns", "ns/gw"),
             ("gw.ns.svc.cluster.local", "ns/gw"),
@@ -172,9 +184,11 @@ mod tests {
             headers: [("X-A".into(), Written::Present), ("Host".into(), Written::Exact("h".into()))].into(),
             without_headers: [
                 ("x-b".into(), Written::Regex(".*".into())),
+                ("x-c".into(), Written::Regex("*".into())),
                 ("@Request.auth.claims[A.b][c]".into(), Written::Present),
             ]
             .into(),
+            query_params: [("q".into(), Written::Regex("*".into()))].into(),
             ..HttpMatchRequest::default()
         };
         let claims: Vec<_> =
@@ -182,6 +196,7 @@ mod tests {
         assert_eq!(claims, [("@request.auth.claims[A.b][c]".to_owned(), ValueMatch::Present, true)]);
         let seen: Vec<_> =
             conditions(&block).headers.into_iter().map(|h| (h.name.to_string(), h.value, h.invert)).collect();
+        assert_eq!(conditions(&block).query[0].value, ValueMatch::Present);
         let exact = ValueMatch::Value(StringMatch::Exact("h".into()));
         let any = ValueMatch::Value(StringMatch::Regex(".*".into()));
         assert_eq!(
@@ -189,7 +204,8 @@ mod tests {
             [
                 (":authority".into(), exact, false),
                 ("x-a".into(), ValueMatch::Present, false),
-                ("x-b".into(), any, true)
+                ("x-b".into(), any, true),
+                ("x-c".into(), ValueMatch::Present, true),
             ]
         );
     }

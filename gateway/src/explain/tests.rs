@@ -263,7 +263,7 @@ fn an_absent_cluster_is_said_as_the_check_says_it() {
             "unknown-subset",
             "no DestinationRule for cart.default.svc.cluster.local has the subset \"v9\"",
         ),
-        ("/port", "unknown-port", "cart.default.svc.cluster.local has no such port"),
+        ("/port", "unknown-port", "cart.default.svc.cluster.local has no port 81"),
     ] {
         let answer = json_of(&format!("http://shop.example.com{path}"), &[], None);
         let expected = format!("503: there is no cluster {}: {said}", answer["cluster"].as_str().unwrap());

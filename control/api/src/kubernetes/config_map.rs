@@ -3,7 +3,7 @@ use crate::istio::MeshConfig;
 use std::collections::BTreeMap;
 
 fields! {
-    pub(crate) struct ConfigMapFields {
+    pub(crate) struct ConfigMapFields others ["apiVersion", "kind", "metadata", "immutable"] {
         "data" => data: BTreeMap<String, String>,
         "binaryData" => binary_data: BTreeMap<String, crate::Base64>,
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 fields! {
     /// Some of the endpoints of a Service, which the label `kubernetes.io/service-name` names.
-    pub struct EndpointSlice {
+    pub struct EndpointSlice others ["apiVersion", "kind", "metadata"] {
         /// What its addresses are.
         "addressType" => address_type: AddressType,
         /// The endpoints.
@@ -13,7 +13,7 @@ fields! {
     }
 
     /// An endpoint.
-    pub struct Endpoint {
+    pub struct Endpoint others ["hints", "topology"] {
         /// Its addresses, which are all the same one; the first is used.
         "addresses" => addresses: Vec<String>,
         /// Whether it can be used.
@@ -53,7 +53,7 @@ fields! {
     }
 
     /// A reference to an object.
-    pub struct ObjectReference {
+    pub struct ObjectReference others ["uid", "apiVersion", "resourceVersion", "fieldPath"] {
         /// Its kind.
         "kind" => kind: Option<String>,
         /// Its namespace.

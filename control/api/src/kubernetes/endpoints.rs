@@ -3,7 +3,7 @@ use crate::decode::fields;
 
 fields! {
     /// The endpoints of the Service of the same name.
-    pub struct Endpoints {
+    pub struct Endpoints others ["apiVersion", "kind", "metadata"] {
         /// Sets of addresses with their ports.
         "subsets" => subsets: Vec<EndpointSubset>,
     }

@@ -1,4 +1,4 @@
-//! The parts of Kubernetes' own objects that routing needs. Other fields of them are left alone.
+//! The parts of Kubernetes' own objects that routing needs. Other fields that they have are left alone.
 
 mod config_map;
 mod endpoint_slice;

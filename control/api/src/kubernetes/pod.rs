@@ -2,7 +2,7 @@ use crate::decode::fields;
 
 fields! {
     /// A pod; its labels are those of the object.
-    pub struct Pod {
+    pub struct Pod others ["apiVersion", "kind", "metadata"] {
         /// What it runs.
         "spec" => spec: PodSpec,
         /// How it is.
@@ -10,7 +10,7 @@ fields! {
     }
 
     /// What a pod runs.
-    pub struct PodSpec {
+    pub struct PodSpec others ["volumes", "initContainers", "ephemeralContainers", "restartPolicy", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "dnsPolicy", "nodeSelector", "serviceAccount", "automountServiceAccountToken", "hostPID", "hostIPC", "shareProcessNamespace", "securityContext", "imagePullSecrets", "affinity", "schedulerName", "tolerations", "hostAliases", "priorityClassName", "priority", "dnsConfig", "readinessGates", "runtimeClassName", "enableServiceLinks", "preemptionPolicy", "overhead", "topologySpreadConstraints", "setHostnameAsFQDN", "os", "hostUsers", "schedulingGates", "resourceClaims", "resources", "hostnameOverride", "schedulingGroup", "workloadRef", "evictionResponders"] {
         /// Its containers.
         "containers" => containers: Vec<Container>,
         /// The node that it runs on.
@@ -26,7 +26,7 @@ fields! {
     }
 
     /// A container.
-    pub struct Container {
+    pub struct Container others ["image", "command", "args", "workingDir", "envFrom", "env", "resources", "resizePolicy", "restartPolicy", "restartPolicyRules", "volumeMounts", "volumeDevices", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "terminationMessagePath", "terminationMessagePolicy", "imagePullPolicy", "securityContext", "stdin", "stdinOnce", "tty"] {
         /// Its name.
         "name" => name: Option<String>,
         /// Its ports.
@@ -34,7 +34,7 @@ fields! {
     }
 
     /// A port of a container.
-    pub struct ContainerPort {
+    pub struct ContainerPort others ["hostPort", "hostIP"] {
         /// The name that Services may use.
         "name" => name: Option<String>,
         /// The port.
@@ -43,8 +43,8 @@ fields! {
         "protocol" => protocol: Option<String>,
     }
 
-    /// How a pod is.
-    pub struct PodStatus = default {
+    /// How a pod is. The cluster writes it, with fields that come and go.
+    pub struct PodStatus = default others ["*"] {
         /// Pending, Running, Succeeded, Failed.
         "phase" => phase: Option<String>,
         /// Its address.
@@ -56,13 +56,13 @@ fields! {
     }
 
     /// An address of a pod.
-    pub struct PodIp {
+    pub struct PodIp others ["*"] {
         /// The IP address.
         "ip" => ip: Option<String>,
     }
 
     /// A condition of a pod.
-    pub struct PodCondition {
+    pub struct PodCondition others ["*"] {
         /// Which, such as `Ready`.
         "type" => condition: Option<String>,
         /// `True`, `False` or `Unknown`.

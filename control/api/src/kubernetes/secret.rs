@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 fields! {
-    struct SecretFields {
+    struct SecretFields others ["apiVersion", "kind", "metadata", "immutable"] {
         "type" => secret_type: Option<String>,
         "data" => data: BTreeMap<String, crate::Base64>,
         "stringData" => string_data: BTreeMap<String, String>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 fields! {
     /// The `spec` of a Service.
-    pub struct Service {
+    pub struct Service others ["loadBalancerIP", "loadBalancerSourceRanges", "externalTrafficPolicy", "healthCheckNodePort", "sessionAffinityConfig", "ipFamily", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass", "internalTrafficPolicy", "topologyKeys", "trafficDistribution"] {
         /// ClusterIP when absent.
         "type" => service_type: Option<ServiceType>,
         /// Labels of its pods; empty for one whose endpoints are written by hand.

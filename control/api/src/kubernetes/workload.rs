@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 fields! {
     /// The `spec` of a Deployment or StatefulSet.
-    pub struct Workload {
+    pub struct Workload others ["strategy", "updateStrategy", "minReadySeconds", "revisionHistoryLimit", "paused", "progressDeadlineSeconds", "volumeClaimTemplates", "podManagementPolicy", "persistentVolumeClaimRetentionPolicy", "ordinals"] {
         /// How many pods; 1 when absent.
         "replicas" => replicas: Option<u32>,
         /// Labels of its pods.
@@ -16,7 +16,7 @@ fields! {
     }
 
     /// Which pods belong to a workload.
-    pub struct PodSelector = default {
+    pub struct PodSelector = default others ["matchExpressions"] {
         /// Labels that they all have.
         "matchLabels" => match_labels: BTreeMap<String, String>,
     }
@@ -30,7 +30,7 @@ fields! {
     }
 
     /// What pods of a template are called.
-    pub struct PodMetadata = default {
+    pub struct PodMetadata = default others ["name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences", "finalizers", "managedFields", "clusterName"] {
         /// Labels.
         "labels" => labels: BTreeMap<String, String>,
         /// Annotations.

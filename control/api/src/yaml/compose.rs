@@ -1,6 +1,7 @@
+use super::input::Text;
 use super::scalar::resolve;
 use crate::value::{Data, Entry, Position, Value};
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -25,15 +26,20 @@ pub(crate) struct Invalid {
 /// When a document is invalid, those before it are returned with the error.
 /// `copied` counts over all parts of a file, so that many small documents are held to the bound of one.
 pub(crate) fn compose(text: &str, lines_before: u32, copied: &Cell<usize>) -> (Vec<Value>, Option<Invalid>) {
-    let mut composer =
-        Composer { parser: Parser::new_from_str(text), lines_before, anchors: HashMap::new(), copied, text };
+    let mut composer = Composer {
+        parser: Parser::new(Text::new(text)),
+        lines_before,
+        anchors: HashMap::new(),
+        copied,
+        text,
+    };
     let mut documents = Vec::new();
     let error = composer.documents(&mut documents).err();
     (documents, error)
 }
 
 struct Composer<'t, 'c> {
-    parser: Parser<'t, StrInput<'t>>,
+    parser: Parser<'t, Text<'t>>,
     lines_before: u32,
     anchors: HashMap<usize, (Value, usize)>,
     copied: &'c Cell<usize>,
@@ -258,6 +264,16 @@ mod tests {
             ("{\n\t\"a\": \"\\u0041\\/\",\n\t\"b\": [1.5, true]\n}", r#"[{"a":"A/","b":[1.5,true]}]"#),
             ("a: |\n  x\n  y\nb: >-\n  x\n  y\n", r#"[{"a":"x\ny\n","b":"x y"}]"#),
             ("a: 1\n...\n---\n", r#"[{"a":1},null]"#),
+            // where a plain scalar ends, as Kubernetes reads it
+            ("a: [1.2.3.4, 2001:db8::]", r#"[{"a":["1.2.3.4","2001:db8::"]}]"#),
+            ("a: [2001:db8::, 1.2.3.4]", r#"[{"a":["2001:db8::","1.2.3.4"]}]"#),
+            ("a: {b: 2001:db8::, c: d:}", r#"[{"a":{"b":"2001:db8::","c":"d:"}}]"#),
+            ("a: [a: b, c: ]", r#"[{"a":[{"a":"b"},{"c":null}]}]"#),
+            ("a: [\n  a:\n  , b]", r#"[{"a":[{"a":null},"b"]}]"#),
+            ("a: [a:, a :, a::b]", r#"[{"a":["a:","a :","a::b"]}]"#),
+            ("a: {a:, b:c}", r#"[{"a":{"a:":null,"b:c":null}}]"#),
+            ("a: {\"a\":, \"b\":1}", r#"[{"a":{"a":null,"b":1}}]"#),
+            ("a: [\"a\":, \"b\" :c]", r#"[{"a":[{"a":null},{"b":"c"}]}]"#),
         ];
         for (text, expected) in cases {
             assert_eq!(json(text), expected, "{text}");
@@ -280,6 +296,8 @@ mod tests {
             ("? [a]\n: b", 1, "key that is no text"),
             ("a: *nowhere", 1, "is not valid YAML"),
             ("<<: 1", 1, "merges what is no mapping"),
+            ("a: {b:[1]}", 1, "is not valid YAML"),
+            ("a: [b:{c: d}]", 1, "is not valid YAML"),
             (&*bomb, 5, "copies too much"),
             (&*deep, 1, "nested too deeply"),
         ];

@@ -5,6 +5,7 @@
 //! and the header value `on` is no string.
 
 mod compose;
+mod input;
 mod scalar;
 mod split;
 

@@ -63,6 +63,32 @@ fn ports_and_what_is_missing() {
 }
 
 #[test]
+fn a_port_that_a_listener_has_and_a_service_has_not() {
+    let servers = "[{port: {number: 80, name: a, protocol: HTTP}, hosts: ['*']}, {port: {number: 81, name: b, protocol: HTTP}, hosts: ['*']}]";
+    for (destination, field, expected) in [
+        (
+            "host: multi",
+            "host",
+            "for the listener on port 80: multi.default.svc.cluster.local has no port 80; requests are answered with 503 (NC)",
+        ),
+        (
+            "host: multi, port: {number: 8}",
+            "port",
+            "multi.default.svc.cluster.local has no port 8; requests are answered with 503 (NC)",
+        ),
+    ] {
+        let t = usual(&format!(
+            "Gateway default/two: {{selector: {{istio: ingressgateway}}, servers: {servers}}}\n{MULTI}\n\
+             VirtualService default/v: {{hosts: [x.com], gateways: [two], http: [{{route: [{{destination: {{{destination}}}}}]}}]}}"
+        ));
+        let said: Vec<_> = t.diagnostics.iter().filter(|d| d.code == "unknown-port").collect();
+        let [said] = said.as_slice() else { panic!("{said:?}") };
+        assert_eq!(said.text, expected);
+        assert_eq!(said.field, format!("spec.http[0].route[0].destination.{field}"));
+    }
+}
+
+#[test]
 fn a_number_that_udp_has_too_is_tcps() {
     let lines = "Service default/dual: {selector: {app: dual}, ports: [{name: quic, port: 443, protocol: UDP, targetPort: 9443}, {name: web, port: 443, targetPort: web}]}\n\
         WorkloadEntry default/vm: {address: 10.0.0.1, labels: {app: dual}, ports: {web: 9090}}\n\

@@ -52,6 +52,28 @@ fn merges_and_drops() {
 }
 
 #[test]
+fn the_answer_of_a_root_is_that_of_rules_without_one() {
+    let lines = format!(
+        "{}\n{}",
+        root(&format!("{{{DELEGATE}, directResponse: {{status: 418}}}}")),
+        leaf(
+            "http: [{match: [{uri: {prefix: /a}}], directResponse: {status: 200}}, {route: [{destination: {host: a}}]}]"
+        )
+    );
+    let t = usual(&lines);
+    let statuses: Vec<_> = host(&t, "http.80", "x.com")
+        .unwrap()
+        .routes
+        .iter()
+        .map(|route| match &*route.action {
+            Action::DirectResponse(answer) => answer.status,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(statuses, [200, 418]);
+}
+
+#[test]
 fn rules_of_a_delegate_name_both() {
     let lines = format!(
         "{}\n{}",

@@ -39,6 +39,17 @@ fn blocks_share_their_action() {
 }
 
 #[test]
+fn the_older_list_of_origins_counts_only_alone() {
+    for (policy, expected) in
+        [("{allowOrigin: [a]}", "a"), ("{allowOrigin: [a], allowOrigins: [{exact: b}]}", "b")]
+    {
+        let made = routes(&format!("{{corsPolicy: {policy}, {TO_A}}}"));
+        let origins = &made[0].cors.as_ref().unwrap().allow_origins;
+        assert_eq!(*origins, [tidegate_model::StringMatch::Exact(expected.into())], "{policy}");
+    }
+}
+
+#[test]
 fn redirects() {
     for (redirect, status, port, path) in [
         ("{uri: /t}", 301, RedirectPort::Keep, Some(RedirectPath::Full("/t".into()))),
@@ -48,6 +59,7 @@ fn redirects() {
             RedirectPort::Keep,
             Some(RedirectPath::Prefix("/t".into())),
         ),
+        ("{scheme: https, port: 0}", 301, RedirectPort::Keep, None),
         ("{scheme: https, port: 8443}", 301, RedirectPort::Number(8443), None),
         ("{scheme: https, derivePort: FROM_REQUEST_PORT}", 301, RedirectPort::FromRequestPort, None),
         ("{authority: b.com, derivePort: FROM_PROTOCOL_DEFAULT}", 301, RedirectPort::Keep, None),

@@ -19,7 +19,42 @@ pub(super) fn validate(check: &mut Check<'_>, policy: &AuthorizationPolicy) {
     action(check, policy);
     too_many(check, "spec.rules", policy.rules.len(), MOST_RULES);
     for (i, r) in policy.rules.iter().enumerate() {
-        rule(check, &format!("spec.rules[{i}]"), r);
+        let field = format!("spec.rules[{i}]");
+        rule(check, &field, r);
+        if policy.action == Some(PolicyAction::Custom) {
+            custom(check, &field, r);
+        }
+    }
+}
+
+/// A provider is asked before it is known who sends a request, so no rule of it can depend on that.
+fn custom(check: &mut Check<'_>, field: &str, rule: &PolicyRule) {
+    let mut unsupported = |field: String| {
+        let text = "is not supported with action CUSTOM";
+        let advice = "remove it, or decide about it in a policy with ALLOW or DENY";
+        check.error(&field, "invalid-custom", text, advice);
+    };
+    for (i, source) in rule.from.iter().enumerate().filter_map(|(i, from)| Some((i, from.source.as_ref()?))) {
+        for (name, list) in [
+            ("namespaces", &source.namespaces),
+            ("notNamespaces", &source.not_namespaces),
+            ("serviceAccounts", &source.service_accounts),
+            ("notServiceAccounts", &source.not_service_accounts),
+            ("principals", &source.principals),
+            ("notPrincipals", &source.not_principals),
+            ("requestPrincipals", &source.request_principals),
+            ("notRequestPrincipals", &source.not_request_principals),
+        ] {
+            if !list.is_empty() {
+                unsupported(format!("{field}.from[{i}].source.{name}"));
+            }
+        }
+    }
+    for (i, when) in rule.when.iter().enumerate() {
+        let of_peer = matches!(&*when.key, "source.namespace" | "source.serviceAccount" | "source.principal");
+        if of_peer || when.key.starts_with("request.auth.") {
+            unsupported(format!("{field}.when[{i}].key"));
+        }
     }
 }
 
@@ -155,7 +190,7 @@ fn operation(check: &mut Check<'_>, field: &str, operation: &PolicyOperation) {
         }
     }
     for (name, list) in paths {
-        for (i, path) in list.iter().enumerate().filter(|(_, path)| PathTemplate::is_meant(path)) {
+        for (i, path) in list.iter().enumerate().filter(|(_, path)| path.contains(['{', '}'])) {
             if let Err(why) = PathTemplate::parse(path) {
                 let text = format!("{path:?} is not a path template: {why}");
                 let advice = "use {*} for one segment, and {**} for any number of them as the last operator";

@@ -1,10 +1,12 @@
+use super::localities;
 use super::rules::{Check, is_token};
 use crate::{load_balancer, locality};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 use tidegate_api::istio::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule, HttpCookie,
-    LoadBalancerSettings, OutlierDetection, TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule,
+    H2UpgradePolicy, HttpCookie, LoadBalancerSettings, OutlierDetection, TrafficPolicy,
 };
 use tidegate_model::{HashTable, LoadBalancer};
 
@@ -50,20 +52,45 @@ fn failover(check: &mut Check<'_>, rule: &DestinationRule) {
 fn policy(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {
     let level = (&policy.load_balancer, &policy.connection_pool, &policy.outlier_detection, &policy.tls);
     blocks(check, field, level);
+    let others = !policy.port_level_settings.is_empty()
+        || policy.tunnel.is_some()
+        || policy.proxy_protocol.is_some()
+        || policy.retry_budget.is_some();
+    if !others && says_nothing(level) {
+        check.error(field, "empty", "sets nothing", "set one of its fields, or remove it");
+    }
     for (i, port) in policy.port_level_settings.iter().enumerate() {
         let field = format!("{field}.portLevelSettings[{i}]");
         let number = port.port.as_ref().and_then(|p| p.number).unwrap_or(0);
         check.port(&format!("{field}.port.number"), number);
         let level = (&port.load_balancer, &port.connection_pool, &port.outlier_detection, &port.tls);
+        if says_nothing(level) {
+            check.error(&field, "empty", "sets nothing for its port", "set one of its fields, or remove it");
+        }
         blocks(check, &field, level);
     }
     if let Some(budget) = &policy.retry_budget {
         check.percent(&format!("{field}.retryBudget.percent"), budget.percent);
     }
     if let Some(tunnel) = &policy.tunnel {
-        check.name(&format!("{field}.tunnel.targetHost"), &tunnel.target_host);
-        check.port(&format!("{field}.tunnel.targetPort"), tunnel.target_port);
+        let field = format!("{field}.tunnel");
+        if tunnel.target_host.parse::<IpAddr>().is_err() {
+            check.name(&format!("{field}.targetHost"), &tunnel.target_host);
+        }
+        check.port(&format!("{field}.targetPort"), tunnel.target_port);
+        let protocol = tunnel.protocol.as_deref().unwrap_or_default();
+        if !matches!(protocol, "" | "CONNECT" | "POST") {
+            let text = format!("{protocol:?} does not make tunnels");
+            check.error(&format!("{field}.protocol"), "invalid-tunnel", text, "use CONNECT or POST");
+        }
+        if policy.proxy_protocol.is_some() {
+            check.error(&field, "one-of", "cannot be used with proxyProtocol", "keep one of them");
+        }
     }
+}
+
+fn says_nothing((balancer, pool, outlier, tls): Blocks<'_>) -> bool {
+    balancer.is_none() && pool.is_none() && outlier.is_none() && tls.is_none()
 }
 
 type Blocks<'a> = (
@@ -112,21 +139,8 @@ fn balance(check: &mut Check<'_>, field: &str, balancer: &LoadBalancerSettings) 
             check.warning(&format!("{field}.{name}"), "no-effect", text, advice);
         }
     }
-    let Some(locality) = &balancer.locality_lb_setting else { return };
-    let used = [
-        !locality.distribute.is_empty(),
-        !locality.failover.is_empty() || !locality.failover_priority.is_empty(),
-    ];
-    if used == [true, true] {
-        let text = "can have distribute or failover, not both";
-        check.error(&format!("{field}.localityLbSetting"), "one-of", text, "keep one of them");
-    }
-    for (i, distribute) in locality.distribute.iter().enumerate() {
-        if distribute.to.values().map(|w| u64::from(*w)).sum::<u64>() != 100 {
-            let text = "the weights must add up to 100";
-            let field = format!("{field}.localityLbSetting.distribute[{i}].to");
-            check.error(&field, "invalid-weight", text, "correct the weights");
-        }
+    if let Some(setting) = &balancer.locality_lb_setting {
+        localities::validate(check, &format!("{field}.localityLbSetting"), setting);
     }
 }
 
@@ -151,11 +165,16 @@ fn consistent_hash(check: &mut Check<'_>, field: &str, hash: &ConsistentHashLb) 
             check.error(&format!("{field}.{name}"), "out-of-range", text, "use 1024 or some more");
         }
     }
-    let largest = u64::from(HashTable::LARGEST_MAGLEV);
-    if let Some(size) = hash.maglev.as_ref().and_then(|m| m.table_size).filter(|size| *size > 0)
-        && (size > largest || !is_prime(size))
+    if hash.minimum_ring_size.is_some_and(|size| size > 0)
+        && (hash.ring_hash.is_some() || hash.maglev.is_some())
     {
-        let text = format!("the size of the table must be a prime number of at most {largest}");
+        let text = "cannot be used with ringHash or maglev";
+        check.error(&format!("{field}.minimumRingSize"), "one-of", text, "keep one of them");
+    }
+    let largest = u64::from(HashTable::LARGEST_MAGLEV);
+    let table = hash.maglev.as_ref().map(|maglev| maglev.table_size.unwrap_or(0));
+    if table.is_some_and(|size| size >= largest || !is_prime(size)) {
+        let text = format!("the size of the table must be a prime number below {largest}");
         check.error(&format!("{field}.maglev.tableSize"), "out-of-range", text, "use 65537");
     }
 }
@@ -186,6 +205,9 @@ fn is_prime(number: u64) -> bool {
 }
 
 fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings) {
+    if pool.http.is_none() && pool.tcp.is_none() {
+        check.error(field, "empty", "sets nothing", "set http or tcp, or remove it");
+    }
     if let Some(http) = &pool.http {
         let field = format!("{field}.http");
         for (name, value) in [
@@ -198,6 +220,11 @@ fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings
             check.not_negative(&format!("{field}.{name}"), value);
         }
         check.duration(&format!("{field}.idleTimeout"), http.idle_timeout);
+        if http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade) && http.use_client_protocol == Some(true)
+        {
+            let text = "cannot be used with h2UpgradePolicy UPGRADE";
+            check.error(&format!("{field}.useClientProtocol"), "one-of", text, "keep one of them");
+        }
         if let Some(pings) = &http.http2_keep_alive {
             let field = format!("{field}.http2KeepAlive");
             check.duration(&format!("{field}.interval"), pings.interval);
@@ -221,6 +248,12 @@ fn connections(check: &mut Check<'_>, field: &str, pool: &ConnectionPoolSettings
 fn outliers(check: &mut Check<'_>, field: &str, outlier: &OutlierDetection) {
     check.duration(&format!("{field}.interval"), outlier.interval);
     check.duration(&format!("{field}.baseEjectionTime"), outlier.base_ejection_time);
+    let local = outlier.consecutive_local_origin_failures.is_some_and(|failures| failures > 0);
+    if local && outlier.split_external_local_origin_errors != Some(true) {
+        let text = "needs splitExternalLocalOriginErrors";
+        let advice = "set splitExternalLocalOriginErrors: true, or remove it";
+        check.error(&format!("{field}.consecutiveLocalOriginFailures"), "invalid-outlier", text, advice);
+    }
     check.percent(&format!("{field}.maxEjectionPercent"), outlier.max_ejection_percent.map(f64::from));
     check.percent(&format!("{field}.minHealthPercent"), outlier.min_health_percent.map(f64::from));
     for (i, status) in outlier.outlier_detection_http_error_codes.iter().enumerate() {

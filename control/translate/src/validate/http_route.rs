@@ -1,8 +1,8 @@
 use super::rules::{Check, Direction, bracket};
 use super::traffic;
-use super::virtual_service::{Context, gateway_name};
+use super::virtual_service::{Context, gateway_names};
 use crate::headers::is_authority;
-use crate::matches::asks_for_claims;
+use crate::matches::{asks_for_claims, is_presence};
 use tidegate_api::istio::{
     HeaderOperations, Headers, HttpDirectResponse, HttpMatchRequest, HttpRedirect, HttpRewrite, HttpRoute,
     RegexRewrite, StringMatch,
@@ -35,10 +35,11 @@ pub(super) fn validate(check: &mut Check<'_>, field: &str, route: &HttpRoute, co
 
 /// Exactly one of route, redirect, directResponse and delegate, and what goes with it.
 fn kind(check: &mut Check<'_>, field: &str, route: &HttpRoute, context: &Context) {
+    let delegates = route.delegate.is_some() && !context.is_delegate;
     let written = [
         ("route", !route.route.is_empty()),
         ("redirect", route.redirect.is_some()),
-        ("directResponse", route.direct_response.is_some()),
+        ("directResponse", route.direct_response.is_some() && !delegates),
         ("delegate", route.delegate.is_some()),
     ];
     let named: Vec<&str> = written.iter().filter(|w| w.1).map(|w| w.0).collect();
@@ -63,7 +64,15 @@ fn kind(check: &mut Check<'_>, field: &str, route: &HttpRoute, context: &Context
             check.error(&format!("{field}.name"), "missing-field", "is missing", "name the VirtualService");
         }
     }
-    if route.redirect.is_some() || route.direct_response.is_some() {
+    if delegates && route.direct_response.is_some() {
+        let text = "is the answer of every rule of the delegate that has none of its own, even of those that have a route";
+        check.warning(
+            &format!("{field}.directResponse"),
+            "delegated-answer",
+            text,
+            "move it to the delegate",
+        );
+    } else if route.redirect.is_some() || route.direct_response.is_some() {
         let answered = if route.redirect.is_some() { "redirect" } else { "directResponse" };
         for (name, there) in [("fault", route.fault.is_some()), ("rewrite", route.rewrite.is_some())] {
             if there {
@@ -76,16 +85,24 @@ fn kind(check: &mut Check<'_>, field: &str, route: &HttpRoute, context: &Context
 
 fn match_block(check: &mut Check<'_>, field: &str, m: &HttpMatchRequest, context: &Context) {
     for (name, header) in &m.headers {
-        check.match_header(&format!("{field}.headers{}", bracket(name)), name, header);
+        let field = format!("{field}.headers{}", bracket(name));
+        check.match_header(&field, name);
+        check.string_match(&field, header);
     }
     for (name, header) in &m.without_headers {
-        check.match_header(&format!("{field}.withoutHeaders{}", bracket(name)), name, header);
+        let field = format!("{field}.withoutHeaders{}", bracket(name));
+        check.match_header(&field, name);
+        if !is_presence(header) {
+            check.string_match(&field, header);
+        }
     }
     for (name, query) in &m.query_params {
         check.string_match(&format!("{field}.queryParams{}", bracket(name)), query);
     }
-    let parts = [("uri", &m.uri), ("scheme", &m.scheme), ("method", &m.method), ("authority", &m.authority)];
-    for (name, written) in parts {
+    if let Some(path) = &m.uri {
+        check.path_match(&format!("{field}.uri"), path);
+    }
+    for (name, written) in [("scheme", &m.scheme), ("method", &m.method), ("authority", &m.authority)] {
         if let Some(written) = written {
             check.string_match(&format!("{field}.{name}"), written);
         }
@@ -100,9 +117,7 @@ fn match_block(check: &mut Check<'_>, field: &str, m: &HttpMatchRequest, context
     if let Some(port) = m.port.filter(|p| *p != 0) {
         check.port(&format!("{field}.port"), port);
     }
-    for (i, gateway) in m.gateways.iter().enumerate() {
-        gateway_name(check, &format!("{field}.gateways[{i}]"), gateway);
-    }
+    gateway_names(check, &format!("{field}.gateways"), &m.gateways);
     if let Some(namespace) = m.source_namespace.as_deref().filter(|n| !n.is_empty()) {
         check.label(&format!("{field}.sourceNamespace"), namespace, "namespace");
     }
@@ -119,8 +134,7 @@ fn redirected(check: &mut Check<'_>, field: &str, redirect: &HttpRedirect, match
     let other = there(&redirect.authority)
         || there(&redirect.scheme)
         || redirect.port.is_some()
-        || redirect.derive_port.is_some()
-        || redirect.redirect_code.is_some_and(|c| c != 0);
+        || redirect.derive_port.is_some();
     if !(uri || prefix || other) {
         let text = "says not where to";
         check.error(field, "invalid-redirect", text, "set uri, authority, scheme or port");
@@ -152,8 +166,13 @@ fn redirected(check: &mut Check<'_>, field: &str, redirect: &HttpRedirect, match
         let text = format!("{scheme:?} is not a scheme that can be redirected to");
         check.error(&format!("{field}.scheme"), "invalid-redirect", text, "use http or https");
     }
-    if let Some(port) = redirect.port {
-        check.port(&format!("{field}.port"), port);
+    match redirect.port {
+        None => {}
+        Some(0) => {
+            let text = "is taken as if it was not written";
+            check.warning(&format!("{field}.port"), "no-effect", text, "use 1 to 65535, or remove it");
+        }
+        Some(port) => check.port(&format!("{field}.port"), port),
     }
     for (name, text) in [
         ("uri", &redirect.uri),
@@ -183,9 +202,9 @@ fn plain(check: &mut Check<'_>, field: &str, text: Option<&str>) {
 }
 
 fn direct_response(check: &mut Check<'_>, field: &str, direct: &HttpDirectResponse) {
-    if !(200..=599).contains(&direct.status) {
+    if !(200..=600).contains(&direct.status) {
         let text = format!("{} is not a status that can be answered", direct.status);
-        check.error(&format!("{field}.status"), "invalid-status", text, "use 200 to 599");
+        check.error(&format!("{field}.status"), "invalid-status", text, "use 200 to 600");
     }
     let Some(body) = &direct.body else { return };
     let length = match (&body.string, &body.bytes) {
@@ -227,6 +246,10 @@ fn regex_rewrite(check: &mut Check<'_>, field: &str, rewrite: &RegexRewrite) {
     };
     let Some(regex) = check.regex(&format!("{field}.match"), pattern) else { return };
     let text = rewrite.rewrite.as_deref().unwrap_or_default();
+    if text.is_empty() {
+        let advice = "write what takes the place of what matches, such as /";
+        check.error(&format!("{field}.rewrite"), "missing-field", "is missing", advice);
+    }
     plain(check, &format!("{field}.rewrite"), Some(text));
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

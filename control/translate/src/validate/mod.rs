@@ -5,6 +5,8 @@ mod destination_rule;
 mod gateway;
 mod http_route;
 mod l4_route;
+mod localities;
+mod peer_authentication;
 mod request_authentication;
 mod rules;
 mod service_entry;
@@ -33,6 +35,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::WorkloadEntry(entry) => service_entry::workload(&mut check, "spec", entry, true),
         Spec::Telemetry(telemetry) => telemetry::validate(&mut check, telemetry),
         Spec::AuthorizationPolicy(policy) => authorization_policy::validate(&mut check, policy),
+        Spec::PeerAuthentication(policy) => peer_authentication::validate(&mut check, policy),
         Spec::RequestAuthentication(policy) => request_authentication::validate(&mut check, policy),
         _ => {}
     }

@@ -9,6 +9,13 @@ const MOST_TARGETS: usize = 16;
 const MOST_CLAIMS: usize = 64;
 /// The longest URL of keys.
 const LONGEST_URL: usize = 2048;
+/// What a policy can be for, by API group and kind.
+const TARGETS: [(&str, &str); 4] = [
+    ("core", "Service"),
+    ("networking.istio.io", "ServiceEntry"),
+    ("gateway.networking.k8s.io", "Gateway"),
+    ("gateway.networking.k8s.io", "GatewayClass"),
+];
 /// The longest name of a target, and of its API group.
 const LONGEST_NAME: usize = 253;
 
@@ -80,6 +87,13 @@ fn policy_target(check: &mut Check<'_>, field: &str, target: &PolicyTarget) {
     if !plain(&target.kind, 63, true, false) || target.kind.starts_with(|c: char| c.is_ascii_digit()) {
         let text = format!("{:?} is not a kind", target.kind);
         check.error(&format!("{field}.kind"), "invalid-target", text, "write a kind, such as Gateway");
+    }
+    let group = if group.is_empty() { "core" } else { group };
+    if !TARGETS.contains(&(group, &target.kind)) {
+        let text = format!("{:?} of {group} cannot be a target", target.kind);
+        let advice =
+            "name a Gateway or GatewayClass of gateway.networking.k8s.io, a Service, or a ServiceEntry";
+        check.error(&format!("{field}.kind"), "invalid-target", text, advice);
     }
     if target.name.is_empty() || target.name.len() > LONGEST_NAME {
         let text = "is not the name of an object";

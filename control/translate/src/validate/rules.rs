@@ -117,14 +117,29 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn string_match(&mut self, field: &str, m: &StringMatch) {
+    /// A path may be asked for the empty prefix, which each has.
+    pub(super) fn path_match(&mut self, field: &str, m: &StringMatch) {
         if let StringMatch::Regex(pattern) = m {
-            self.regex(&format!("{field}.regex"), pattern);
+            let field = format!("{field}.regex");
+            if pattern.is_empty() {
+                let advice = "remove it, or write .* for anything";
+                self.error(&field, "invalid-match", "a regex must not be empty", advice);
+            } else {
+                self.regex(&field, pattern);
+            }
         }
     }
 
+    pub(super) fn string_match(&mut self, field: &str, m: &StringMatch) {
+        if matches!(m, StringMatch::Prefix(prefix) if prefix.is_empty()) {
+            let advice = "write {} for whatever value";
+            self.error(&format!("{field}.prefix"), "invalid-match", "a prefix must not be empty", advice);
+        }
+        self.path_match(field, m);
+    }
+
     /// A header of a match: a field name, a pseudo header, or a claim.
-    pub(super) fn match_header(&mut self, field: &str, name: &str, m: &StringMatch) {
+    pub(super) fn match_header(&mut self, field: &str, name: &str) {
         let plain = name.strip_prefix(':').unwrap_or(name);
         if !is_token(plain) && ClaimPath::parse(name).is_none() {
             self.error(field, "invalid-header", format!("{name:?} is not a header name"), HEADER_ADVICE);
@@ -133,11 +148,6 @@ impl Check<'_> {
             let text = format!("no request has a pseudo header {name:?}");
             self.warning(field, "never-matches", text, "use :authority, :method, :path or :scheme");
         }
-        if matches!(m, StringMatch::Prefix(p) if p.is_empty()) {
-            let advice = "write {} for a header that is there, whatever its value";
-            self.error(&format!("{field}.prefix"), "invalid-match", "a prefix must not be empty", advice);
-        }
-        self.string_match(field, m);
     }
 
     /// A header that is written.
@@ -153,7 +163,7 @@ impl Check<'_> {
                 _ => format!("{name:?} is not a header name"),
             };
             self.error(field, "invalid-header", text, HEADER_ADVICE);
-        } else if is_framing(name) {
+        } else if !authority && is_framing(name) {
             let text =
                 format!("{name} says how a message is delimited and connected, so it is never changed");
             self.warning(field, "not-enforced", text, "remove it");

@@ -11,6 +11,7 @@ pub(super) fn validate(check: &mut Check<'_>, entry: &ServiceEntry) {
     addresses(check, entry, resolution);
     ports(check, entry);
     endpoints(check, entry, resolution);
+    several_hosts(check, entry, resolution);
     if let Some(selector) = &entry.workload_selector {
         check.labels("spec.workloadSelector.labels", &selector.labels);
     }
@@ -56,6 +57,9 @@ fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
         check.port(&format!("{field}.number"), port.number);
         if port.name.is_empty() {
             check.error(&format!("{field}.name"), "missing-field", "is empty", "name the port");
+        } else if !is_label(&port.name) {
+            let text = format!("{:?} is not the name of a port", port.name);
+            check.error(&format!("{field}.name"), "invalid-name", text, "use letters, digits and '-'");
         } else if !names.insert(&port.name) {
             let text = format!("{:?} is there twice", port.name);
             check.error(&format!("{field}.name"), "duplicate", text, "give each port its own name");
@@ -80,6 +84,21 @@ fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
     }
 }
 
+/// Plain TCP does not say which of several hosts is meant.
+fn several_hosts(check: &mut Check<'_>, entry: &ServiceEntry, resolution: Resolution) {
+    if entry.hosts.len() < 2 || matches!(resolution, Resolution::None | Resolution::DynamicDns) {
+        return;
+    }
+    for (i, port) in entry.ports.iter().enumerate() {
+        let protocol = port.protocol.as_deref().and_then(Protocol::parse);
+        if !protocol.is_some_and(|p| p.is_http() || matches!(p, Protocol::Https | Protocol::Tls)) {
+            let text = "must be HTTP or TLS, since nothing else says which of several hosts is meant";
+            let advice = "set it, or write a ServiceEntry for each host";
+            check.error(&format!("spec.ports[{i}].protocol"), "invalid-protocol", text, advice);
+        }
+    }
+}
+
 fn endpoints(check: &mut Check<'_>, entry: &ServiceEntry, resolution: Resolution) {
     let none = entry.endpoints.is_empty();
     if !none && entry.workload_selector.is_some() {
@@ -91,8 +110,8 @@ fn endpoints(check: &mut Check<'_>, entry: &ServiceEntry, resolution: Resolution
             check.error("spec.endpoints", "invalid-endpoint", text, "use STATIC or DNS");
         }
         Resolution::Static if none && entry.workload_selector.is_none() => {
-            let text = "resolution STATIC needs endpoints or a workloadSelector";
-            check.error("spec.endpoints", "invalid-endpoint", text, "add one of them");
+            let text = "has resolution STATIC and nowhere to send to: requests are answered with 503";
+            check.warning("spec.endpoints", "no-endpoints", text, "add endpoints or a workloadSelector");
         }
         Resolution::Dns | Resolution::DnsRoundRobin if none && entry.workload_selector.is_none() => {
             for (i, host) in entry.hosts.iter().enumerate().filter(|(_, h)| h.contains('*')) {
@@ -114,6 +133,11 @@ fn endpoints(check: &mut Check<'_>, entry: &ServiceEntry, resolution: Resolution
     for (i, endpoint) in entry.endpoints.iter().enumerate() {
         let field = format!("spec.endpoints[{i}]");
         workload(check, &field, endpoint, resolution != Resolution::Static);
+        let address = endpoint.address.as_deref().unwrap_or_default();
+        if address.starts_with("unix://") && resolution != Resolution::Static {
+            let text = format!("{address:?} is no host name, as resolution {} wants", resolution.as_str());
+            check.error(&format!("{field}.address"), "invalid-address", text, "use resolution STATIC");
+        }
         for name in endpoint.ports.keys().filter(|n| !entry.ports.iter().any(|p| p.name == **n)) {
             let text = format!("{name:?} is not a port of this ServiceEntry");
             check.error(
@@ -136,7 +160,12 @@ pub(super) fn workload(check: &mut Check<'_>, field: &str, entry: &WorkloadEntry
             check.warning(&at, "not-enforced", text, "write the address of the workload");
         }
         None => check.error(&at, "missing-field", "is missing", "write the address of the workload"),
-        Some(path) if path.starts_with("unix://") => {
+        Some(address) if address.starts_with("unix://") => {
+            let path = address.trim_start_matches("unix://");
+            if !path.starts_with('@') && (!path.starts_with('/') || path.ends_with('/')) {
+                let text = format!("{path:?} is not the absolute path of a socket");
+                check.error(&at, "invalid-address", text, "write it like unix:///run/app.sock");
+            }
             let text = "unix domain sockets are not dialled yet; this endpoint gets no requests";
             check.warning(&at, "not-enforced", text, "write an IP address");
             if !entry.ports.is_empty() {

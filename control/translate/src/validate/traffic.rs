@@ -4,13 +4,30 @@ use super::http_route;
 use super::rules::{Check, is_token};
 use crate::fault::GRPC_STATUSES;
 use crate::retries::unknown_conditions;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use tidegate_api::istio::{
-    CorsPolicy, Destination, HttpFaultInjection, HttpRetry, HttpRoute, RouteDestination,
+    CorsPolicy, Destination, HttpFaultInjection, HttpRetry, HttpRoute, RouteDestination, StringMatch,
 };
 
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
+
+/// The statuses that have a name.
+const STATUSES: [RangeInclusive<u16>; 12] = [
+    100..=103,
+    200..=208,
+    226..=226,
+    300..=305,
+    307..=308,
+    400..=418,
+    421..=426,
+    428..=429,
+    431..=431,
+    451..=451,
+    500..=508,
+    510..=511,
+];
 
 pub(super) fn validate(check: &mut Check<'_>, field: &str, route: &HttpRoute) {
     for (i, d) in route.route.iter().enumerate() {
@@ -115,7 +132,8 @@ fn fault(check: &mut Check<'_>, field: &str, fault: &HttpFaultInjection) {
             check.error(&format!("{field}.http2Error"), "invalid-fault", text, "use httpStatus");
         }
         if abort.http_status.is_none() && abort.grpc_status.is_none() && abort.http2_error.is_none() {
-            check.error(&field, "missing-field", "says not how to abort", "set httpStatus or grpcStatus");
+            let text = "says not how to abort, so nothing is aborted";
+            check.warning(&field, "no-effect", text, "set httpStatus or grpcStatus");
         }
         check.percent(&format!("{field}.percentage.value"), abort.percentage.as_ref().and_then(|p| p.value));
     }
@@ -126,7 +144,7 @@ fn fault(check: &mut Check<'_>, field: &str, fault: &HttpFaultInjection) {
             let text = "is not implemented, in Istio neither";
             check.error(&format!("{field}.exponentialDelay"), "invalid-fault", text, "use fixedDelay");
         } else if delay.fixed_delay.is_none() {
-            check.error(&format!("{field}.fixedDelay"), "missing-field", "is missing", "say how long");
+            check.warning(&field, "no-effect", "says not how long, so nothing is delayed", "set fixedDelay");
         }
         check.percent(&format!("{field}.percent"), delay.percent.map(f64::from));
         check.percent(&format!("{field}.percentage.value"), delay.percentage.as_ref().and_then(|p| p.value));
@@ -137,8 +155,7 @@ fn retries(check: &mut Check<'_>, field: &str, policy: &HttpRetry) {
     check.not_negative(&format!("{field}.attempts"), policy.attempts);
     let others = policy.per_try_timeout.is_some()
         || policy.retry_on.as_deref().is_some_and(|r| !r.is_empty())
-        || policy.retry_remote_localities.is_some()
-        || policy.backoff.is_some();
+        || policy.retry_remote_localities.is_some();
     if policy.attempts.unwrap_or(0) == 0 && others {
         let text = "0 attempts are no retries, so nothing else can be set";
         check.error(
@@ -148,9 +165,25 @@ fn retries(check: &mut Check<'_>, field: &str, policy: &HttpRetry) {
             "set attempts, or remove the others",
         );
     }
+    if policy.attempts.unwrap_or(0) == 0 && policy.backoff.is_some() {
+        let text = "has no effect with 0 attempts, which are no retries";
+        check.warning(&format!("{field}.backoff"), "no-effect", text, "set attempts, or remove it");
+    }
     check.duration(&format!("{field}.perTryTimeout"), policy.per_try_timeout);
     check.duration(&format!("{field}.backoff"), policy.backoff);
-    for unknown in unknown_conditions(policy.retry_on.as_deref().unwrap_or_default()) {
+    let conditions = policy.retry_on.as_deref().unwrap_or_default();
+    if !conditions.is_empty() && conditions.split(',').any(|c| c.is_empty() || c.trim() != c) {
+        let text = "has a blank or a comma too many, for which Istio refuses it";
+        check.warning(&format!("{field}.retryOn"), "invalid-retries", text, "join the names by commas alone");
+    }
+    for status in conditions.split(',').filter_map(|c| c.trim().parse::<u16>().ok()) {
+        if (100..=599).contains(&status) && !STATUSES.iter().any(|known| known.contains(&status)) {
+            let text = format!("{status} is not a status that has a name, and no other can be retried");
+            let advice = "use one such as 503, or a name such as 5xx";
+            check.error(&format!("{field}.retryOn"), "invalid-retries", text, advice);
+        }
+    }
+    for unknown in unknown_conditions(conditions) {
         let text = format!("{unknown:?} is neither a retry condition nor a status");
         let advice = "use names such as connect-failure, or statuses, joined by commas";
         check.error(&format!("{field}.retryOn"), "invalid-retries", text, advice);
@@ -159,11 +192,22 @@ fn retries(check: &mut Check<'_>, field: &str, policy: &HttpRetry) {
 
 fn cors(check: &mut Check<'_>, field: &str, policy: &CorsPolicy) {
     if !policy.allow_origin.is_empty() && !policy.allow_origins.is_empty() {
-        let text = "cannot be used with allowOrigins";
-        check.error(&format!("{field}.allowOrigin"), "one-of", text, "keep allowOrigins");
+        let text = "has no effect beside allowOrigins";
+        check.warning(&format!("{field}.allowOrigin"), "no-effect", text, "keep allowOrigins");
     }
     for (i, origin) in policy.allow_origins.iter().enumerate() {
-        check.string_match(&format!("{field}.allowOrigins[{i}]"), origin);
+        let field = format!("{field}.allowOrigins[{i}]");
+        match origin {
+            StringMatch::Present => {
+                let text = "says not which origins are meant";
+                check.error(&field, "invalid-cors", text, "set exact, prefix or regex");
+            }
+            StringMatch::Exact(text) if text.is_empty() => {
+                let field = format!("{field}.exact");
+                check.error(&field, "invalid-cors", "an origin must not be empty", "write one, or remove it");
+            }
+            origin => check.string_match(&field, origin),
+        }
     }
     for (i, method) in policy.allow_methods.iter().enumerate() {
         if !METHODS.contains(&method.as_str()) {

@@ -1,5 +1,6 @@
 use super::rules::{Check, host_syntax, is_label};
 use super::{http_route, l4_route};
+use crate::hosts::is_subset;
 use std::net::IpAddr;
 use tidegate_api::istio::VirtualService;
 
@@ -19,9 +20,7 @@ pub(super) fn validate(check: &mut Check<'_>, vs: &VirtualService) {
         delegate(check, vs);
     }
     hosts(check, vs, on_mesh);
-    for (i, gateway) in vs.gateways.iter().enumerate() {
-        gateway_name(check, &format!("spec.gateways[{i}]"), gateway);
-    }
+    gateway_names(check, "spec.gateways", &vs.gateways);
     if vs.http.is_empty() && vs.tls.is_empty() && vs.tcp.is_empty() {
         check.error("spec", "missing-route", "has no http, tls or tcp routes", "add at least one route");
     }
@@ -49,6 +48,7 @@ fn delegate(check: &mut Check<'_>, vs: &VirtualService) {
 }
 
 fn hosts(check: &mut Check<'_>, vs: &VirtualService, on_mesh: bool) {
+    let lower: Vec<String> = vs.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
     for (i, host) in vs.hosts.iter().enumerate() {
         let field = format!("spec.hosts[{i}]");
         check.host(&field, host);
@@ -56,28 +56,45 @@ fn hosts(check: &mut Check<'_>, vs: &VirtualService, on_mesh: bool) {
             let text = "the host * is not allowed on the mesh gateway";
             check.error(&field, "invalid-host", text, "name a Gateway in spec.gateways, or write the hosts");
         }
-        if vs.hosts[..i].iter().any(|h| h.eq_ignore_ascii_case(host)) {
-            check.error(&field, "duplicate", format!("{host:?} is there twice"), "remove one");
+        let overlap = |other: &String| is_subset(&lower[i], other) || is_subset(other, &lower[i]);
+        match lower[..i].iter().find(|other| overlap(other)) {
+            Some(other) if *other == lower[i] => {
+                check.error(&field, "duplicate", format!("{host:?} is there twice"), "remove one");
+            }
+            Some(other) => {
+                let text = format!("{host:?} overlaps with {other:?}: both stand for some hosts");
+                check.error(&field, "duplicate", text, "remove one, or split the VirtualService");
+            }
+            None => {}
         }
     }
 }
 
-/// `mesh`, `name`, `namespace/name`, or the legacy `name.namespace.svc...`.
-pub(super) fn gateway_name(check: &mut Check<'_>, field: &str, name: &str) {
+/// `mesh`, `name`, `./name`, `namespace/name`, or the legacy `name.namespace.svc...`.
+///
+/// Istio's webhook looks no further than at the first one without a slash, so clusters may have anything after it.
+pub(super) fn gateway_names(check: &mut Check<'_>, field: &str, names: &[String]) {
     let advice = "write name, or namespace/name";
-    let valid = match name.split_once('/') {
-        Some((namespace, name)) => is_label(namespace) && is_name(name),
-        None => is_name(name),
-    };
-    if !valid {
-        let text = format!("{name:?} is not the name of a Gateway; invalid value for namespace or name");
-        check.error(field, "invalid-gateway", text, advice);
-    } else if !name.contains('/') && name.contains('.') {
-        check.warning(field, "legacy-gateway", "this form of a Gateway's name is deprecated", advice);
+    let seen = names.iter().position(|name| !name.contains('/')).unwrap_or(names.len());
+    for (i, name) in names.iter().enumerate() {
+        let field = format!("{field}[{i}]");
+        let valid = match name.split_once('/') {
+            Some((namespace, name)) => (namespace == "." || is_label(namespace)) && is_label(name),
+            None => is_name(name),
+        };
+        if !valid {
+            let text = format!("{name:?} is not the name of a Gateway; invalid value for namespace or name");
+            match i <= seen {
+                true => check.error(&field, "invalid-gateway", text, advice),
+                false => check.warning(&field, "invalid-gateway", text, advice),
+            }
+        } else if !name.contains('/') && name.contains('.') {
+            check.warning(&field, "legacy-gateway", "this form of a Gateway's name is deprecated", advice);
+        }
     }
 }
 
-/// The name of an object, which may have dots.
+/// A DNS name without a wildcard.
 fn is_name(name: &str) -> bool {
     !name.contains('*') && name.parse::<IpAddr>().is_err() && host_syntax(name).is_ok()
 }

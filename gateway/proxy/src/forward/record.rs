@@ -98,6 +98,7 @@ pub(crate) struct Life<'t> {
 }
 
 impl<'t> Life<'t> {
+    #[inline(always)]
     pub(crate) fn begin(now: Instant) -> Self {
         Life {
             start: SystemTime::now(),
@@ -243,12 +244,13 @@ pub(crate) struct InHand<'a, 't> {
 
 impl<'a> InHand<'a, '_> {
     /// It begins now.
+    #[inline(always)]
     pub(crate) fn begin(now: Instant, w: &'a mut Work, site: Site<'a>) -> Self {
         InHand { life: Life::begin(now), w, site }
     }
 
-    /// It has come to its end, now.
-    pub(crate) fn end(mut self) -> Instant {
+    /// It has come to its end, now. By reference, since it is large.
+    pub(crate) fn end(&mut self) -> Instant {
         self.life.ended = true;
         *self.life.over.get_or_insert_with(Instant::now)
     }
