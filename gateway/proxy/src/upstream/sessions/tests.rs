@@ -47,8 +47,11 @@ impl Bench {
         spawn_local(async move { pool.place(&cluster, &pick, &TransportOptions::default()).await })
     }
 
+    /// A place on a connection whose endpoint has said how many it takes.
     async fn place(&self, worker: usize, which: usize) -> Place {
-        end(self.begin(worker, which)).await.unwrap()
+        let place = end(self.begin(worker, which)).await.unwrap();
+        place.takes_websockets().await;
+        place
     }
 
     /// A request that begins and finds no room.
@@ -75,8 +78,9 @@ async fn serve() -> tidegate_model::Endpoint {
     spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {
             spawn_local(async move {
-                let mut connection: h2::server::Connection<_, Bytes> =
-                    h2::server::handshake(stream).await.unwrap();
+                let shaken = h2::server::Builder::new().handshake::<_, Bytes>(stream).await;
+                // an error is a client who went away
+                let Ok(mut connection) = shaken else { return };
                 while let Some(Ok(_)) = connection.accept().await {}
             });
         }
@@ -142,6 +146,19 @@ fn who_connects_and_goes_away_leaves_it_to_the_next() {
         first.abort();
         drop(end(second).await.unwrap());
         assert_eq!(bench.cluster.usage().counts()[1], 0);
+
+        // the same among those who waited for room on a connection that takes no more
+        let max_requests_per_connection = Some(2);
+        let limits = ConnectionLimits { max_requests_per_connection, ..limited(Some(1), 3) };
+        let bench = Bench::new(limits).await;
+        let first = bench.place(0, 0).await;
+        let [second, third, fourth] =
+            [bench.waits(0, 0).await, bench.waits(0, 0).await, bench.waits(0, 0).await];
+        drop(first);
+        drop(end(second).await.unwrap());
+        yield_now().await;
+        third.abort();
+        drop(end(fourth).await.unwrap());
     });
 }
 
