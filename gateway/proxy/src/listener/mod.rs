@@ -205,8 +205,8 @@ pub(crate) fn not_opened(listener: &Listener, address: SocketAddr, e: &io::Error
             format!("ports below 1024 need CAP_NET_BIND_SERVICE; or move it with --port {port}=LOCAL_PORT")
         }
         io::ErrorKind::AddrInUse => format!(
-            "stop what listens there, or move it with --port {port}=LOCAL_PORT; it is tried again with the \
-             next change of the config"
+            "stop what listens there, or move it with --port {port}=LOCAL_PORT; it is tried again every \
+             second"
         ),
         _ => "check the address in servers.bind or --bind".into(),
     };
