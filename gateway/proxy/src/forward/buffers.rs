@@ -125,7 +125,8 @@ impl Work {
         self.copying = None;
     }
 
-    /// Gives up all memory but that of what it holds: for a request that has been answered, and may wait for long.
+    /// Gives up all memory but that of what it holds: for a request that has been answered, or is yet to come, and may wait
+    /// for long.
     pub(crate) fn shrink(&mut self) {
         self.buf.truncate(self.end);
         for text in [&mut self.buf, &mut self.out, &mut self.reply] {
@@ -133,6 +134,17 @@ impl Work {
         }
         self.request.fields.shrink_to_fit();
         self.response.fields.shrink_to_fit();
+    }
+
+    /// What is kept while nothing comes: no buffers of a connection that is idle, and of one that is slow to send a head no
+    /// more than what came of it.
+    pub(crate) fn rest(mut self: Box<Self>) -> Option<Box<Self>> {
+        if self.pos == self.end {
+            self.give_back();
+            return None;
+        }
+        self.shrink();
+        Some(self)
     }
 
     /// The bytes of the request's head, and what follows.
@@ -164,7 +176,7 @@ impl Work {
             self.end -= self.pos;
             self.pos = 0;
         } else {
-            self.buf.resize(self.buf.len() * 2, 0);
+            self.buf.resize((self.buf.len() * 2).max(HEAD), 0);
         }
     }
 
@@ -370,6 +382,17 @@ impl Drop for Bulk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_that_is_slow_to_come_holds_what_came_of_it() {
+        let mut w = Work::take();
+        w.append([b"GET / HTTP/1.1\r\nHost"]);
+        let mut w = w.rest().unwrap();
+        let held = [w.buf.capacity(), w.out.capacity(), w.reply.capacity()].iter().sum::<usize>();
+        assert!(held < 100, "{held}");
+        w.make_room();
+        assert!(w.buf[..w.end].ends_with(b"Host") && w.buf.len() == HEAD);
+    }
 
     #[test]
     fn pipelined_requests_do_not_make_the_buffer_grow() {

@@ -163,12 +163,7 @@ async fn read_head(
             let mut w = work.take().unwrap_or_else(Work::take);
             w.make_room();
             let read = w.poll_read(&mut client.stream, cx);
-            // an idle connection holds no buffers
-            if read.is_pending() && w.pos == w.end {
-                w.give_back()
-            } else {
-                *work = Some(w)
-            }
+            *work = if read.is_pending() { w.rest() } else { Some(w) };
             match read {
                 Poll::Ready(n) => Poll::Ready(Ok(n.unwrap_or(0))),
                 Poll::Pending => {
