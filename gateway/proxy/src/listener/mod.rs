@@ -47,6 +47,14 @@ struct Open {
     last: LastSnapshot,
 }
 
+impl Open {
+    /// Ends accepting, and its connections after what is in flight, which go by the snapshot that is live until now.
+    fn end(&self, live: &Arc<Snapshot>) {
+        self.last.set(live.clone());
+        self.shutdown.send_replace(true);
+    }
+}
+
 /// Listeners that are going. They take no new connections; a socket closes when the last worker has
 /// served its queue.
 pub(crate) struct Closing(Vec<Weak<Listening>>);
@@ -151,22 +159,21 @@ impl Listeners {
     ) -> io::Result<Vec<Arc<Listening>>> {
         let kind =
             |model: &Model, key: &ListenerKey| model.listeners.get(key).map(|l| discriminant(&l.protocol));
-        let changed = |key: &&ListenerKey| {
+        let changed = |key: &ListenerKey| {
             kind(old, key).zip(kind(new, key)).is_some_and(|(before, after)| before != after)
         };
-        let mut begun = Vec::new();
-        for key in self.open.keys().filter(changed).copied().collect::<Vec<_>>() {
-            let Some((open, before)) = self.open.get(&key).and_then(|o| Some((o, o.listening.upgrade()?)))
-            else {
-                continue;
-            };
-            let (socket, address) = (before.socket.try_clone()?, open.address);
+        let changed = self.open.iter().filter(|(key, _)| changed(key));
+        let changed = changed.filter_map(|(key, open)| Some((*key, open.address, open.listening.upgrade()?)));
+        // all of them or none: what has ended must begin anew
+        let shared =
+            changed.map(|(key, address, before)| Ok((key, before.socket.try_clone()?, address, before)));
+        let shared = shared.collect::<io::Result<Vec<_>>>()?;
+        let begin = |(key, socket, address, before): (ListenerKey, Socket, SocketAddr, Arc<Listening>)| {
             before.passed_on.store(true, Ordering::SeqCst);
-            open.last.set(live.clone());
-            open.shutdown.send_replace(true);
-            begun.push(self.listen(key, socket, address));
-        }
-        Ok(begun)
+            self.open.get(&key).into_iter().for_each(|open| open.end(live));
+            self.listen(key, socket, address)
+        };
+        Ok(shared.into_iter().map(begin).collect())
     }
 
     /// Ends the listeners that a model does not want: accepting once the queue is empty, and
@@ -176,13 +183,12 @@ impl Listeners {
         self.open.retain(|key, open| {
             let keep = model.listeners.contains_key(key);
             if !keep {
-                open.last.set(live.clone());
                 let listening = open.listening.upgrade();
                 if let Some(listening) = listening.filter(|l| !l.passed_on.load(Ordering::SeqCst)) {
                     // Where that cannot be had, who connects in the last moment is reset.
                     let _ = socket::refuse_new(&listening.socket);
                 }
-                open.shutdown.send_replace(true);
+                open.end(live);
                 gone.push(open.listening.clone());
             }
             keep
