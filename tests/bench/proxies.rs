@@ -65,9 +65,8 @@ impl Proxy {
         write("ca.pem", site.authority.to_owned())?;
         let line = match self {
             Proxy::Tidegate => {
-                let pair = (site.identity.certificate.as_str(), site.identity.key.as_str());
                 std::fs::create_dir(site.home.join("config"))?;
-                write("config/site.yaml", tidegate_tests::load::site(&[site.origin], Some(pair)))?;
+                write("config/site.yaml", tidegate_tests::load::site(&[site.origin], Some(site.identity)))?;
                 let authority = site.home.join("ca.pem").display().to_string();
                 write("config/secure.yaml", tidegate_tests::load::tls_upstream(site.secure, &authority))?;
                 let ip = site.ip;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use std::net::SocketAddr;
 use tempfile::TempDir;
-use tidegate_tests::{Authority, Gateway, Identity, Net, Start};
+use tidegate_tests::{Authority, Gateway, Identity, Net, Start, objects};
 
 /// A host that the objects name.
 pub(crate) const HOST: &str = "shop.example";
@@ -54,13 +54,7 @@ impl Objects {
 
     /// A Secret with a certificate, in the gateway's namespace.
     pub(crate) fn secret(&mut self, name: &str, identity: &Identity) {
-        let block = |text: &str| text.lines().map(|l| format!("    {l}\n")).collect::<String>();
-        self.0 += &format!(
-            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: istio-system}}\n\
-             type: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}\n",
-            block(&identity.certificate),
-            block(&identity.key)
-        );
+        self.0 += &format!("---\n{}", objects::secret(name, identity));
     }
 
     /// Who signs certificates, in the gateway's namespace.

@@ -2,7 +2,7 @@
 //! certificate. A transition takes one write or several, and the order of those is anyone's.
 
 use super::workloads::{FOR, Subset, Workload};
-use crate::Identity;
+use crate::{Identity, objects};
 use anyhow::Result;
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -343,8 +343,8 @@ impl World {
     /// The text of a file; `None` where it is not there.
     fn text(&self, file: File) -> Option<String> {
         match file {
-            File::Gateway => Some(gateway()),
-            File::Secret => Some(secret(&self.identities[self.certificate])),
+            File::Gateway => Some(objects::gateway("edge", PORTS)),
+            File::Secret => Some(objects::secret("edge", &self.identities[self.certificate])),
             File::Routes(n) => Some(routes(n, &self.hosts[n])),
             File::Entry(n) => self.services.get(&n).map(|s| self.entry(n, s)),
             File::Rule(n) => self.services.get(&n).map(|s| rule(n, s)),
@@ -368,27 +368,6 @@ impl World {
         }
         text
     }
-}
-
-fn gateway() -> String {
-    let [plain, tls] = PORTS;
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\nspec:\n\
-         \x20 selector: {{istio: ingressgateway}}\n  servers:\n\
-         \x20 - port: {{number: {plain}, name: http, protocol: HTTP}}\n    hosts: ['*']\n\
-         \x20 - port: {{number: {tls}, name: https, protocol: HTTPS}}\n    hosts: ['*']\n\
-         \x20   tls: {{mode: SIMPLE, credentialName: edge}}\n"
-    )
-}
-
-fn secret(identity: &Identity) -> String {
-    let mut text = "apiVersion: v1\nkind: Secret\nmetadata: {name: edge, namespace: istio-system}\n\
-                    type: kubernetes.io/tls\nstringData:\n"
-        .to_owned();
-    for (name, pem) in [("tls.crt", &identity.certificate), ("tls.key", &identity.key)] {
-        let _ = writeln!(text, "  {name}: |\n    {}", pem.trim_end().replace('\n', "\n    "));
-    }
-    text
 }
 
 fn routes(n: usize, rules: &[Rule]) -> String {

@@ -1,6 +1,7 @@
 //! What is held open: a WebSocket, and a stream of HTTP/2 that flows both ways as those of gRPC do.
 
 use super::HOST;
+use crate::websocket;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -25,7 +26,7 @@ pub(super) struct Held {
 impl Held {
     /// Opens both, and uses each once.
     pub(super) async fn open(to: SocketAddr) -> Result<Held> {
-        let socket = in_time(websocket(to)).await.context("a WebSocket")?;
+        let socket = in_time(websocket(to, HOST)).await.context("a WebSocket")?;
         let (send, receive, connection) = in_time(stream(to)).await.context("a stream")?;
         let mut held = Held { socket, send, receive, connection };
         held.check().await?;
@@ -79,21 +80,6 @@ impl Held {
 
 async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(PATIENCE, work).await.context("it takes too long")?
-}
-
-async fn websocket(to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(to).await?;
-    let request = format!(
-        "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    ensure!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    Ok(stream)
 }
 
 type Stream = (SendStream<Bytes>, RecvStream, JoinHandle<Result<(), h2::Error>>);

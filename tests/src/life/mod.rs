@@ -4,7 +4,7 @@
 mod clients;
 mod held;
 
-use crate::{Authority, Backend, Gateway, Net, Start, is_running};
+use crate::{Authority, Backend, Gateway, Net, Start, is_running, objects};
 use anyhow::{Context, Result, ensure};
 use clients::{Client, Tally};
 use held::Held;
@@ -159,22 +159,12 @@ fn start(folder: &Path) -> Start {
 fn site(workload: SocketAddr, streams: SocketAddr) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let identity = Authority::new("life")?.issue("site", &[HOST.to_owned()])?;
-    let mut text = String::from(
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: site}\nspec:\n\
-         \x20 selector: {istio: ingressgateway}\n  servers:\n\
-         \x20 - port: {number: 8080, name: http, protocol: HTTP}\n    hosts: ['*']\n\
-         \x20 - port: {number: 8443, name: https, protocol: HTTPS}\n    hosts: ['*']\n\
-         \x20   tls: {mode: SIMPLE, credentialName: site}\n\
-         ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: routes}\nspec:\n\
-         \x20 hosts: ['*']\n  gateways: [site]\n  http:\n\
-         \x20 - match: [{uri: {prefix: /stream}}]\n    route: [{destination: {host: streams.example}}]\n\
-         \x20 - route: [{destination: {host: workload.example}}]\n\
-         ---\napiVersion: v1\nkind: Secret\nmetadata: {name: site, namespace: istio-system}\n\
-         type: kubernetes.io/tls\nstringData:\n",
-    );
-    for (name, pem) in [("tls.crt", &identity.certificate), ("tls.key", &identity.key)] {
-        let _ = writeln!(text, "  {name}: |\n    {}", pem.trim_end().replace('\n', "\n    "));
-    }
+    let routes = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: routes}\nspec:\n\
+                  \x20 hosts: ['*']\n  gateways: [site]\n  http:\n\
+                  \x20 - match: [{uri: {prefix: /stream}}]\n    route: [{destination: {host: streams.example}}]\n\
+                  \x20 - route: [{destination: {host: workload.example}}]\n";
+    let (gateway, secret) = (objects::gateway("site", [8080, 8443]), objects::secret("site", &identity));
+    let mut text = [&gateway, routes, &secret].join("---\n");
     for (name, protocol, at) in [("workload", "HTTP", workload), ("streams", "GRPC", streams)] {
         let _ = write!(
             text,

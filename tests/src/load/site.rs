@@ -1,6 +1,7 @@
 //! A table of a realistic size: a hundred hosts with nine prefixes each.
 
 use super::SPANS;
+use crate::{Identity, objects};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -22,8 +23,8 @@ const FEATURES: &str = r#"    timeout: 15s
       response: {set: {x-frame-options: DENY}, add: {vary: Origin}, remove: [x-powered-by]}
 "#;
 
-/// The config of the gateway: listeners on the ports 8080 and, with a certificate and its key in PEM, 8443.
-pub fn site(origins: &[SocketAddr], tls: Option<(&str, &str)>) -> String {
+/// The config of the gateway: listeners on the ports 8080 and, with a certificate, 8443.
+pub fn site(origins: &[SocketAddr], tls: Option<&Identity>) -> String {
     of_rules(origins, tls, "")
 }
 
@@ -64,7 +65,7 @@ pub fn featured_site(origins: &[SocketAddr], sampled: u32) -> String {
     text
 }
 
-fn of_rules(origins: &[SocketAddr], tls: Option<(&str, &str)>, features: &str) -> String {
+fn of_rules(origins: &[SocketAddr], tls: Option<&Identity>, features: &str) -> String {
     let endpoints: Vec<_> =
         origins.iter().map(|o| format!("{{address: {}, ports: {{http: {}}}}}", o.ip(), o.port())).collect();
     let mut text = format!(
@@ -83,14 +84,11 @@ fn of_rules(origins: &[SocketAddr], tls: Option<(&str, &str)>, features: &str) -
          \x20 - port: {{number: 8080, name: http, protocol: HTTP}}\n    hosts: ['*']\n",
         endpoints.join(", ")
     );
-    if let Some((certificate, key)) = tls {
+    if let Some(identity) = tls {
         text += "  - port: {number: 8443, name: https, protocol: HTTPS}\n    hosts: ['*']\n";
         text += "    tls: {mode: SIMPLE, credentialName: edge}\n";
-        text += "---\napiVersion: v1\nkind: Secret\nmetadata: {name: edge, namespace: istio-system}\n";
-        text += "type: kubernetes.io/tls\nstringData:\n";
-        for (name, pem) in [("tls.crt", certificate), ("tls.key", key)] {
-            let _ = writeln!(text, "  {name}: |\n    {}", pem.trim_end().replace('\n', "\n    "));
-        }
+        text += "---\n";
+        text += &objects::secret("edge", identity);
     }
     for n in 0..HOSTS {
         text += "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n";

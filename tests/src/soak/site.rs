@@ -1,7 +1,7 @@
 //! What is reloaded: a Gateway with its routes, workloads and certificate, in a folder of its own.
 
 use super::Plan;
-use crate::Identity;
+use crate::{Identity, objects};
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -276,15 +276,6 @@ impl Site {
     }
 
     fn secret(&self) -> String {
-        let identity = &self.identities[self.certificate];
-        let mut text = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {}, namespace: istio-system}}\n\
-             type: kubernetes.io/tls\nstringData:\n",
-            self.style.name()
-        );
-        for (name, pem) in [("tls.crt", &identity.certificate), ("tls.key", &identity.key)] {
-            let _ = writeln!(text, "  {name}: |\n    {}", pem.trim_end().replace('\n', "\n    "));
-        }
-        text
+        objects::secret(self.style.name(), &self.identities[self.certificate])
     }
 }

@@ -67,7 +67,7 @@ impl Bench {
             })
         });
         let identity = Authority::new("budgets")?.issue("edge", &[load::host(0)])?;
-        let config = load::site(&origins, Some((&identity.certificate, &identity.key)));
+        let config = load::site(&origins, Some(&identity));
         let bench = Bench { net, folder, origins };
         bench.write(&config)?;
         Ok(bench)

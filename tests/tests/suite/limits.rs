@@ -4,7 +4,9 @@ use crate::reload::{Site, forward_to};
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use tidegate_tests::{Backend, Connection, Failure, Gateway, Net, Request, Start, Version, exchange};
+use tidegate_tests::{
+    Backend, Connection, Failure, Gateway, Net, Request, Start, Version, exchange, websocket,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -158,10 +160,7 @@ async fn slow_clients_are_given_up_and_silent_streams_go_on() -> Result<()> {
     tokio::spawn(serve(TcpListener::bind(workload).await?));
     let flags = "--min-rate 100Ki --slow-request-timeout 500ms --slow-response-timeout 500ms";
     let gateway = in_front_of(&net, workload, flags).await?;
-    let upgrade = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let mut socket = ask(&gateway, upgrade).await?;
-    read_until(&mut socket, "\r\n\r\n").await?;
+    let mut socket = websocket(gateway.at(8080), "a").await?;
     let mut quiet = ask(&gateway, "GET /quiet HTTP/1.1\r\nHost: a\r\n\r\n").await?;
     let mut messages =
         ask(&gateway, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await?;

@@ -3,11 +3,11 @@
 use crate::reload::{Site, forward_to};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tidegate_tests::{
     Authority, Backend, Behaviour, Connection, Failure, Gateway, Net, Request, Start, Version, exchange,
+    objects, websocket,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -63,7 +63,7 @@ async fn http2_clients_get_goaway_and_tunnels_go_on_until_they_end() -> Result<(
     let request = Request::to(gateway.at(8080)).version(Version::Http2);
     let mut two = Connection::open(&request).await?;
     assert_eq!(two.send(&request).await?.status, 200);
-    let mut tunnel = websocket(gateway.at(8080)).await?;
+    let mut tunnel = echoing(gateway.at(8080)).await?;
     gateway.terminate()?;
     not_ready(&mut gateway).await;
     // GOAWAY may come before the request or with its answer; after it nothing is sent
@@ -86,8 +86,8 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
     site.write("gateway.yaml", &with_tls()?)?;
     site.write("routes.yaml", &forward_to(&[workload]))?;
     let mut gateway = Start::with(site.path()).arg("--drain-timeout").arg("1s").start(&net).await?;
-    let mut silent = silent_websocket(gateway.at(8080)).await?;
-    let mut tunnel = websocket(gateway.at(8080)).await?;
+    let mut silent = websocket(gateway.at(8080), "a.example").await?;
+    let mut tunnel = echoing(gateway.at(8080)).await?;
     backend.begin(&Behaviour { delay: Some("1h".into()), ..Behaviour::default() }, &BTreeMap::new());
     let (plain, tls) = (Request::to(gateway.at(8080)), Request::to(gateway.at(8443)));
     let two = tls.clone().version(Version::Http2).tls("a.example");
@@ -122,40 +122,14 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
 /// A Gateway on port 8080 in plaintext and on port 8443 with TLS, with its certificate.
 pub(crate) fn with_tls() -> Result<String> {
     let identity = Authority::new("stop")?.issue("site", &["a.example".to_owned()])?;
-    let mut text = String::from(
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: site}\nspec:\n\
-         \x20 selector: {istio: ingressgateway}\n  servers:\n\
-         \x20 - port: {number: 8080, name: http, protocol: HTTP}\n    hosts: ['*']\n\
-         \x20 - port: {number: 8443, name: https, protocol: HTTPS}\n    hosts: ['*']\n\
-         \x20   tls: {mode: SIMPLE, credentialName: site}\n\
-         ---\napiVersion: v1\nkind: Secret\nmetadata: {name: site, namespace: istio-system}\n\
-         type: kubernetes.io/tls\nstringData:\n",
-    );
-    for (name, pem) in [("tls.crt", &identity.certificate), ("tls.key", &identity.key)] {
-        let _ = writeln!(text, "  {name}: |\n    {}", pem.trim_end().replace('\n', "\n    "));
-    }
-    Ok(text)
+    Ok([objects::gateway("site", [8080, 8443]), objects::secret("site", &identity)].join("---\n"))
 }
 
 /// A WebSocket at the path `/ws` whose other end sends back what comes, after one round that is no
 /// frame.
-async fn websocket(to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = silent_websocket(to).await?;
+async fn echoing(to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = websocket(to, "a.example").await?;
     echo(&mut stream, b"hello").await?;
-    Ok(stream)
-}
-
-/// The same without a byte on it.
-async fn silent_websocket(to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(to).await?;
-    let request = "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    ensure!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     Ok(stream)
 }
 
