@@ -1,12 +1,15 @@
 //! Models and patience for the tests of this room.
 
+use crate::upstream::{self, Connector, Pick, Pool};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::{
     Address, Cluster, ClusterName, ConnectionLimits, Endpoint, EndpointSet, LoadBalancer, Locality, Model,
     RetryBudget, UpstreamProtocol,
 };
+use tokio::task::JoinHandle;
 
 pub(super) fn cluster(host: &str) -> Cluster {
     Cluster {
@@ -66,6 +69,28 @@ pub(super) fn model(clusters: &[(Cluster, Vec<Endpoint>)]) -> Model {
         model.endpoints.insert(name, Arc::new(set));
     }
     model
+}
+
+/// The pools of two workers, on this thread.
+pub(super) fn pools() -> [Rc<Pool>; 2] {
+    let connector = Connector::new();
+    let pools = [0, 1].map(|_| Rc::new(Pool::new(connector.clone())));
+    for pool in pools.clone() {
+        tokio::task::spawn_local(async move { pool.expire().await });
+    }
+    pools
+}
+
+/// A pick of this endpoint of a cluster that picks at random.
+pub(super) fn pick(cluster: &upstream::Cluster, which: usize) -> Pick {
+    let address = cluster.addresses()[which];
+    let mut picks = (0..64u64).filter_map(|dice| cluster.pick(dice << 58));
+    picks.find(|pick| pick.address == address).unwrap()
+}
+
+/// What a task came to, which does not wait for ever.
+pub(super) async fn end<T>(begun: JoinHandle<T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it waits for ever").unwrap()
 }
 
 /// Waits for something that happens on another thread.

@@ -1,5 +1,5 @@
-use super::super::connect::{ConnectError, Connector};
-use super::super::testing::{cluster, endpoint, model};
+use super::super::connect::ConnectError;
+use super::super::testing::{cluster, end, endpoint, model, pick, pools};
 use super::super::{Clusters, Pick, Registry, SystemResolver, TransportOptions};
 use super::*;
 use std::rc::Rc;
@@ -20,17 +20,12 @@ struct Bench {
 
 impl Bench {
     async fn new(limits: ConnectionLimits) -> Bench {
-        let connector = Connector::new();
-        let pools = [0, 1].map(|_| Rc::new(Pool::new(connector.clone())));
-        for pool in pools.clone() {
-            spawn_local(async move { pool.expire().await });
-        }
         let listener = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = [listener().await, listener().await];
         let mut registry = Registry::new(tokio::runtime::Handle::current(), SystemResolver::default(), &[]);
         let clusters = apply(&mut registry, &listeners, limits);
         let cluster = clusters.get(&cluster("a").name).unwrap().clone();
-        Bench { pools, cluster, registry, listeners, _clusters: clusters }
+        Bench { pools: pools(), cluster, registry, listeners, _clusters: clusters }
     }
 
     /// Has other limits from now on, by which those go who begin after that.
@@ -41,9 +36,7 @@ impl Bench {
 
     /// A pick of the first or the second endpoint.
     fn pick(&self, which: usize) -> Pick {
-        let address = self.cluster.addresses()[which];
-        let mut picks = (0..64u64).filter_map(|dice| self.cluster.pick(dice << 58));
-        picks.find(|pick| pick.address == address).unwrap()
+        pick(&self.cluster, which)
     }
 
     /// A request that begins on a worker for an endpoint.
@@ -57,8 +50,7 @@ impl Bench {
     }
 
     async fn get(&self, worker: usize, which: usize) -> Box<UpstreamConnection> {
-        let got = tokio::time::timeout(Duration::from_secs(20), self.begin(worker, which)).await;
-        got.unwrap().unwrap().unwrap()
+        end(self.begin(worker, which)).await.unwrap()
     }
 
     async fn waits(&self, begun: &JoinHandle<Result<Box<UpstreamConnection>, ConnectError>>, waiting: u32) {
@@ -77,10 +69,6 @@ fn apply(registry: &mut Registry, listeners: &[TcpListener; 2], limits: Connecti
     let endpoints = listeners.each_ref().map(|l| endpoint(&l.local_addr().unwrap().to_string()));
     let config = tidegate_model::Cluster { limits, load_balancer: LoadBalancer::Random, ..cluster("a") };
     registry.apply(&model(&[(config, endpoints.to_vec())]))
-}
-
-async fn end<T>(begun: JoinHandle<T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), begun).await.unwrap().unwrap()
 }
 
 fn limited(connections: u32, pending: Option<u32>) -> ConnectionLimits {

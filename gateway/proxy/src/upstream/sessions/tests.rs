@@ -1,5 +1,4 @@
-use super::super::connect::Connector;
-use super::super::testing::{cluster, endpoint, model};
+use super::super::testing::{cluster, end, endpoint, model, pick, pools};
 use super::super::{Clusters, Pool, Registry, SystemResolver};
 use super::*;
 use bytes::Bytes;
@@ -21,24 +20,17 @@ struct Bench {
 
 impl Bench {
     async fn new(limits: ConnectionLimits) -> Bench {
-        let connector = Connector::new();
-        let pools = [0, 1].map(|_| Rc::new(Pool::new(connector.clone())));
-        for pool in pools.clone() {
-            spawn_local(async move { pool.expire().await });
-        }
         let endpoints = [serve().await, serve().await];
         let mut registry = Registry::new(tokio::runtime::Handle::current(), SystemResolver::default(), &[]);
         let config = config(limits);
         let name = config.name.clone();
         let clusters = registry.apply(&model(&[(config, endpoints.to_vec())]));
         let cluster = clusters.get(&name).unwrap().clone();
-        Bench { pools, cluster, registry, endpoints, clusters }
+        Bench { pools: pools(), cluster, registry, endpoints, clusters }
     }
 
     fn pick(&self, which: usize) -> Pick {
-        let address = self.cluster.addresses()[which];
-        let mut picks = (0..64u64).filter_map(|dice| self.cluster.pick(dice << 58));
-        picks.find(|pick| pick.address == address).unwrap()
+        pick(&self.cluster, which)
     }
 
     /// A request that begins on a worker for an endpoint.
@@ -101,10 +93,6 @@ fn limited(streams: Option<u32>, pending: u32) -> ConnectionLimits {
         max_pending_requests: Some(pending),
         ..ConnectionLimits::default()
     }
-}
-
-async fn end<T>(begun: JoinHandle<T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it waits for ever").unwrap()
 }
 
 /// Lets whatever can go on do so.
