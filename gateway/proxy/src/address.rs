@@ -1,7 +1,7 @@
 //! Addresses in text. Every request writes some, so IPv4 costs a tenth of what its `Display` does.
 //! Addresses of IPv4 in IPv6, as sockets of both families see them, are shown as IPv4.
 
-use crate::block;
+use crate::{block, scatter};
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -48,10 +48,8 @@ fn write_ipv4_with_port(address: SocketAddrV4, out: &mut Vec<u8>) {
         static TEXTS: RefCell<[Text; 1 << REMEMBERED]> = const { RefCell::new([NONE; 1 << REMEMBERED]) };
     }
     let key = u64::from(address.ip().to_bits()) << 16 | u64::from(address.port());
-    // Fibonacci hashing: the highest bits depend on all of the key
-    let slot = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - REMEMBERED)) as usize;
     TEXTS.with_borrow_mut(|texts| {
-        let known = &mut texts[slot];
+        let known = &mut texts[scatter::place(key, REMEMBERED)];
         if known.of != address || known.length == 0 {
             let from = out.len();
             write_ipv4(*address.ip(), out);

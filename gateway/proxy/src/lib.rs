@@ -24,6 +24,7 @@ mod overload;
 mod reserved;
 mod resting;
 mod scan;
+mod scatter;
 mod server;
 mod snapshot;
 mod telemetry;

@@ -2,6 +2,7 @@
 
 use crate::connection::Connection;
 use crate::worker::Worker;
+use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
@@ -29,8 +30,7 @@ impl Rest {
 /// The connections of a worker that have rested, in places that are used again.
 #[derive(Default)]
 pub(crate) struct Resting {
-    places: RefCell<Vec<Option<Entry>>>,
-    free: RefCell<Vec<usize>>,
+    places: RefCell<Slab<Entry>>,
 }
 
 struct Entry {
@@ -47,22 +47,16 @@ pub(crate) struct Seat {
 impl Seat {
     /// For a connection, which its task takes once.
     pub(crate) fn take(worker: &Rc<Worker>, connection: &Rc<Connection>, waker: &Waker) -> Self {
-        let Resting { places, free } = &worker.resting;
-        let (mut places, mut free) = (places.borrow_mut(), free.borrow_mut());
-        let index = free.pop().unwrap_or_else(|| {
-            places.push(None);
-            places.len() - 1
-        });
-        places[index] = Some(Entry { connection: connection.clone(), waker: waker.clone() });
+        let entry = Entry { connection: connection.clone(), waker: waker.clone() };
+        let index = worker.resting.places.borrow_mut().insert(entry);
         Seat { worker: worker.clone(), index }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Resting { places, free } = &self.worker.resting;
-        let entry = places.borrow_mut()[self.index].take();
-        free.borrow_mut().push(self.index);
+        // dropped when the places are free to be looked at again
+        let entry = self.worker.resting.places.borrow_mut().try_remove(self.index);
         drop(entry);
     }
 }
@@ -75,8 +69,8 @@ impl Resting {
             let rest = &entry.connection.rest;
             rest.since.get().filter(|_| !rest.dismissed.get())
         };
-        let all = places.iter().flatten();
-        let mut resting: Vec<_> = all.filter_map(|entry| Some((since(entry)?, entry))).collect();
+        let mut resting: Vec<_> =
+            places.iter().filter_map(|(_, entry)| Some((since(entry)?, entry))).collect();
         if most < resting.len() {
             resting.select_nth_unstable_by_key(most, |(since, _)| *since);
             resting.truncate(most);

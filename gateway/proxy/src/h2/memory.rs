@@ -2,6 +2,7 @@
 //! of its own.
 
 use crate::forward::head;
+use crate::scatter;
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, COOKIE, InvalidHeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::{HeaderName, HeaderValue};
@@ -116,13 +117,11 @@ pub(super) fn header_name(spelled: &[u8]) -> Result<HeaderName, InvalidHeaderNam
 
 /// Where a text is remembered: by its length and both ends.
 fn place_of(text: &[u8]) -> usize {
-    // 2^64 by the golden ratio: what is close goes far apart
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let ends = match (text.first_chunk(), text.last_chunk()) {
         (Some(first), Some(last)) => u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(32),
         _ => text.iter().fold(0, |all, c| all << 8 | u64::from(*c)),
     };
-    ((ends ^ text.len() as u64).wrapping_mul(SPREAD) >> (u64::BITS - PLACES.ilog2())) as usize
+    scatter::place(ends ^ text.len() as u64, PLACES.ilog2())
 }
 
 #[cfg(test)]

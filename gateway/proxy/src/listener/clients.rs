@@ -2,6 +2,7 @@
 //! where there is a limit at all.
 
 use crate::lock::lock;
+use crate::scatter;
 use ahash::AHashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
@@ -40,9 +41,7 @@ impl Clients {
     }
 
     fn shard(&self, client: Client) -> &Mutex<AHashMap<Client, u32>> {
-        // 2^64 by the golden ratio: what is close goes far apart
-        let spread = client.0.get().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.shards[(spread >> (u64::BITS - SHARDS.ilog2())) as usize]
+        &self.shards[scatter::place(client.0.get(), SHARDS.ilog2())]
     }
 
     /// Counts one more connection from an address; `Ok(None)` where there is no limit.
