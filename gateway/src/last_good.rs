@@ -105,7 +105,7 @@ impl LastGood {
     /// Leaves what is kept to another process.
     pub(crate) fn leave(&mut self) {
         if let Some(keeper) = &self.keeper {
-            keeper.lock().next = None;
+            keeper.shared.lock().next = None;
         }
         self.keeper = None;
     }
@@ -166,19 +166,15 @@ impl Keeper {
         Ok(Keeper { shared, thread: Some(thread) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        self.shared.lock()
-    }
-
     fn keep(&self, objects: Objects) {
-        self.lock().next = Some(objects);
+        self.shared.lock().next = Some(objects);
         self.shared.changed.notify_one();
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.lock().end = true;
+        self.shared.lock().end = true;
         self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             // what it has to say of its end it has said

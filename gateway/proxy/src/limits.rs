@@ -78,11 +78,19 @@ impl Default for Limits {
             h2_fields: 128,
             h2_stream_window: 64 << 10,
             h2_connection_window: 1 << 20,
-            connections: file_limit() / 5 * 4,
+            connections: Limits::connections_of(file_limit()),
             client_connections: None,
             memory: cgroup::memory_limit().map(|bytes| bytes / 10 * 9),
             drain: Duration::from_secs(30),
         }
+    }
+}
+
+impl Limits {
+    /// How many connections there may be in a process that may open so many files: the rest is for upstreams that are not
+    /// reused, files and sockets of our own.
+    pub fn connections_of(files: usize) -> usize {
+        files / 5 * 4
     }
 }
 

@@ -83,12 +83,11 @@ impl LimitArgs {
     /// What was asked for, in a process that may open so many files; `None` is without a limit.
     pub(crate) fn limits(&self, files: Option<u64>) -> Limits {
         let default = Limits::default();
-        // the rest is for upstreams that are not reused, files and sockets of our own
-        let of_files = files.map(|files| usize::try_from(files / 5 * 4).unwrap_or(usize::MAX));
+        let files = files.map(|files| usize::try_from(files).unwrap_or(usize::MAX));
         Limits {
             connections: match self.max_connections {
                 Some(most) => most as usize,
-                None => of_files.unwrap_or(default.connections),
+                None => files.map_or(default.connections, Limits::connections_of),
             },
             client_connections: self.max_connections_per_client,
             connection_requests: self.max_requests_per_connection,

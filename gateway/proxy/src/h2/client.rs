@@ -161,18 +161,16 @@ impl<'d> Client<'d> {
         let taken = all - content.len();
         body.advance(taken);
         self.sent += taken as u64;
-        if sent.is_pending() {
-            self.deadline.await_client(Awaited::Download);
+        if sent.is_ready() {
+            self.stall = None;
+            return sent;
         }
-        match sent.is_pending() {
-            true if self.stall.is_none() => {
-                self.stall = Some(self.open.stalls.begin());
-                if self.open.stalls.are_many() {
-                    body.shrink();
-                }
+        self.deadline.await_client(Awaited::Download);
+        if self.stall.is_none() {
+            self.stall = Some(self.open.stalls.begin());
+            if self.open.stalls.are_many() {
+                body.shrink();
             }
-            false if self.stall.is_some() => self.stall = None,
-            _ => {}
         }
         sent
     }
