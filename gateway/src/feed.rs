@@ -46,6 +46,8 @@ pub(crate) struct Feed {
     /// Whether the config that is live may be served.
     ready: bool,
     notifier: Notifier,
+    /// Why the last upgrade failed, if it did.
+    failed: Option<String>,
     /// The process that this one takes the place of, until it has.
     predecessor: Option<Predecessor>,
     /// That process has ended.
@@ -87,6 +89,7 @@ impl Feed {
             output: setup.output,
             ready: false,
             notifier: Notifier::from_env(),
+            failed: None,
             is_alone: predecessor.is_none(),
             predecessor,
             alone: Arc::default(),
@@ -180,7 +183,7 @@ impl Feed {
 
     /// Starts the program anew and waits until it serves. Meanwhile everything goes on as it is, without changes of the
     /// config.
-    async fn upgrade(&self, signals: &mut Signals) -> Attempt {
+    async fn upgrade(&mut self, signals: &mut Signals) -> Attempt {
         if self.echo.is_some() {
             tracing::error!("SIGUSR2: no upgrade with --echo, whose workloads are in this process alone");
             return Attempt::Failed;
@@ -200,6 +203,8 @@ impl Feed {
             Err(failure) => failure,
         };
         tracing::error!("no upgrade, this process keeps serving: {failed}");
+        self.failed = Some(failed.to_string());
+        // the round that follows says the rest
         self.notifier.ready(&format!("the last upgrade failed: {failed}"));
         Attempt::Failed
     }
@@ -311,9 +316,11 @@ impl Feed {
 
     /// Tells the service manager, who does not know of this process while another serves.
     fn tell(&self, status: &str) {
+        let failed = self.failed.as_ref().map(|why| format!("; the last upgrade failed: {why}"));
+        let status = format!("{status}{}", failed.unwrap_or_default());
         match (&self.predecessor, self.ready) {
             (Some(_), _) => {}
-            (None, true) => self.notifier.ready(status),
+            (None, true) => self.notifier.ready(&status),
             (None, false) => self.notifier.status(&format!("not ready; {status}")),
         }
     }
