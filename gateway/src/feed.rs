@@ -42,6 +42,8 @@ pub(crate) struct Feed {
     live: Live,
     said: HashSet<Diagnostic>,
     listening: BTreeSet<SocketAddr>,
+    /// Sockets of the service manager that nothing is for.
+    unused: BTreeSet<SocketAddr>,
     output: Output,
     /// Whether the config that is live may be served.
     ready: bool,
@@ -86,6 +88,7 @@ impl Feed {
             live,
             said: HashSet::new(),
             listening: BTreeSet::new(),
+            unused: BTreeSet::new(),
             output: setup.output,
             ready: false,
             notifier: Notifier::from_env(),
@@ -349,6 +352,17 @@ impl Feed {
             tracing::info!("no longer listening on {address}");
         }
         self.listening = now;
+        let unused = self.proxy.unused().into_iter().collect();
+        for address in self.unused.difference(&unused) {
+            tracing::info!("{address} of the service manager is in use now");
+        }
+        for address in unused.difference(&self.unused) {
+            tracing::warn!(
+                "{address} of the service manager is kept, and no Gateway listens there: who connects waits; name it by \
+                 servers.port and servers.bind (or --bind), or have the socket unit listen where Gateways do"
+            );
+        }
+        self.unused = unused;
     }
 
     /// Prints what was not said in the last round.

@@ -9,20 +9,25 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::sync::Arc;
-use tidegate_proxy::{Dns, Identity, KeyFetching, Options, Proxy};
+use tidegate_proxy::{Dns, Identity, Inherited, KeyFetching, Options, Passed, Proxy};
 
 /// Serves.
 ///
 /// # Errors
 /// When an address of ours is taken, or threads cannot be made.
 pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
+    let passed = Passed::from_env();
     let found = Predecessor::find().context("cannot take the place of a process")?;
-    let (predecessor, inherited, last_good) = match found {
-        Some(Inheritance { predecessor, sockets, last_good }) => {
-            (Some(predecessor), Some(sockets), last_good)
-        }
-        None => (None, None, None),
+    let (predecessor, mut inherited, last_good) = match found {
+        Some(Inheritance { predecessor, sockets, last_good }) => (Some(predecessor), sockets, last_good),
+        None => (None, Inherited::default(), None),
     };
+    for Passed { name, descriptor } in passed {
+        match inherited.activate(descriptor) {
+            Ok(address) => tracing::info!("{address} is listened on by the service manager's {name:?}"),
+            Err(why) => tracing::warn!("{name:?} of the service manager is closed here: {why}"),
+        }
+    }
     let last_good = LastGood::open(serve.state_dir.clone(), last_good).context("--state-dir")?;
     let live = Live::default();
     let proxy = Proxy::start(Options { inherited, ..options(serve, live.clone())? })?;
@@ -60,7 +65,7 @@ fn options(serve: &Serve, live: Live) -> anyhow::Result<Options> {
             let answer = world.ok_or("no config is live yet")?.explain(query, standings)?;
             serde_json::to_value(answer).map_err(|e| e.to_string())
         }),
-        inherited: None,
+        inherited: Inherited::default(),
     })
 }
 

@@ -38,7 +38,7 @@ mod admin;
 pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
 pub use forward::path::{canonical_path, is_plain_path};
 pub use limits::Limits;
-pub use listener::Inherited;
+pub use listener::{Inherited, Passed, Shared, Unusable};
 pub use server::{
     Applied, Dns, ExplainQuery, Explainer, Identity, Options, Proxy, Report, Standings, StartError, refused,
 };

@@ -66,8 +66,9 @@ pub struct Options {
     pub dns: Dns,
     /// Answers `/explain`, by the same code as the command.
     pub explain: Explainer,
-    /// What the process listens on that this one takes the place of; then nothing is accepted before [`Proxy::accept`].
-    pub inherited: Option<Inherited>,
+    /// What listens already. With a process that this one takes the place of, nothing is accepted before
+    /// [`Proxy::accept`].
+    pub inherited: Inherited,
 }
 
 /// How names are resolved.
@@ -263,8 +264,8 @@ impl Proxy {
     /// When an address of ours is taken or threads cannot be made.
     pub fn start(mut options: Options) -> Result<Proxy, StartError> {
         tls::install_provider();
-        let phase = if options.inherited.is_some() { Phase::Held } else { Phase::Accepting };
-        let mut inherited = options.inherited.take().unwrap_or_default();
+        let mut inherited = std::mem::take(&mut options.inherited);
+        let phase = if inherited.has_predecessor() { Phase::Held } else { Phase::Accepting };
         let admin = own_server(&mut inherited, "the admin page", options.admin, "--admin")?;
         let status = own_server(&mut inherited, "the status server", options.status, "--status")?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -408,6 +409,13 @@ impl Proxy {
         self.status.address
     }
 
+    /// The sockets that the service manager made and that nothing is for. Who connects to one waits.
+    pub fn unused(&self) -> Vec<SocketAddr> {
+        let own = [self.admin.address, self.status.address];
+        let unused = lock(&self.control).listeners.unused();
+        unused.into_iter().filter(|address| !own.contains(address)).collect()
+    }
+
     /// The listeners that are open, with the addresses they are bound to.
     pub fn addresses(&self) -> Vec<(ListenerKey, SocketAddr)> {
         lock(&self.control).listeners.addresses()
@@ -542,7 +550,7 @@ fn own_server(
     flag: &'static str,
 ) -> Result<OwnServer, StartError> {
     let opened = inherited.open(wanted);
-    let socket = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
+    let (socket, _) = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
     let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
     Ok(OwnServer { address, socket })
 }

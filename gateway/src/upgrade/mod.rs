@@ -4,7 +4,7 @@
 //!
 //! | who | says |
 //! |---|---|
-//! | old | `Socket` for each, with the descriptor; `LastGood`, in case a file is broken just now; `Whole` |
+//! | old | `Socket` or `Activated` for each, with the descriptor; `LastGood`, in case a file is broken just now; `Whole` |
 //! | new | loads the config, `Takes` for each socket that it wants, then `Ready`; or `Refuses` |
 //! | old | `Go` |
 //! | new | accepts, `Serves` |
@@ -33,6 +33,8 @@ const VERSION: &str = "1";
 enum Message {
     /// This address is listened on; the descriptor comes with it.
     Socket(SocketAddr),
+    /// The same, for a socket that the service manager made.
+    Activated(SocketAddr),
     /// What the config last was where it was good, as it is kept on disk; the descriptor of a file comes with it.
     LastGood,
     /// There is no more.

@@ -51,10 +51,11 @@ impl Predecessor {
         // what reads from there meets what it would in a service
         rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
         let deadline = Instant::now() + PATIENCE;
-        let (mut sockets, mut last_good) = (Vec::new(), None);
+        let (mut sockets, mut activated, mut last_good) = (Vec::new(), Vec::new(), None);
         loop {
             match channel.receive(deadline)? {
                 (Message::Socket(address), Some(socket)) => sockets.push((address, socket)),
+                (Message::Activated(address), Some(socket)) => activated.push((address, socket)),
                 (Message::LastGood, Some(file)) => {
                     let kept = Kept::read(File::from(file));
                     // another version's; what is good now does not need it
@@ -65,9 +66,15 @@ impl Predecessor {
                 (other, _) => return Err(Failure::Protocol(format!("{other:?} is not to be said now"))),
             }
         }
-        let given = sockets.iter().map(|(address, _)| *address).collect();
+        let given = sockets.iter().chain(&activated).map(|(address, _)| *address).collect();
         let predecessor = Predecessor { channel, given };
-        Ok(Some(Inheritance { predecessor, sockets: Inherited::new(sockets), last_good }))
+        let mut sockets = Inherited::of_predecessor(sockets);
+        for (address, socket) in activated {
+            if let Err(why) = sockets.activate(socket) {
+                tracing::warn!("the socket of {address} is of no use any more: {why}");
+            }
+        }
+        Ok(Some(Inheritance { predecessor, sockets, last_good }))
     }
 
     /// Says that this process cannot take its place; it must end then.

@@ -10,11 +10,12 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tidegate_api::Objects;
+use tidegate_proxy::{Passed, Shared};
 use tidegate_source::Kept;
 
 /// How long a new process may take from being told to until it accepts: nothing is left to be done for it.
@@ -52,7 +53,7 @@ impl fmt::Display for Program {
 /// What is left to a new process.
 pub(crate) struct Estate {
     /// The sockets that listen.
-    pub(crate) sockets: Vec<(SocketAddr, OwnedFd)>,
+    pub(crate) sockets: Vec<Shared>,
     /// The objects that count.
     pub(crate) objects: Objects,
 }
@@ -91,7 +92,10 @@ impl Successor {
     pub(crate) fn start(program: &Program) -> Result<(Successor, Abandon), Failure> {
         let (channel, theirs) = Channel::pair()?;
         let abandon = Abandon(channel.try_clone()?);
-        let child = Command::new(&program.path)
+        let mut command = Command::new(&program.path);
+        // it gets what the service manager passed from this process
+        Passed::VARIABLES.iter().for_each(|name| _ = command.env_remove(name));
+        let child = command
             .args(&program.arguments)
             .env(VARIABLE, VERSION)
             .stdin(Stdio::from(theirs))
@@ -124,8 +128,9 @@ impl Successor {
     fn converse(&self, estate: Estate, patience: Duration) -> Result<BTreeSet<SocketAddr>, Failure> {
         let deadline = Instant::now() + patience;
         let mut ours = BTreeSet::new();
-        for (address, socket) in estate.sockets {
-            self.channel.send_with(&Message::Socket(address), Some(socket.as_fd()))?;
+        for Shared { address, activated, socket } in estate.sockets {
+            let message = if activated { Message::Activated(address) } else { Message::Socket(address) };
+            self.channel.send_with(&message, Some(socket.as_fd()))?;
             ours.insert(address);
         }
         let last_good = in_memory(&Kept::write(&estate.objects)?)?;

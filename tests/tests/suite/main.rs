@@ -1,6 +1,7 @@
 //! The black-box suites: one binary, so that the gateway is built and the tests are linked once.
 
 mod access_log;
+mod activation;
 mod admin;
 mod authorization;
 mod bad_upstream;

@@ -27,23 +27,27 @@ fn analyze(arguments: &[&str], unit: &Path) -> Result<String> {
 }
 
 #[test]
-fn the_unit_is_one_and_is_closed() -> Result<()> {
+fn the_units_are_units_and_the_service_is_closed() -> Result<()> {
     let text = unit(UNIT)?;
     let installed = "/usr/local/bin/tidegate-gateway";
     ensure!(text.contains(&format!("ExecStart={installed} ")), "{text}");
     let folder = tempfile::tempdir()?;
-    let unit = folder.path().join("tidegate.service");
-    std::fs::write(&unit, text.replace(installed, &gateway_binary()?.display().to_string()))?;
-    let said = analyze(&["verify", "--man=no"], &unit)?;
-    // of other units it may say what it likes
-    ensure!(!said.contains("tidegate.service:"), "{said}");
-    analyze(&["security", "--offline=true", "--no-pager", EXPOSURE], &unit)?;
+    let unit_file = folder.path().join(UNIT);
+    std::fs::copy(workspace().join("deploy/systemd").join(SOCKET), folder.path().join(SOCKET))?;
+    std::fs::write(&unit_file, text.replace(installed, &gateway_binary()?.display().to_string()))?;
+    for name in [UNIT, SOCKET] {
+        let said = analyze(&["verify", "--man=no"], &folder.path().join(name))?;
+        // of other units it may say what it likes
+        ensure!(!said.contains(UNIT) && !said.contains(SOCKET), "{said}");
+    }
+    analyze(&["security", "--offline=true", "--no-pager", EXPOSURE], &unit_file)?;
     Ok(())
 }
 
 /// How long a busy machine may take for what takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 const UNIT: &str = "tidegate.service";
+const SOCKET: &str = "tidegate.socket";
 /// Where the config is inside.
 const CONFIG: &str = "/etc/tidegate";
 const GATEWAY: &str = r#"apiVersion: networking.istio.io/v1
@@ -145,7 +149,7 @@ async fn answers(manager: &ServiceManager, port: u16) -> Result<()> {
 /// Requests one after the other until it is over.
 async fn load(manager: &ServiceManager, port: u16, over: &AtomicBool, answered: &AtomicUsize) -> Result<()> {
     while !over.load(Ordering::Relaxed) {
-        answers(manager, port).await.context("while it reloads")?;
+        answers(manager, port).await?;
         answered.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
@@ -163,19 +167,20 @@ fn the_service_is_one_of_a_real_systemd() -> Result<()> {
         let process = main_process(manager, "").await?;
         let user = manager.run(&["stat", "-c", "%u", &format!("/proc/{process}")])?.stdout;
         ensure!(user.trim_ascii() != b"0", "it runs as root");
-        reloads(manager).await.context("reload")?;
+        costs_nothing(manager, "reload").await?;
         fails_to_reload(manager).await.context("a reload that fails")?;
         is_killed(manager).await.context("kill -9")?;
         stops(manager).await.context("stop")
     })
 }
 
-async fn reloads(manager: &ServiceManager) -> Result<()> {
+/// Has `systemctl` do this twice while requests flow, which ends in another process each time.
+async fn costs_nothing(manager: &ServiceManager, verb: &'static str) -> Result<()> {
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let reload = async {
+    let change = async {
         for _ in 0..2 {
             let (before, mark) = (main_process(manager, "").await?, answered.load(Ordering::Relaxed));
-            let mut command = manager.command(&["systemctl", "reload", UNIT]);
+            let mut command = manager.command(&["systemctl", verb, UNIT]);
             let out = tokio::task::spawn_blocking(move || command.output()).await??;
             ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             main_process(manager, &before).await?;
@@ -190,8 +195,8 @@ async fn reloads(manager: &ServiceManager) -> Result<()> {
         Ok(())
     };
     let load = |port| load(manager, port, &over, &answered);
-    tokio::try_join!(reload, load(80), load(443))?;
-    Ok(())
+    let all = tokio::try_join!(change, load(80), load(443));
+    all.map(|_| ()).context(verb)
 }
 
 async fn fails_to_reload(manager: &ServiceManager) -> Result<()> {
@@ -243,4 +248,21 @@ async fn stops(manager: &ServiceManager) -> Result<()> {
     ensure!(manager.property(UNIT, "Result")? == "success");
     ensure!(exchange(&Request::to(manager.at(80))).await.is_err(), "somebody still answers");
     Ok(())
+}
+
+#[test]
+fn ports_of_a_socket_unit_stay_open_whatever_the_service_does() -> Result<()> {
+    let socket = unit(SOCKET)?;
+    under_systemd(&[(SOCKET, &socket)], async |manager| {
+        std::fs::write(manager.file(CONFIG).join("gateway.yaml"), GATEWAY)?;
+        manager.control(&["start", SOCKET])?;
+        // who connects has it started
+        for port in [443, 80] {
+            answers(manager, port).await?;
+        }
+        costs_nothing(manager, "restart").await?;
+        costs_nothing(manager, "reload").await?;
+        manager.control(&["stop", UNIT])?;
+        answers(manager, 80).await.context("after a stop")
+    })
 }

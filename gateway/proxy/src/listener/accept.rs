@@ -22,6 +22,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 /// How long a socket that takes no new connections waits for those that have begun: a round trip to
 /// most clients.
 const LAST_ARRIVALS: Duration = Duration::from_millis(100);
+/// More than any queue has by default; new connections that come meanwhile must not keep a worker busy for ever.
+const LAST: usize = 1 << 16;
 /// The pause after the system said that it has no descriptors or memory left.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// How often room is made.
@@ -126,7 +128,8 @@ impl Acceptor {
 
     /// Asks the system itself: the runtime may not have heard of the last ones yet.
     fn empty(&self, listening: &Listening) {
-        loop {
+        // new ones may come to a socket that the service manager keeps
+        for _ in 0..LAST {
             match listening.socket.accept() {
                 Ok((socket, peer)) => {
                     let peer = peer.as_socket().filter(|_| socket.set_nonblocking(true).is_ok());

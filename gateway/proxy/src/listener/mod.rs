@@ -1,6 +1,7 @@
 //! Listening sockets that open and close while running, and the accept loop.
 
 mod accept;
+mod activation;
 mod clients;
 mod inherited;
 pub(crate) mod proxy_protocol;
@@ -10,8 +11,9 @@ mod socket;
 mod spread;
 
 pub(crate) use accept::{Accepted, Acceptor, HandedOn, Listening};
+pub use activation::Passed;
 pub(crate) use clients::TooMany;
-pub use inherited::Inherited;
+pub use inherited::{Inherited, Shared, Unusable};
 pub(crate) use rewound::Rewound;
 pub(crate) use sniff::{Http, LAST_CALL, sniff};
 pub(crate) use socket::{canonical, reset_on_close};
@@ -23,7 +25,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::discriminant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -35,12 +36,14 @@ pub(crate) struct Listeners {
     /// The address of [`Bind::Default`].
     default: IpAddr,
     open: BTreeMap<ListenerKey, Open>,
-    /// What the process before this one listened on, until it is asked for.
+    /// What listened before there was a listener for it.
     inherited: Inherited,
 }
 
 struct Open {
     address: SocketAddr,
+    /// The socket is the service manager's too, which keeps it.
+    activated: bool,
     listening: Weak<Listening>,
     /// True ends accepting and the connections.
     shutdown: watch::Sender<bool>,
@@ -91,14 +94,34 @@ impl Listeners {
     }
 
     /// Closes what the process before this one listened on and nobody asked for until now: it goes with that process.
-    pub(crate) fn forget_inherited(&mut self) {
-        self.inherited = Inherited::default();
+    pub(crate) fn forget_predecessor(&mut self) {
+        self.inherited.forget_predecessor();
     }
 
-    /// The sockets that listen, each once more, for a process to come.
-    pub(crate) fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
-        let open = self.open.values().filter_map(|open| Some((open.address, open.listening.upgrade()?)));
-        open.map(|(address, listening)| Ok((address, listening.socket.try_clone()?.into()))).collect()
+    /// The sockets that listen, each once more, for a process to come; those of the service manager whether or not there
+    /// is a listener for them.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<Shared>> {
+        let mut sockets = self.inherited.share()?;
+        for open in self.open.values().filter(|open| !open.activated) {
+            if let Some(listening) = open.listening.upgrade() {
+                let socket = listening.socket.try_clone()?.into();
+                sockets.push(Shared { address: open.address, activated: false, socket });
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// The service manager's sockets that there is no listener for.
+    pub(crate) fn unused(&self) -> BTreeSet<SocketAddr> {
+        let used: BTreeSet<_> = self.open.values().map(|open| open.address).collect();
+        self.inherited.activated().difference(&used).copied().collect()
+    }
+
+    /// Notes that this process will not accept again: what is in the queues of the service manager's sockets is left to
+    /// the one that it starts next.
+    pub(crate) fn leave_activated(&self) {
+        let activated = self.open.values().filter(|open| open.activated).map(|open| open.address).collect();
+        self.pass_on(&activated);
     }
 
     /// Notes that these addresses are another process's from now on, which has the sockets too: what is in their
@@ -132,17 +155,24 @@ impl Listeners {
     }
 
     fn open_one(&mut self, key: ListenerKey, wanted: SocketAddr) -> io::Result<Arc<Listening>> {
-        let socket = self.inherited.open(wanted)?;
+        let (socket, activated) = self.inherited.open(wanted)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
-        Ok(self.listen(key, socket, address))
+        Ok(self.listen(key, socket, address, activated))
     }
 
-    fn listen(&mut self, key: ListenerKey, socket: Socket, address: SocketAddr) -> Arc<Listening> {
+    fn listen(
+        &mut self,
+        key: ListenerKey,
+        socket: Socket,
+        address: SocketAddr,
+        activated: bool,
+    ) -> Arc<Listening> {
         let (shutdown, watch) = watch::channel(false);
         let last = LastSnapshot::default();
         let passed_on = AtomicBool::new(false);
         let listening = Arc::new(Listening { key, socket, shutdown: watch, last: last.clone(), passed_on });
-        self.open.insert(key, Open { address, listening: Arc::downgrade(&listening), shutdown, last });
+        let open = Open { address, activated, listening: Arc::downgrade(&listening), shutdown, last };
+        self.open.insert(key, open);
         listening
     }
 
@@ -163,17 +193,18 @@ impl Listeners {
             kind(old, key).zip(kind(new, key)).is_some_and(|(before, after)| before != after)
         };
         let changed = self.open.iter().filter(|(key, _)| changed(key));
-        let changed = changed.filter_map(|(key, open)| Some((*key, open.address, open.listening.upgrade()?)));
+        let changed = changed.filter_map(|(key, open)| Some((*key, open.listening.upgrade()?)));
         // all of them or none: what has ended must begin anew
-        let shared =
-            changed.map(|(key, address, before)| Ok((key, before.socket.try_clone()?, address, before)));
+        let shared = changed.map(|(key, before)| Ok((key, before.socket.try_clone()?, before)));
         let shared = shared.collect::<io::Result<Vec<_>>>()?;
-        let begin = |(key, socket, address, before): (ListenerKey, Socket, SocketAddr, Arc<Listening>)| {
+        let begin = |(key, socket, before): (ListenerKey, Socket, Arc<Listening>)| {
             before.passed_on.store(true, Ordering::SeqCst);
-            self.open.get(&key).into_iter().for_each(|open| open.end(live));
-            self.listen(key, socket, address)
+            let open = self.open.get(&key)?;
+            open.end(live);
+            let (address, activated) = (open.address, open.activated);
+            Some(self.listen(key, socket, address, activated))
         };
-        Ok(shared.into_iter().map(begin).collect())
+        Ok(shared.into_iter().filter_map(begin).collect())
     }
 
     /// Ends the listeners that a model does not want: accepting once the queue is empty, and
@@ -184,7 +215,8 @@ impl Listeners {
             let keep = model.listeners.contains_key(key);
             if !keep {
                 let listening = open.listening.upgrade();
-                if let Some(listening) = listening.filter(|l| !l.passed_on.load(Ordering::SeqCst)) {
+                let alone = |l: &Arc<Listening>| !open.activated && !l.passed_on.load(Ordering::SeqCst);
+                if let Some(listening) = listening.filter(alone) {
                     // Where that cannot be had, who connects in the last moment is reset.
                     let _ = socket::refuse_new(&listening.socket);
                 }

@@ -1,8 +1,9 @@
 use pingora::protocols::l4::stream::Stream as L4Stream;
+use rustix::io::{FdFlags, fcntl_setfd};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// More than any `net.core.somaxconn`, to which the kernel cuts it.
@@ -34,13 +35,36 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     }
     // A socket in TIME_WAIT must not keep a restart from listening.
     socket.set_reuse_address(true)?;
-    // Linux hands these on to accepted sockets, which saves two system calls a connection.
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&keepalive)?;
+    set_options(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+/// Sets what accepted sockets are to have.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn set_options(socket: &Socket) -> io::Result<()> {
+    // Linux hands these on to accepted sockets, which saves two system calls a connection.
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Makes a descriptor that came with the start of this process ours, and ours alone: programs that are started from here
+/// do not get it.
+///
+/// # Errors
+/// When there is none.
+#[expect(unsafe_code, reason = "what a process is started with is known by its number alone")]
+pub(super) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: it is not -1, and lives as long as this call where it is open; else the call says so.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    // SAFETY: it is open, and the one caller, who asks once and before anything is opened, gets it from who started this
+    // process for it: so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Lets a listening socket take no new connection, while those that have begun come about: a client

@@ -1,12 +1,12 @@
 //! One process takes the place of another: it gets the sockets that listen, and accepts before the other ends.
 
 use super::{Control, Proxy, State};
+use crate::listener::Shared;
 use crate::lock::lock;
 use crate::worker::Command;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,14 +37,17 @@ impl State {
 }
 
 impl Proxy {
-    /// The sockets that listen, those of the admin and status servers too, each once more and by its address.
+    /// The sockets that listen, those of the admin and status servers too, each once more.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+    pub fn sockets(&self) -> io::Result<Vec<Shared>> {
         let mut sockets = lock(&self.control).listeners.sockets()?;
         for own in [&self.admin, &self.status] {
-            sockets.push((own.address, own.socket.try_clone()?.into()));
+            if sockets.iter().all(|other| other.address != own.address) {
+                let socket = own.socket.try_clone()?.into();
+                sockets.push(Shared { address: own.address, activated: false, socket });
+            }
         }
         Ok(sockets)
     }
@@ -53,7 +56,7 @@ impl Proxy {
     /// wanted is let go.
     pub fn accept(&self) {
         let mut control = lock(&self.control);
-        control.listeners.forget_inherited();
+        control.listeners.forget_predecessor();
         self.state.phase.send_replace(Phase::Accepting);
         self.listen(&mut control);
     }

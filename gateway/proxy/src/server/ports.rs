@@ -60,6 +60,7 @@ impl Control {
     /// Ends all listeners, for good.
     pub(super) fn close_all(&mut self, live: &Arc<Snapshot>) -> Closing {
         self.not_opened.clear();
+        self.listeners.leave_activated();
         self.listeners.close_gone(&Model::default(), live)
     }
 

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_model::*;
-use tidegate_proxy::{Dns, Identity, KeyFetching, Limits, Options, Proxy};
+use tidegate_proxy::{Dns, Identity, Inherited, KeyFetching, Limits, Options, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -40,7 +40,7 @@ pub(crate) fn options() -> Options {
             "bad" => Err("url is not absolute".into()),
             url => Ok(json!({ "url": url, "method": query.method, "headers": query.headers })),
         }),
-        inherited: None,
+        inherited: Inherited::default(),
     }
 }
 
