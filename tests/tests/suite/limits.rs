@@ -3,6 +3,8 @@
 use crate::reload::{Site, forward_to};
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_tests::{
     Backend, Connection, Failure, Gateway, Net, Request, Start, Version, exchange, websocket,
@@ -199,5 +201,56 @@ async fn too_much_memory_takes_no_connections_and_is_no_reason_to_be_unready() -
         gateway.readiness().await == Some(200)
             && gateway.said().contains("new connections are closed at once")
     );
+    Ok(())
+}
+
+/// Bytes of memory that are the process's own.
+fn memory(gateway: &Gateway) -> Result<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id()))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    let kib: usize = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}
+
+#[tokio::test]
+async fn bodies_that_are_slow_to_come_hold_little_memory() -> Result<()> {
+    const CLIENTS: usize = 600;
+    // tasks of a debug build are large; what is held of buffers comes on top, 16 KiB or 64 KiB each
+    const MOST: usize = 34 << 10;
+    let net = Net::reserve()?;
+    let workload = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+    let listener = TcpListener::bind(workload).await?;
+    let reached = Arc::new(AtomicUsize::new(0));
+    let count = reached.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
+        }
+    });
+    // longer than what is kept for retries, and shorter
+    for length in [100_000, 50_000] {
+        let gateway = in_front_of(&net, workload, "--min-rate 0").await?;
+        let before = memory(&gateway)?;
+        reached.store(0, Ordering::Relaxed);
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\nx");
+            clients.push(ask(&gateway, &head).await?);
+        }
+        let end = Instant::now() + PATIENCE;
+        loop {
+            for client in &mut clients {
+                client.write_all(b"x").await?;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let each = memory(&gateway)?.saturating_sub(before) / CLIENTS;
+            let all = reached.load(Ordering::Relaxed) >= CLIENTS;
+            if all && each < MOST {
+                break;
+            }
+            ensure!(Instant::now() < end, "{length}: {each} bytes for each client");
+        }
+    }
     Ok(())
 }

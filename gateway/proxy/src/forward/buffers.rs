@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::thread::LocalKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// First size of a head buffer.
@@ -25,8 +26,12 @@ const BULK: usize = 64 << 10;
 const TAIL: usize = 2;
 /// Room in front for the size of a chunk.
 const HEADROOM: usize = 8;
+/// Size of what holds a head, or a little of a body, while a client is waited for.
+const SMALL: usize = 2 << 10;
 /// How many of each a thread keeps for reuse.
 const KEPT_WORKS: usize = 256;
+const KEPT_HEADS: usize = 256;
+const KEPT_SMALLS: usize = 256;
 const KEPT_BULKS: usize = 32;
 
 #[expect(clippy::vec_box, reason = "a connection holds its Work as one pointer, which the box is")]
@@ -34,10 +39,27 @@ mod store {
     use super::*;
     thread_local! {
         pub(super) static WORKS: RefCell<Vec<Box<Work>>> = const { RefCell::new(Vec::new()) };
+        pub(super) static HEADS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+        pub(super) static SMALLS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
         pub(super) static BULKS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     }
 }
-use store::{BULKS, WORKS};
+use store::{BULKS, HEADS, SMALLS, WORKS};
+
+/// One of the buffers of a store, or a new one of this size.
+fn take(store: &'static LocalKey<RefCell<Vec<Box<[u8]>>>>, size: usize) -> Box<[u8]> {
+    store.with(|s| s.borrow_mut().pop()).unwrap_or_else(|| vec![0; size].into())
+}
+
+/// Puts a buffer into a store, unless there are that many.
+fn keep(store: &'static LocalKey<RefCell<Vec<Box<[u8]>>>>, most: usize, buffer: Box<[u8]>) {
+    store.with(|s| {
+        let mut s = s.borrow_mut();
+        if s.len() < most {
+            s.push(buffer);
+        }
+    });
+}
 
 /// What one request in flight needs.
 #[derive(Default)]
@@ -97,6 +119,10 @@ impl Work {
         self.pos = 0;
         self.end = 0;
         self.clear();
+        if self.buf.len() == SMALL {
+            let small = std::mem::replace(&mut self.buf, take(&HEADS, HEAD).into());
+            keep(&SMALLS, KEPT_SMALLS, small.into());
+        }
         if self.buf.len() == HEAD && self.out.capacity() + self.reply.capacity() <= 4 * HEAD {
             WORKS.with(|w| {
                 let mut w = w.borrow_mut();
@@ -125,8 +151,8 @@ impl Work {
         self.copying = None;
     }
 
-    /// Gives up all memory but that of what it holds: for a request that has been answered, or is yet to come, and may wait
-    /// for long.
+    /// Gives up all memory but that of what it holds: for a request that has been answered, or is yet to come, or whose
+    /// body is, and may wait for long.
     pub(crate) fn shrink(&mut self) {
         self.buf.truncate(self.end);
         for text in [&mut self.buf, &mut self.out, &mut self.reply] {
@@ -134,6 +160,17 @@ impl Work {
         }
         self.request.fields.shrink_to_fit();
         self.response.fields.shrink_to_fit();
+    }
+
+    /// Lends its large buffer to others while more of a body is waited for; what came moves to a small one.
+    pub(crate) fn lend(&mut self) {
+        if self.buf.len() != HEAD || self.end > SMALL {
+            return;
+        }
+        let mut small = take(&SMALLS, SMALL);
+        small[..self.end].copy_from_slice(&self.buf[..self.end]);
+        let large = std::mem::replace(&mut self.buf, small.into());
+        keep(&HEADS, KEPT_HEADS, large.into());
     }
 
     /// What is kept while nothing comes: no buffers of a connection that is idle, and of one that is slow to send a head no
@@ -183,7 +220,8 @@ impl Work {
     /// Makes room for requests that come early; false when that many may wait in the socket.
     pub(crate) fn room_ahead(&mut self) -> bool {
         if self.end == self.buf.len() && self.end < AHEAD {
-            self.buf.resize(AHEAD, 0);
+            // one that was shrunk is first what it was
+            self.buf.resize(if self.end < HEAD { HEAD } else { AHEAD }, 0);
         }
         self.end < self.buf.len()
     }
@@ -241,8 +279,22 @@ impl Bulk {
 
     /// An empty one from the thread's store.
     pub(crate) fn take() -> Bulk {
-        let data = BULKS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| vec![0; BULK].into());
-        Bulk { data, pos: 0, end: 0 }
+        Bulk { data: take(&BULKS, BULK), pos: 0, end: 0 }
+    }
+
+    /// The same in a small buffer, where it fits.
+    pub(crate) fn lend(self) -> Bulk {
+        let content = self.bytes().len();
+        if content + TAIL > SMALL || self.data.len() <= SMALL {
+            return self;
+        }
+        self.moved_to(take(&SMALLS, SMALL))
+    }
+
+    fn moved_to(&self, mut data: Box<[u8]>) -> Bulk {
+        let content = self.bytes().len();
+        data[..content].copy_from_slice(self.bytes());
+        Bulk { data, pos: 0, end: content }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -274,6 +326,28 @@ impl Bulk {
             let small = Bulk { data: self.bytes().into(), pos: 0, end: content };
             *self = small;
         }
+    }
+
+    /// Bytes of memory of it.
+    pub(crate) fn memory(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Gives up memory where less than half is used, but for what may grow a little.
+    pub(crate) fn fit(&mut self) {
+        let fitting = (self.bytes().len() + TAIL).next_power_of_two();
+        if fitting < self.data.len() / 2 {
+            *self = self.moved_to(vec![0; fitting].into());
+        }
+    }
+
+    /// Makes room for `more` bytes where memory was given up; whether there is room.
+    pub(crate) fn make_room(&mut self, more: usize) -> bool {
+        let wanted = self.bytes().len() + more + TAIL;
+        if self.room() < more && self.data.len() < BULK && wanted <= BULK {
+            *self = self.moved_to(take(&BULKS, BULK));
+        }
+        self.room() >= more
     }
 
     /// Makes all of it available again once it is empty.
@@ -367,15 +441,11 @@ impl Bulk {
 impl Drop for Bulk {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        if data.len() < BULK {
-            return;
+        match data.len() {
+            BULK => keep(&BULKS, KEPT_BULKS, data),
+            SMALL => keep(&SMALLS, KEPT_SMALLS, data),
+            _ => {}
         }
-        BULKS.with(|b| {
-            let mut b = b.borrow_mut();
-            if b.len() < KEPT_BULKS {
-                b.push(data);
-            }
-        });
     }
 }
 
@@ -392,6 +462,24 @@ mod tests {
         assert!(held < 100, "{held}");
         w.make_room();
         assert!(w.buf[..w.end].ends_with(b"Host") && w.buf.len() == HEAD);
+    }
+
+    #[test]
+    fn a_request_whose_body_is_waited_for_lends_its_buffer_and_has_one_again() {
+        let mut w = Work::take();
+        w.append([b"POST / HTTP/1.1\r\n\r\n"]);
+        let large = w.buf.as_ptr();
+        w.lend();
+        assert_eq!(
+            (w.head(), w.buf.len()),
+            (&[&b"POST / HTTP/1.1\r\n\r\n"[..], &[0; SMALL - 19]].concat()[..], SMALL)
+        );
+        w.give_back();
+        let mut w = Work::take();
+        assert_eq!((w.buf.as_ptr(), w.buf.len()), (large, HEAD));
+        w.append([&[b'x'; SMALL + 1]]);
+        w.lend();
+        assert_eq!(w.buf.len(), HEAD, "it does not fit");
     }
 
     #[test]
@@ -431,6 +519,33 @@ mod tests {
         assert!(w.buf.capacity() + w.out.capacity() < 64);
         w.give_back();
         assert_eq!(Work::take().buf.len(), HEAD);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_slow_body_is_as_large_as_that_and_grows_with_it() {
+        let mut bulk = Bulk::with_headroom();
+        bulk.push(b"begun");
+        bulk.fit();
+        assert_eq!((bulk.bytes(), bulk.memory()), (&b"begun"[..], 8));
+        let mut content = b"begun".to_vec();
+        while content.len() + 2 * 99 + TAIL <= BULK {
+            assert!(bulk.make_room(99));
+            bulk.push(&[b'x'; 99]);
+            content.extend([b'x'; 99]);
+            bulk.fit();
+            assert!(bulk.memory() <= 4 * content.len(), "{} for {}", bulk.memory(), content.len());
+        }
+        assert_eq!((bulk.bytes(), bulk.memory()), (&content[..], BULK));
+        let mut little = Bulk::with_headroom();
+        little.push(b"little");
+        let mut little = little.lend();
+        assert_eq!((little.bytes(), little.memory()), (&b"little"[..], SMALL));
+        assert!(little.make_room(SMALL));
+        assert_eq!((little.bytes(), little.memory()), (&b"little"[..], BULK));
+        assert!(!bulk.make_room(BULK));
+        let mut full = Bulk::take();
+        full.push(&[b'x'; BULK]);
+        assert!(!full.make_room(1), "nothing was given up");
     }
 
     #[test]

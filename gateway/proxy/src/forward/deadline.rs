@@ -262,7 +262,13 @@ fn poll_over<D: Downstream>(
     let awaited = down.deadline().pace.settle();
     loop {
         let slow = match ready!(down.deadline().poll_tick(cx)) {
-            Ok(now) => pace::look(down, w, awaited, now),
+            Ok(now) => {
+                if awaited == Awaited::Upload {
+                    // who waits for it for so long gives up buffers
+                    cx.waker().wake_by_ref();
+                }
+                pace::look(down, w, awaited, now)
+            }
             Err(e) => return Poll::Ready(over(e, down.uploaded())),
         };
         if let Some(limit) = slow {

@@ -9,10 +9,12 @@ use crate::limits::Limits;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much one worker keeps in all, by the size of the buffers.
 const IN_ALL: usize = 64 << 20;
+/// A body that takes longer is slow: what waits for more of it holds no buffers that it does not fill.
+const SLOW: Duration = Duration::from_secs(1);
 
 thread_local! {
     static KEPT: Cell<usize> = const { Cell::new(0) };
@@ -30,17 +32,34 @@ pub(crate) struct Upload {
     /// How large the body may be.
     most: u64,
     keeping: bool,
+    /// When the request came.
+    began: Option<Instant>,
     /// Something was dropped, so it cannot be sent again.
     lost: bool,
 }
 
 impl Upload {
     /// Keeps as much as the limits allow, where `keep`, and what is not longer than that by its own account.
-    pub(crate) fn new(limits: &Limits, length: Option<u64>, keep: bool) -> Self {
+    pub(crate) fn new(limits: &Limits, length: Option<u64>, keep: bool, began: Instant) -> Self {
         let limit = limits.retry_body;
         let fits = length.is_none_or(|n| n <= limit as u64);
         let most = limits.request_body.unwrap_or(u64::MAX);
-        Upload { parts: VecDeque::new(), bytes: 0, limit, most, keeping: keep && fits, lost: false }
+        let (parts, began) = (VecDeque::new(), Some(began));
+        Upload { parts, bytes: 0, limit, most, keeping: keep && fits, began, lost: false }
+    }
+
+    /// There is nothing to do until more of it comes.
+    fn rest(&mut self, w: &mut Work) {
+        w.lend();
+        if self.began.is_none_or(|began| began.elapsed() < SLOW) {
+            return;
+        }
+        w.shrink();
+        if let Some(last) = self.parts.back_mut() {
+            let before = last.memory();
+            last.fit();
+            KEPT.set(KEPT.get() - (before - last.memory()));
+        }
     }
 
     /// Whether all that was sent of it can be sent again.
@@ -97,12 +116,17 @@ impl Upload {
     }
 
     fn push(&mut self, piece: Bulk) {
-        self.bytes += piece.bytes().len();
-        match self.parts.back_mut() {
-            _ if piece.is_empty() => return,
-            Some(last) if last.room() >= piece.bytes().len() => last.push(piece.bytes()),
-            _ => {
-                KEPT.set(KEPT.get() + Bulk::SIZE);
+        if piece.is_empty() {
+            return;
+        }
+        let more = piece.bytes().len();
+        self.bytes += more;
+        let room = self.parts.back_mut().is_some_and(|last| grow(last, more));
+        match self.parts.back_mut().filter(|_| room) {
+            Some(last) => last.push(piece.bytes()),
+            None => {
+                let piece = piece.lend();
+                KEPT.set(KEPT.get() + piece.memory());
                 self.parts.push_back(piece);
             }
         }
@@ -113,15 +137,27 @@ impl Upload {
         if let Some(part) = self.parts.pop_front() {
             self.bytes -= part.bytes().len();
             self.lost = true;
-            KEPT.set(KEPT.get() - Bulk::SIZE);
+            KEPT.set(KEPT.get() - part.memory());
         }
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        KEPT.set(KEPT.get() - self.parts.len() * Bulk::SIZE);
+        let held: usize = self.parts.iter().map(Bulk::memory).sum();
+        KEPT.set(KEPT.get() - held);
     }
+}
+
+/// Makes room in a part that gave up memory; whether there is room.
+fn grow(part: &mut Bulk, more: usize) -> bool {
+    if part.room() >= more {
+        return true;
+    }
+    let before = part.memory();
+    let fits = part.make_room(more);
+    KEPT.set(KEPT.get() + part.memory() - before);
+    fits
 }
 
 /// Sends a request for one try: `w.out`, then the parts of the upload as they come.
@@ -194,6 +230,7 @@ impl Sender {
                     if self.dirty && ready!(upstream.poll_flush(cx)).is_ok() {
                         self.dirty = false;
                     }
+                    upload.rest(w);
                     return Poll::Pending;
                 }
             }
