@@ -89,7 +89,8 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         outgoing: Outgoing<'a>,
     ) -> Self {
         let keep = outgoing.http2 || outgoing.retries().is_some();
-        let upload = Upload::new(&site.worker.limits, w.request.content_length(), keep, life.began);
+        let upload = Upload::new(&site.worker.limits, w.request.content_length(), keep);
+        w.began = Some(life.began);
         let (retries, tried, hash, fresh, interim) = (0, Vec::new(), None, false, 0);
         Tries { down, w, life, site, outgoing, upload, retries, tried, hash, fresh, interim }
     }

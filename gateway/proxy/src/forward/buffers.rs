@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// First size of a head buffer.
@@ -68,6 +69,8 @@ pub(crate) struct Work {
     pub(crate) buf: Vec<u8>,
     pub(crate) pos: usize,
     pub(crate) end: usize,
+    /// When the request came that is sent on.
+    pub(crate) began: Option<Instant>,
     /// The request's head.
     pub(crate) request: Head,
     /// The canonical path where it differs from the one sent; empty where it does not.

@@ -32,26 +32,23 @@ pub(crate) struct Upload {
     /// How large the body may be.
     most: u64,
     keeping: bool,
-    /// When the request came.
-    began: Option<Instant>,
     /// Something was dropped, so it cannot be sent again.
     lost: bool,
 }
 
 impl Upload {
     /// Keeps as much as the limits allow, where `keep`, and what is not longer than that by its own account.
-    pub(crate) fn new(limits: &Limits, length: Option<u64>, keep: bool, began: Instant) -> Self {
+    pub(crate) fn new(limits: &Limits, length: Option<u64>, keep: bool) -> Self {
         let limit = limits.retry_body;
         let fits = length.is_none_or(|n| n <= limit as u64);
         let most = limits.request_body.unwrap_or(u64::MAX);
-        let (parts, began) = (VecDeque::new(), Some(began));
-        Upload { parts, bytes: 0, limit, most, keeping: keep && fits, began, lost: false }
+        Upload { parts: VecDeque::new(), bytes: 0, limit, most, keeping: keep && fits, lost: false }
     }
 
     /// There is nothing to do until more of it comes.
     fn rest(&mut self, w: &mut Work) {
         w.lend();
-        if self.began.is_none_or(|began| began.elapsed() < SLOW) {
+        if w.began.is_none_or(|began| began.elapsed() < SLOW) {
             return;
         }
         w.shrink();
