@@ -2,6 +2,7 @@
 
 mod checks;
 mod configs;
+mod namespace;
 mod proxies;
 mod table;
 
@@ -42,6 +43,9 @@ struct Arguments {
     /// The CPU of load and origin
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
+    /// Measure in the machine's network and not in a namespace of the bench's own
+    #[arg(long)]
+    host_network: bool,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -85,7 +89,12 @@ enum Part {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
-        None => compare(&arguments).await,
+        None => {
+            if !arguments.host_network {
+                namespace::enter()?;
+            }
+            compare(&arguments).await
+        }
         Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
         Some(Part::TlsOrigin { at, chain, key }) => {
             let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);

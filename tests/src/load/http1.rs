@@ -1,9 +1,10 @@
 //! HTTP/1.1 requests, written from one piece of memory and read without looking at more than framing.
 
+use super::forget::Forget;
 use super::{FIELDS, HUGE, KILOBYTE, LARGE, MEBIBYTE, SMALL, Shape, Tickets, host};
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write as _;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What is sent, and what must come back.
 pub(super) struct Request {
@@ -41,7 +42,7 @@ impl Request {
 
 /// Sends the request again and again over one connection; returns how many were answered.
 pub(super) async fn run(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut stream: impl Forget + AsyncWrite,
     request: &Request,
     tickets: &Tickets,
 ) -> Result<u64> {
@@ -56,7 +57,7 @@ pub(super) async fn run(
 
 /// One request and its whole answer, which must be 200 and of its length.
 pub(super) async fn exchange(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    stream: &mut (impl Forget + AsyncWrite),
     request: &Request,
     buffer: &mut [u8],
 ) -> Result<()> {
@@ -73,7 +74,7 @@ pub(super) async fn exchange(
         }
     };
     while left > 0 {
-        let n = stream.read(buffer).await?;
+        let n = stream.forget(buffer).await?;
         ensure!(n > 0, "the connection ended {left} bytes early");
         left = left.checked_sub(n).context("more came than the answer")?;
     }

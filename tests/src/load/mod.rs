@@ -2,6 +2,7 @@
 //! what the budgets and the bench measure with.
 
 mod callgrind;
+mod forget;
 mod frames;
 mod grpc;
 mod http1;

@@ -1,6 +1,7 @@
 //! An origin that costs as little as it can: 1 KB, 100 KB or 1 MiB over HTTP/1.1, whatever is asked, and nothing for
 //! spans; gRPC over HTTP/2 in plaintext; WebSocket messages.
 
+use super::forget::Forget;
 use super::http1::{content_length, head_length};
 use super::{HUGE, KILOBYTE, LARGE, MEBIBYTE, SPANS, WEBSOCKET, grpc, websocket};
 use anyhow::Result;
@@ -10,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
@@ -112,7 +113,7 @@ impl Answers {
 
 async fn connection<S>(mut stream: S, answers: &Answers) -> Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Forget + AsyncWrite,
 {
     let mut buffer = vec![0; 16 << 10];
     let mut filled = 0;
@@ -148,7 +149,7 @@ where
             buffer.resize(256 << 10, 0);
         }
         while left > 0 {
-            let n = stream.read(&mut buffer).await?;
+            let n = stream.forget(&mut buffer).await?;
             if n == 0 {
                 return Ok(());
             }
