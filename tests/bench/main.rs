@@ -7,14 +7,14 @@ mod proxies;
 mod table;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use configs::Site;
 use proxies::{Proxy, Started};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use table::{Line, Sample};
+use table::{Line, Logs, Sample};
 use tidegate_tests::load::{self, Shape, Until};
 use tidegate_tests::{Authority, Identity, Net};
 use tokio::net::{TcpListener, TcpStream};
@@ -50,30 +50,6 @@ struct Arguments {
     part: Option<Part>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Logs {
-    /// Small requests on connections that are kept once more without, on a line of their own
-    Both,
-    On,
-    Off,
-}
-
-impl Logs {
-    fn lines(self, shapes: &[Shape]) -> Vec<Line> {
-        let small = [Shape::Get, Shape::TlsGet, Shape::Http2Get, Shape::Grpc];
-        let logged = |shape| -> &[bool] {
-            match self {
-                Logs::On => &[true],
-                Logs::Off => &[false],
-                Logs::Both if small.contains(shape) => &[true, false],
-                Logs::Both => &[true],
-            }
-        };
-        let each = |shape| logged(shape).iter().map(|logs| Line { shape: *shape, logs: *logs });
-        shapes.iter().flat_map(each).collect()
-    }
-}
-
 /// What the bench runs as processes of their own.
 #[derive(Subcommand)]
 enum Part {
@@ -89,12 +65,7 @@ enum Part {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
-        None => {
-            if !arguments.host_network {
-                namespace::enter()?;
-            }
-            compare(&arguments).await
-        }
+        None => compare(&arguments).await,
         Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
         Some(Part::TlsOrigin { at, chain, key }) => {
             let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
@@ -141,6 +112,9 @@ fn part(cpu: usize, arguments: &[&str]) -> Result<Command> {
 }
 
 async fn compare(arguments: &Arguments) -> Result<()> {
+    if !arguments.host_network {
+        namespace::enter()?;
+    }
     let shapes: Vec<Shape> = match arguments.shapes.is_empty() {
         true => Shape::ALL.to_vec(),
         false => arguments.shapes.iter().map(|s| named(s)).collect::<Result<_>>()?,
@@ -202,13 +176,13 @@ fn rounds(arguments: &Arguments, lines: &[Line], started: &[Started]) -> Result<
     let mut samples = Vec::new();
     for proxy in started {
         for line in lines.iter().filter(|line| proxy.is_for(**line)) {
-            measure(arguments, proxy, *line, 0.5)?; // warms up
+            measure(arguments, proxy, line.shape, 0.5)?; // warms up
         }
     }
     for round in 0..arguments.rounds {
         for line in lines {
             for proxy in table::shuffled(started).into_iter().filter(|proxy| proxy.is_for(*line)) {
-                let mut sample = measure(arguments, proxy, *line, arguments.seconds)?;
+                let mut sample = measure(arguments, proxy, line.shape, arguments.seconds)?;
                 sample.round = round;
                 samples.push(sample);
             }
@@ -218,8 +192,7 @@ fn rounds(arguments: &Arguments, lines: &[Line], started: &[Started]) -> Result<
     Ok(samples)
 }
 
-fn measure(arguments: &Arguments, proxy: &Started, line: Line, seconds: f64) -> Result<Sample> {
-    let shape = line.shape;
+fn measure(arguments: &Arguments, proxy: &Started, shape: Shape, seconds: f64) -> Result<Sample> {
     let to = proxy.at(shape);
     let (before, begun) = (proxy.cpu_time()?, Instant::now());
     let ran =
@@ -231,7 +204,7 @@ fn measure(arguments: &Arguments, proxy: &Started, line: Line, seconds: f64) -> 
     let spent = proxy.cpu_time()?.checked_sub(before).context("CPU time went back")?;
     Ok(Sample {
         proxy: proxy.proxy,
-        line,
+        line: Line { shape, logs: proxy.logs },
         round: 0,
         micros: spent.as_secs_f64() * 1e6 / requests,
         busy: spent.as_secs_f64() / begun.elapsed().as_secs_f64(),

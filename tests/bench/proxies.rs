@@ -24,7 +24,7 @@ pub(crate) enum Proxy {
 pub(crate) struct Started {
     pub(crate) proxy: Proxy,
     /// Whether it logs requests.
-    logs: bool,
+    pub(crate) logs: bool,
     ip: Ipv4Addr,
     process: Ends,
 }

@@ -1,6 +1,7 @@
 //! Samples, their medians and ratios.
 
 use crate::proxies::Proxy;
+use clap::ValueEnum;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write as _;
@@ -18,6 +19,32 @@ impl Line {
     fn name(self) -> String {
         let log = if self.logs { "" } else { ", no log" };
         format!("{}{log}", self.shape.name())
+    }
+}
+
+/// Whether requests are logged.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Logs {
+    /// Small requests on connections that are kept once more without, on a line of their own
+    Both,
+    On,
+    Off,
+}
+
+impl Logs {
+    /// The lines that these shapes have.
+    pub(crate) fn lines(self, shapes: &[Shape]) -> Vec<Line> {
+        let small = [Shape::Get, Shape::TlsGet, Shape::Http2Get, Shape::Grpc];
+        let logged = |shape| -> &[bool] {
+            match self {
+                Logs::On => &[true],
+                Logs::Off => &[false],
+                Logs::Both if small.contains(shape) => &[true, false],
+                Logs::Both => &[true],
+            }
+        };
+        let each = |shape| logged(shape).iter().map(|logs| Line { shape: *shape, logs: *logs });
+        shapes.iter().flat_map(each).collect()
     }
 }
 
