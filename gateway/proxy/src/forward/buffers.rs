@@ -223,8 +223,7 @@ impl Work {
     /// Makes room for requests that come early; false when that many may wait in the socket.
     pub(crate) fn room_ahead(&mut self) -> bool {
         if self.end == self.buf.len() && self.end < AHEAD {
-            // one that was shrunk is first what it was
-            self.buf.resize(if self.end < HEAD { HEAD } else { AHEAD }, 0);
+            self.buf.resize((self.buf.len() * 2).clamp(HEAD, AHEAD), 0);
         }
         self.end < self.buf.len()
     }
