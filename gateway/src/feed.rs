@@ -270,7 +270,10 @@ impl Feed {
         self.env.broken_policies = unknown.broken;
         self.env.broken_rules = unknown.rules;
         let objects = self.played(&admitted.objects);
-        let translation = translate(&objects, &self.env);
+        let mut translation = translate(&objects, &self.env);
+        if let Some(world) = &*self.live.load() {
+            translation.model.share(world.model());
+        }
         let applied = self.proxy.apply(translation.model.clone());
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(of_last_good);
@@ -294,7 +297,11 @@ impl Feed {
             );
         }
         let status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
-        self.proxy.publish(Report { objects: report::objects(&admitted.objects), restored, diagnostics });
+        self.proxy.publish(Report {
+            objects: report::objects(admitted.objects.clone()),
+            restored,
+            diagnostics,
+        });
         self.ready = unknown.others.is_empty();
         self.proxy.set_ready(self.ready);
         self.tell(&status);
