@@ -1,7 +1,10 @@
 //! CPU time a request of Tidegate, nginx, HAProxy and Envoy, each one worker on a CPU of its own. See README.md.
 
 mod configs;
+mod idle;
+mod latency;
 mod proxies;
+mod routes;
 mod table;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,22 +45,31 @@ struct Arguments {
     part: Option<Part>,
 }
 
-/// What the bench runs as processes of their own.
+/// What else it can measure, and what it runs as processes of their own.
 #[derive(Subcommand)]
 enum Part {
+    /// Compares latencies at a fixed rate
+    Latency(latency::Options),
+    /// Compares what idle connections take
+    Idle(idle::Options),
+    /// What many routes cost, and a change of one
+    Routes(routes::Options),
     #[command(hide = true)]
     Origin { at: SocketAddr },
     #[command(hide = true)]
     TlsOrigin { at: SocketAddr, chain: PathBuf, key: PathBuf },
     #[command(hide = true)]
     Load { to: SocketAddr, shape: String, seconds: f64 },
+    #[command(hide = true)]
+    Rated { to: SocketAddr, shape: String, rate: f64, seconds: f64 },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
-        None => compare(&arguments).await,
+        None | Some(Part::Latency(_) | Part::Idle(_)) => compare(&arguments).await,
+        Some(Part::Routes(options)) => routes::run(&arguments, options).await,
         Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
         Some(Part::TlsOrigin { at, chain, key }) => {
             let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
@@ -67,6 +79,12 @@ async fn main() -> Result<()> {
             let until = Until::Time(Instant::now() + Duration::from_secs_f64(*seconds));
             let shape = named(shape)?;
             table::say(&load::run(*to, shape, connections(shape), until).await?.to_string());
+            Ok(())
+        }
+        Some(Part::Rated { to, shape, rate, seconds }) => {
+            let (shape, time) = (named(shape)?, Duration::from_secs_f64(*seconds));
+            let latencies = load::run_at(*to, shape, connections(shape), *rate, time).await?;
+            table::say(&latency::printed(&latencies));
             Ok(())
         }
     }
@@ -136,6 +154,11 @@ async fn compare(arguments: &Arguments) -> Result<()> {
         }
     }
     ensure!(!started.is_empty(), "nothing to measure");
+    match &arguments.part {
+        Some(Part::Latency(options)) => return latency::run(arguments, options, &started),
+        Some(Part::Idle(options)) => return idle::run(arguments, options, &started).await,
+        _ => {}
+    }
     let samples = rounds(arguments, &shapes, &started)?;
     table::print(&samples, &shapes);
     Ok(())

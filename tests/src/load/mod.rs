@@ -4,11 +4,15 @@
 mod callgrind;
 mod http1;
 mod http2;
+mod many;
 mod origin;
+mod rated;
 mod site;
 
 pub use callgrind::{Counts, Profile};
+pub use many::{ROUTES_OF_HOST, hosts_of, prefixes_of, table_of, with_answer};
 pub use origin::{serve as serve_origins, serve_tls as serve_tls_origin};
+pub use rated::{Latencies, run_at};
 pub use site::{HOSTS, PREFIXES, featured_site, host, site, tls_upstream};
 
 use anyhow::{Context, Result};
