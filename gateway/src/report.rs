@@ -60,7 +60,7 @@ fn show(object: &Object) -> Value {
     });
     if let (true, Some(spec)) = (is_shown(object), object.field("spec")) {
         // a value that was read is one that can be written
-        shown["spec"] = redact(serde_json::to_value(spec).unwrap_or_default());
+        shown["spec"] = redact(serde_json::to_value(&spec).unwrap_or_default());
     }
     shown
 }
