@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_tests::load::{self, Counts, Profile, Shape, Until};
 use tidegate_tests::{Authority, Gateway, Net, Start, release_gateway_binary, workspace};
 use tokio::net::TcpListener;
@@ -29,6 +29,8 @@ struct Budgets {
     featured: BTreeMap<String, f64>,
     /// Instructions of a `get` with a table of so many routes, as a multiple of those with one route.
     routes: BTreeMap<String, f64>,
+    /// MiB of anonymous memory with two workers and so many routes, once started.
+    memory: BTreeMap<String, f64>,
     /// Bytes of memory of an idle connection, by the shape of its first request.
     idle: BTreeMap<String, f64>,
 }
@@ -88,10 +90,13 @@ impl Bench {
         Ok(())
     }
 
-    async fn start(&self, shapes: &[Shape], under: &[String]) -> Result<Gateway> {
+    fn gateway(&self, workers: usize) -> Result<Start> {
         let start = Start::with(self.folder.path().join("config")).binary(release_gateway_binary()?);
-        let start = start.arg("--concurrency").arg("1").under(under.iter().cloned());
-        let gateway = start.start(&self.net).await?;
+        Ok(start.arg("--concurrency").arg(&workers.to_string()))
+    }
+
+    async fn start(&self, shapes: &[Shape], under: &[String]) -> Result<Gateway> {
+        let gateway = self.gateway(1)?.under(under.iter().cloned()).start(&self.net).await?;
         for shape in shapes {
             // buffers, pools and tables are as large then as they get
             send(&gateway, *shape, 1000).await?;
@@ -255,13 +260,7 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
         verdict.hold_ratio(&format!("get with features, {sampled} % traced"), ratio, *budget);
         all.extend(featured);
     }
-    let one = with_routes(&bench, 1).await?;
-    for (routes, budget) in &budgets.routes {
-        let many = with_routes(&bench, routes.parse()?).await?;
-        let ratio = many.instructions / one.instructions;
-        verdict.hold_ratio(&format!("get with {routes} routes, to one"), ratio, *budget);
-        all.push((Shape::Get, many));
-    }
+    all.extend(many_routes(&bench, &budgets, &mut verdict).await?);
     say(&verdict.table);
     if !verdict.exceeded.is_empty() || std::env::var_os("TIDEGATE_BUDGETS_DETAIL").is_some() {
         say(&detail(&all));
@@ -273,6 +272,34 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
         verdict.exceeded.join("; ")
     );
     Ok(())
+}
+
+/// What a table of many routes costs each request, and in memory.
+async fn many_routes(
+    bench: &Bench,
+    budgets: &Budgets,
+    verdict: &mut Verdict,
+) -> Result<Vec<(Shape, Counts)>> {
+    let (one, mut all) = (with_routes(bench, 1).await?, Vec::new());
+    for (routes, budget) in &budgets.routes {
+        let many = with_routes(bench, routes.parse()?).await?;
+        let ratio = many.instructions / one.instructions;
+        verdict.hold_ratio(&format!("get with {routes} routes, to one"), ratio, *budget);
+        all.push((Shape::Get, many));
+    }
+    for (routes, budget) in &budgets.memory {
+        bench.write(load::table_of(&bench.origins, routes.parse()?))?;
+        let gateway = bench.gateway(2)?.start(&bench.net).await?;
+        let bound = budget * f64::from(1 << 20);
+        let (patience, mut bytes) = (Instant::now() + Duration::from_secs(20), f64::MAX);
+        // what a start needs for a moment is given back after it is ready
+        while bytes > bound && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            bytes = anonymous_bytes(gateway.id())?;
+        }
+        verdict.hold(&format!("memory with {routes} routes, MiB"), bytes / f64::from(1 << 20), *budget);
+    }
+    Ok(all)
 }
 
 /// What a `get` costs with a table of so many routes.
