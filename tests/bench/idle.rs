@@ -8,6 +8,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 use tidegate_tests::load::{Shape, idle};
 
+/// How long after the last request connections count as idle.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// What is asked for.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -32,6 +35,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Options, started: &[Sta
             drop(idle(proxy.at(shape), shape, 1).await?);
             let before = proxy.memory()?;
             all.push(idle(proxy.at(shape), shape, connections).await?);
+            // logs are written, and whatever else follows requests
+            tokio::time::sleep(SETTLED).await;
             let with = proxy.memory()?;
             let (cpu, time) = (proxy.cpu_time()?, Duration::from_secs_f64(arguments.seconds));
             tokio::time::sleep(time).await;
