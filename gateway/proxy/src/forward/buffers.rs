@@ -183,7 +183,7 @@ impl Work {
     /// Makes room for requests that come early; false when that many may wait in the socket.
     pub(crate) fn room_ahead(&mut self) -> bool {
         if self.end == self.buf.len() && self.end < AHEAD {
-            self.buf.resize(AHEAD, 0);
+            self.buf.resize((self.buf.len() * 2).clamp(HEAD, AHEAD), 0);
         }
         self.end < self.buf.len()
     }

@@ -28,6 +28,7 @@ pub(crate) mod request;
 pub(crate) mod retry;
 mod share;
 pub(crate) mod side;
+pub(crate) mod stall;
 pub(crate) mod tunnel;
 pub(crate) mod upload;
 pub(crate) mod upstream;

@@ -5,6 +5,7 @@ use crate::forward::deadline::Deadline;
 use crate::forward::downstream::Downstream;
 use crate::forward::error::Kind;
 use crate::forward::pace::Awaited;
+use crate::forward::stall::{self, Stall};
 use crate::forward::tunnel::End;
 use pingora::protocols::{SocketDigest, Stream};
 use pingora::server::ShutdownWatch;
@@ -19,6 +20,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 const JOINED: usize = 4 << 10;
 /// The same where the stream takes one slice at a time (TLS).
 const JOINED_TLS: usize = 16 << 10;
+/// How much of a response is read at once where the clients of many others do not take theirs.
+const PIECE: usize = 16 << 10;
 
 /// The client of one HTTP/1 connection, and its request in hand.
 pub(super) struct Client {
@@ -40,6 +43,8 @@ pub(super) struct Client {
     pub(super) aborted: bool,
     /// Bytes of `w.reply` sent.
     replied: usize,
+    /// While the response waits for the client.
+    stall: Option<Stall>,
 }
 
 impl Client {
@@ -56,6 +61,7 @@ impl Client {
             until_close: false,
             aborted: false,
             replied: 0,
+            stall: None,
         }
     }
 
@@ -74,6 +80,10 @@ impl Client {
     }
 
     fn poll_out(&mut self, w: &mut Work, body: &mut Bulk, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if stall::are_many() {
+            // what TLS holds already is enough
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        }
         while self.replied < w.reply.len() {
             let vectored = self.stream.is_write_vectored();
             if body.bytes().len() <= if vectored { JOINED } else { JOINED_TLS } {
@@ -222,6 +232,10 @@ impl Downstream for Client {
         Ok(())
     }
 
+    fn room(&mut self) -> usize {
+        if stall::are_many() { PIECE } else { usize::MAX }
+    }
+
     fn poll_body(
         &mut self,
         w: &mut Work,
@@ -230,8 +244,17 @@ impl Downstream for Client {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let sent = self.poll_out(w, body, cx);
-        if sent.is_pending() {
-            self.deadline.await_client(Awaited::Download);
+        if sent.is_ready() {
+            self.stall = None;
+            return sent;
+        }
+        self.deadline.await_client(Awaited::Download);
+        if self.stall.is_none() {
+            self.stall = Some(Stall::begin());
+            if stall::are_many() {
+                body.shrink();
+                w.shrink();
+            }
         }
         sent
     }

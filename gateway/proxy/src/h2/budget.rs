@@ -1,6 +1,7 @@
 //! How much memory the streams of one connection may take in all. Each may have a header list as long as the limit allows,
 //! and a whole buffer for an answer that its client does not take, but not every stream of a hundred.
 
+use crate::forward::stall;
 use std::cell::Cell;
 
 /// The most bytes of heads that are held at once.
@@ -33,7 +34,7 @@ impl Drop for Head<'_> {
     }
 }
 
-/// How many streams may wait for their client and keep whole buffers.
+/// How many streams of a connection may wait for their client and keep whole buffers.
 const ROOMY: usize = 2;
 
 /// The streams of a connection whose answers wait for the client to take them.
@@ -41,24 +42,27 @@ const ROOMY: usize = 2;
 pub(super) struct Stalls(Cell<usize>);
 
 /// One of them, until it is dropped.
-pub(super) struct Stall<'s>(&'s Stalls);
+pub(super) struct Stall<'s> {
+    stalls: &'s Stalls,
+    _of_worker: stall::Stall,
+}
 
 impl Stalls {
     /// One more.
     pub(super) fn begin(&self) -> Stall<'_> {
         self.0.set(self.0.get() + 1);
-        Stall(self)
+        Stall { stalls: self, _of_worker: stall::Stall::begin() }
     }
 
-    /// Whether they are so many that no more of an answer is to be held than must be.
+    /// Whether they, or those of the worker, are so many that no more of an answer is to be held than must be.
     pub(super) fn are_many(&self) -> bool {
-        self.0.get() > ROOMY
+        self.0.get() > ROOMY || stall::are_many()
     }
 }
 
 impl Drop for Stall<'_> {
     fn drop(&mut self) {
-        self.0.0.set(self.0.0.get() - 1);
+        self.stalls.0.set(self.stalls.0.get() - 1);
     }
 }
 

@@ -10,15 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-// each stream has a file of its own towards the origin
-const CONNECTIONS: usize = 15;
-/// The most that the gateway takes of a connection at once.
-const STREAMS: usize = 100;
+/// Who takes nothing: so many connections with so many streams each (the gateway takes 100 of a connection at once) and such
+/// a window, zero or one that the first of the streams use up; and what each may cost the gateway, in KiB.
+/// Each stream has a file of its own towards the origin.
+const HOSTILE: [(usize, usize, u32, usize); 3] =
+    [(15, 100, 0, 100 * STREAM), (15, 100, 0xffff, 100 * STREAM), (100, 10, 0, 256)];
+/// What a stream may cost, in KiB: no more than a slow connection of HTTP/1 may, and not a buffer of 64 KiB.
+const STREAM: usize = 20;
 /// Bytes of an answer.
 const LARGE: usize = 1 << 20;
-/// What a hostile connection may cost the gateway, in KiB: for each of its streams no more than a slow connection of
-/// HTTP/1 may, and not a buffer of 64 KiB.
-const MOST: usize = 20 * STREAMS;
 /// How long a busy machine may take for what takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,18 +48,18 @@ async fn answer(mut stream: TcpStream) -> Result<()> {
 }
 
 /// Opens as many streams as it may, hears the head of each answer, and then takes nothing more.
-async fn stall(to: SocketAddr, from: SocketAddr, window: u32) -> Result<TcpStream> {
+async fn stall(to: SocketAddr, from: SocketAddr, streams: usize, window: u32) -> Result<TcpStream> {
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.bind(from)?;
     let mut stream = socket.connect(to).await?;
     let mut bytes = preface(None, true)?;
     bytes.extend(settings(4, window));
-    (0..STREAMS).for_each(|n| bytes.extend(get_head(2 * n as u32 + 1)));
+    (0..streams).for_each(|n| bytes.extend(get_head(2 * n as u32 + 1)));
     stream.write_all(&bytes).await?;
     let (mut heard, mut buffer) = (Heard::default(), vec![0; 16 << 10]);
-    while heard.statuses.len() < STREAMS {
+    while heard.statuses.len() < streams {
         let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await;
-        let n = read.with_context(|| format!("{} answers of {STREAMS}", heard.statuses.len()))??;
+        let n = read.with_context(|| format!("{} answers of {streams}", heard.statuses.len()))??;
         ensure!(n > 0, "the connection ended: {heard:?}");
         heard.take(&buffer[..n]);
     }
@@ -89,25 +89,24 @@ async fn clients_that_take_nothing_cost_little_memory() -> Result<()> {
     tokio::spawn(serve(TcpListener::bind(origin).await?));
     std::fs::write(folder.path().join("lanes.yaml"), config(&[(PORT, origin)]))?;
     let client = SocketAddr::new(net.next()?.into(), 0);
-    // no window at all, and one that the first of its streams use up
-    for window in [0, 0xffff] {
+    for (connections, streams, window, most) in HOSTILE {
         let start = Start::with(folder.path()).access_log("off").arg("--concurrency").arg("1");
         let gateway = start.start(&net).await?;
         let at = SocketAddr::new(Ipv4Addr::into(net.gateway()), PORT);
         ensure!(get(at, "a.example", "/short").await?.status == 200);
         let before = settled_memory(&gateway).await;
         let mut stalled = Vec::new();
-        for _ in 0..CONNECTIONS {
-            stalled.push(stall(at, client, window).await?);
+        for _ in 0..connections {
+            stalled.push(stall(at, client, streams, window).await?);
             // others are served meanwhile
             ensure!(get(at, "a.example", "/short").await?.status == 200);
         }
         let grown = settled_memory(&gateway).await.saturating_sub(before);
-        let each = grown / CONNECTIONS;
+        let each = grown / connections;
         crate::say(&format!(
-            "a connection with {STREAMS} streams and a window of {window} costs {each} KiB of memory\n"
+            "a connection with {streams} streams and a window of {window} costs {each} KiB of memory\n"
         ));
-        ensure!(each < MOST, "{each} KiB a connection, at most {MOST}");
+        ensure!(each < most, "{each} KiB a connection, at most {most}");
         drop(stalled);
         ensure!(get(at, "a.example", "/short").await?.status == 200);
     }
