@@ -1,8 +1,10 @@
 //! CPU time a request of Tidegate, nginx, HAProxy and Envoy, each one worker on a CPU of its own. See README.md.
 
+mod checks;
 mod configs;
 mod idle;
 mod latency;
+mod namespace;
 mod proxies;
 mod routes;
 mod table;
@@ -15,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use table::Sample;
+use table::{Line, Logs, Sample};
 use tidegate_tests::load::{self, Shape, Until};
 use tidegate_tests::{Authority, Identity, Net};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,18 +31,24 @@ struct Arguments {
     /// Seconds of each load
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Shapes to measure: get, post-10k, get-100k, tls-get, h2-get, tls-new, up-tls
+    /// Shapes to measure: get, post-10k, get-100k, get-1m, post-1m, tls-get, h2-get, tls-new, up-tls, grpc, ws
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<String>,
     /// Proxies to measure: tidegate, nginx, haproxy, envoy; those that are not installed are left out
     #[arg(long, value_delimiter = ',')]
     proxies: Vec<String>,
+    /// Whether requests are logged
+    #[arg(long, value_enum, default_value_t = Logs::Both)]
+    logs: Logs,
     /// The CPU of the proxies
     #[arg(long, default_value_t = 0)]
     cpu: usize,
     /// The CPU of load and origin
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
+    /// Measure in the machine's network and not in a namespace of the bench's own
+    #[arg(long)]
+    host_network: bool,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -96,7 +104,7 @@ fn named(shape: &str) -> Result<Shape> {
 
 fn connections(shape: Shape) -> usize {
     match shape {
-        Shape::Http2Get => 16,
+        Shape::Http2Get | Shape::Grpc | Shape::Download | Shape::Upload => 16,
         Shape::NewTls => 8,
         _ => 64,
     }
@@ -122,6 +130,9 @@ fn part(cpu: usize, arguments: &[&str]) -> Result<Command> {
 }
 
 async fn compare(arguments: &Arguments) -> Result<()> {
+    if !arguments.host_network {
+        namespace::enter()?;
+    }
     let shapes: Vec<Shape> = match arguments.shapes.is_empty() {
         true => Shape::ALL.to_vec(),
         false => arguments.shapes.iter().map(|s| named(s)).collect::<Result<_>>()?,
@@ -132,25 +143,32 @@ async fn compare(arguments: &Arguments) -> Result<()> {
     let _origin = Ends(origin);
     proxies::reachable(at).await?;
     let authority = Authority::new("bench")?;
-    let identity = authority.issue("edge", &[load::host(0)])?;
+    let identity = authority.issue("edge", &[load::host(0), load::GRPC_HOST.to_owned()])?;
     let (secure, _secure) = tls_origin(arguments, &net, folder.path(), &identity).await?;
     let authority = authority.certificate();
+    let logs = match (&arguments.part, arguments.logs) {
+        (Some(_), Logs::Both) => Logs::On,
+        (_, logs) => logs,
+    };
+    let lines = logs.lines(&shapes);
     let mut started = Vec::new();
     for proxy in Proxy::ALL {
         if !arguments.proxies.is_empty() && !arguments.proxies.iter().any(|p| p == proxy.name()) {
             continue;
         }
-        match proxy.program() {
-            Some(program) => {
-                let home = folder.path().join(proxy.name());
-                std::fs::create_dir(&home)?;
-                let ip = net.next()?;
-                let site =
-                    Site { home: &home, ip, origin: at, secure, authority: &authority, identity: &identity };
-                let on = proxy.start(&program, &site, arguments.cpu).await;
-                started.push(on.with_context(|| format!("{} does not start", proxy.name()))?);
-            }
-            None => table::say(&format!("{} is not installed: {}\n", proxy.name(), proxy.how_to_install())),
+        let Some(program) = proxy.program() else {
+            table::say(&format!("{} is not installed: {}\n", proxy.name(), proxy.how_to_install()));
+            continue;
+        };
+        for logs in [true, false].into_iter().filter(|logs| lines.iter().any(|line| line.logs == *logs)) {
+            let home = folder.path().join(format!("{}-{logs}", proxy.name()));
+            std::fs::create_dir(&home)?;
+            let (home, ip, authority, identity) = (&home, net.next()?, &authority, &identity);
+            let site = Site { home, ip, origin: at, secure, authority, identity, logs };
+            let on = proxy.start(&program, &site, arguments.cpu).await;
+            let on = on.with_context(|| format!("{} does not start", proxy.name()))?;
+            checks::does_the_same(&on).await?;
+            started.push(on);
         }
     }
     ensure!(!started.is_empty(), "nothing to measure");
@@ -159,8 +177,8 @@ async fn compare(arguments: &Arguments) -> Result<()> {
         Some(Part::Idle(options)) => return idle::run(arguments, options, &started).await,
         _ => {}
     }
-    let samples = rounds(arguments, &shapes, &started)?;
-    table::print(&samples, &shapes);
+    let samples = rounds(arguments, &lines, &started)?;
+    table::print(&samples, &lines);
     Ok(())
 }
 
@@ -181,17 +199,17 @@ async fn tls_origin(
     Ok((at, origin))
 }
 
-fn rounds(arguments: &Arguments, shapes: &[Shape], started: &[Started]) -> Result<Vec<Sample>> {
+fn rounds(arguments: &Arguments, lines: &[Line], started: &[Started]) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for proxy in started {
-        for shape in shapes.iter().filter(|shape| proxy.has(**shape)) {
-            measure(arguments, proxy, *shape, 0.5)?; // warms up
+        for line in lines.iter().filter(|line| proxy.is_for(**line)) {
+            measure(arguments, proxy, line.shape, 0.5)?; // warms up
         }
     }
     for round in 0..arguments.rounds {
-        for shape in shapes {
-            for proxy in table::shuffled(started).into_iter().filter(|proxy| proxy.has(*shape)) {
-                let mut sample = measure(arguments, proxy, *shape, arguments.seconds)?;
+        for line in lines {
+            for proxy in table::shuffled(started).into_iter().filter(|proxy| proxy.is_for(*line)) {
+                let mut sample = measure(arguments, proxy, line.shape, arguments.seconds)?;
                 sample.round = round;
                 samples.push(sample);
             }
@@ -213,7 +231,7 @@ fn measure(arguments: &Arguments, proxy: &Started, shape: Shape, seconds: f64) -
     let spent = proxy.cpu_time()?.checked_sub(before).context("CPU time went back")?;
     Ok(Sample {
         proxy: proxy.proxy,
-        shape,
+        line: Line { shape, logs: proxy.logs },
         round: 0,
         micros: spent.as_secs_f64() * 1e6 / requests,
         busy: spent.as_secs_f64() / begun.elapsed().as_secs_f64(),

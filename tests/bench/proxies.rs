@@ -1,6 +1,7 @@
 //! The proxies: where their programs are, how they start, and what CPU time they have used.
 
 use crate::configs::{self, Site};
+use crate::table::Line;
 use crate::{Ends, accepts};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tidegate_tests::load::Shape;
+use tidegate_tests::load::{self, Shape};
 use tidegate_tests::release_gateway_binary;
 
 /// A proxy to measure.
@@ -23,6 +24,8 @@ pub(crate) enum Proxy {
 /// A running proxy.
 pub(crate) struct Started {
     pub(crate) proxy: Proxy,
+    /// Whether it logs requests.
+    pub(crate) logs: bool,
     pub(crate) ip: Ipv4Addr,
     pub(crate) process: Ends,
 }
@@ -58,6 +61,11 @@ impl Proxy {
         folders.map(|d| d.join(self.name())).find(|p| p.exists())
     }
 
+    /// Whether it is configured for this shape.
+    fn can(self, shape: Shape) -> bool {
+        shape != Shape::UpstreamTls || self != Proxy::Envoy
+    }
+
     fn arguments(self, site: &Site<'_>) -> Result<Vec<String>> {
         let home = site.home.display();
         let write = |name: &str, text: String| std::fs::write(site.home.join(name), text);
@@ -67,13 +75,16 @@ impl Proxy {
         let line = match self {
             Proxy::Tidegate => {
                 std::fs::create_dir(site.home.join("config"))?;
-                write("config/site.yaml", tidegate_tests::load::site(&[site.origin], Some(site.identity)))?;
                 let authority = site.home.join("ca.pem").display().to_string();
-                write("config/secure.yaml", tidegate_tests::load::tls_upstream(site.secure, &authority))?;
+                write("config/site.yaml", load::site(&[site.origin], Some(site.identity)))?;
+                write("config/secure.yaml", load::tls_upstream(site.secure, &authority))?;
+                write("config/grpc.yaml", load::grpc_upstream(site.origin))?;
+                write("config/policies.yaml", load::policies())?;
+                write("config/mesh.yaml", load::access_log(site.logs))?;
                 let ip = site.ip;
                 format!(
                     "--config {home}/config --bind {ip} --admin {ip}:15000 --status {ip}:15021 \
-                     --access-log json --concurrency 1 --log warn"
+                     --concurrency 1 --log warn"
                 )
             }
             Proxy::Nginx => {
@@ -105,8 +116,8 @@ impl Proxy {
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&messages)?)
             .spawn()?;
-        let started = Started { proxy: self, ip: site.ip, process: Ends(process) };
-        for shape in Shape::ALL.into_iter().filter(|shape| started.has(*shape)) {
+        let started = Started { proxy: self, logs: site.logs, ip: site.ip, process: Ends(process) };
+        for shape in Shape::ALL.into_iter().filter(|shape| self.can(*shape)) {
             if let Err(e) = reachable(started.at(shape)).await {
                 bail!("{e}: {}", std::fs::read_to_string(&messages)?);
             }
@@ -135,9 +146,9 @@ impl Started {
         SocketAddr::new(self.ip.into(), port)
     }
 
-    /// Whether it is configured for this shape.
-    pub(crate) fn has(&self, shape: Shape) -> bool {
-        shape != Shape::UpstreamTls || self.proxy != Proxy::Envoy
+    /// Whether it is the one to measure for this line.
+    pub(crate) fn is_for(&self, line: Line) -> bool {
+        self.logs == line.logs && self.proxy.can(line.shape)
     }
 
     /// What all its processes and threads have run for, from the scheduler's own clock.

@@ -127,7 +127,15 @@ impl Place {
                 )
             }
             _ => {
-                let site = Site { home: &self.home, ip, origin, secure: origin, authority: "", identity };
+                let site = Site {
+                    home: &self.home,
+                    ip,
+                    origin,
+                    secure: origin,
+                    authority: "",
+                    identity,
+                    logs: true,
+                };
                 std::fs::write(self.home.join("cert.pem"), &identity.certificate)?;
                 std::fs::write(self.home.join("key.pem"), &identity.key)?;
                 let text = nginx_base(&site, workers) + " include config/*.conf;\n}\n";
@@ -148,7 +156,7 @@ impl Place {
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&messages)?)
             .spawn()?;
-        let started = Started { proxy, ip, process: Ends(process) };
+        let started = Started { proxy, logs: true, ip, process: Ends(process) };
         let last = load::hosts_of(self.routes) - 1;
         let answers = until(started.at(Shape::Get), &load::host(last), "/svc3/items", 200).await;
         answers.with_context(|| std::fs::read_to_string(&messages).unwrap_or_default())?;

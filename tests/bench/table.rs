@@ -1,15 +1,57 @@
 //! Samples, their medians and ratios.
 
 use crate::proxies::Proxy;
+use clap::ValueEnum;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write as _;
 use tidegate_tests::load::Shape;
 
+/// A line of the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) shape: Shape,
+    /// Whether requests are logged.
+    pub(crate) logs: bool,
+}
+
+impl Line {
+    fn name(self) -> String {
+        let log = if self.logs { "" } else { ", no log" };
+        format!("{}{log}", self.shape.name())
+    }
+}
+
+/// Whether requests are logged.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Logs {
+    /// Small requests on connections that are kept once more without, on a line of their own
+    Both,
+    On,
+    Off,
+}
+
+impl Logs {
+    /// The lines that these shapes have.
+    pub(crate) fn lines(self, shapes: &[Shape]) -> Vec<Line> {
+        let small = [Shape::Get, Shape::TlsGet, Shape::Http2Get, Shape::Grpc];
+        let logged = |shape| -> &[bool] {
+            match self {
+                Logs::On => &[true],
+                Logs::Off => &[false],
+                Logs::Both if small.contains(shape) => &[true, false],
+                Logs::Both => &[true],
+            }
+        };
+        let each = |shape| logged(shape).iter().map(|logs| Line { shape: *shape, logs: *logs });
+        shapes.iter().flat_map(each).collect()
+    }
+}
+
 /// One load of one proxy.
 pub(crate) struct Sample {
     pub(crate) proxy: Proxy,
-    pub(crate) shape: Shape,
+    pub(crate) line: Line,
     pub(crate) round: usize,
     /// CPU time a request, microseconds.
     pub(crate) micros: f64,
@@ -19,35 +61,53 @@ pub(crate) struct Sample {
     pub(crate) rate: f64,
 }
 
-/// Prints the table: a line for each shape and proxy; ratios are medians of the ratios within a round.
-pub(crate) fn print(samples: &[Sample], shapes: &[Shape]) {
-    let mut text = format!(
-        "\n{:9} {:9} {:>9} {:>17} {:>6} {:>9}   tidegate is (median of rounds, x)\n",
-        "shape", "proxy", "us/req", "least-most", "busy", "req/s"
-    );
-    for shape in shapes {
+/// The samples of a proxy on a line.
+struct Samples<'a>(Vec<&'a Sample>);
+
+impl<'a> Samples<'a> {
+    fn of(samples: &'a [Sample], line: Line, proxy: Proxy) -> Samples<'a> {
+        Samples(samples.iter().filter(|s| s.line == line && s.proxy == proxy).collect())
+    }
+
+    fn median(&self, value: fn(&Sample) -> f64) -> Option<f64> {
+        (!self.0.is_empty()).then(|| median(self.0.iter().copied().map(value).collect()))
+    }
+
+    /// The median of the ratios within a round.
+    fn ratio(&self, to: &Samples<'_>) -> Option<f64> {
+        let in_round = |s: &&Sample| Some(s.micros / to.0.iter().find(|t| t.round == s.round)?.micros);
+        let ratios: Vec<f64> = self.0.iter().filter_map(in_round).collect();
+        (!ratios.is_empty()).then(|| median(ratios))
+    }
+}
+
+/// Prints what README.md shows, in its own format: figures of all proxies side by side with Tidegate's ratios to them, and
+/// then how far to trust each.
+pub(crate) fn print(samples: &[Sample], lines: &[Line]) {
+    let mut text =
+        "\nMicroseconds of CPU time a request or message, and Tidegate's as a multiple of the others':\n\n"
+            .to_owned();
+    text += "| shape | Tidegate | nginx | HAProxy | Envoy | x nginx | x HAProxy | x Envoy |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|--:|\n";
+    let number = |value: Option<f64>, digits| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+    for line in lines {
+        let of = Proxy::ALL.map(|proxy| Samples::of(samples, *line, proxy));
+        let [ours, others @ ..] = &of;
+        let micros = of.iter().map(|of| number(of.median(|s| s.micros), 1));
+        let ratios = others.iter().map(|other| number(ours.ratio(other), 2));
+        let cells: Vec<String> = [line.name()].into_iter().chain(micros).chain(ratios).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text += "\nThe least and the most of the rounds, how busy the proxy's CPU was, and requests or messages a second:\n\n";
+    text += "| shape | proxy | least | most | busy | a second |\n|---|---|--:|--:|--:|--:|\n";
+    for line in lines {
         for proxy in Proxy::ALL {
-            let of = |p: Proxy| samples.iter().filter(move |s| s.shape == *shape && s.proxy == p);
-            let all = |value: fn(&Sample) -> f64| of(proxy).map(value).collect::<Vec<f64>>();
-            let micros = all(|s| s.micros);
-            if micros.is_empty() {
-                continue;
-            }
-            let (least, most) =
-                (micros.iter().copied().fold(f64::MAX, f64::min), micros.iter().copied().fold(0.0, f64::max));
-            let ours = |round: usize| of(Proxy::Tidegate).find(|s| s.round == round).map(|s| s.micros);
-            let ratios: Vec<f64> = of(proxy).filter_map(|s| Some(ours(s.round)? / s.micros)).collect();
-            let _ = writeln!(
-                text,
-                "{:9} {:9} {:>9.1} {:>17} {:>5.0}% {:>9.0}   {:.2}",
-                shape.name(),
-                proxy.name(),
-                median(micros),
-                format!("{least:.1}-{most:.1}"),
-                median(all(|s| s.busy)) * 100.0,
-                median(all(|s| s.rate)),
-                median(ratios)
-            );
+            let of = Samples::of(samples, *line, proxy);
+            let (Some(busy), Some(rate)) = (of.median(|s| s.busy), of.median(|s| s.rate)) else { continue };
+            let micros = || of.0.iter().map(|s| s.micros);
+            let (least, most) = (micros().fold(f64::MAX, f64::min), micros().fold(0.0, f64::max));
+            let (line, proxy, busy) = (line.name(), proxy.name(), busy * 100.0);
+            let _ = writeln!(text, "| {line} | {proxy} | {least:.1} | {most:.1} | {busy:.0} % | {rate:.0} |");
         }
     }
     say(&text);

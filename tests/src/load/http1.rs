@@ -1,38 +1,52 @@
 //! HTTP/1.1 requests, written from one piece of memory and read without looking at more than framing.
 
-use super::{FIELDS, LARGE, SMALL, Shape, Tickets, UPLOAD, host};
+use super::forget::Forget;
+use super::{FIELDS, HUGE, KILOBYTE, LARGE, MEBIBYTE, SMALL, Shape, Tickets, host};
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write as _;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The bytes of a request.
-pub(super) fn request(shape: Shape) -> Vec<u8> {
-    let (method, path) = match shape {
-        Shape::Post => ("POST", "/svc3/submit"),
-        Shape::Large => ("GET", LARGE),
-        _ => ("GET", SMALL),
-    };
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", host(0));
-    for (name, value) in FIELDS {
-        let _ = write!(head, "{name}: {value}\r\n");
+/// What is sent, and what must come back.
+pub(super) struct Request {
+    bytes: Vec<u8>,
+    /// The length of the answer's body.
+    answer: usize,
+    /// What is read of it at a time.
+    piece: usize,
+}
+
+impl Request {
+    pub(super) fn new(shape: Shape) -> Request {
+        let (path, upload, answer) = match shape {
+            Shape::Post => ("/svc3/submit", 10 << 10, KILOBYTE),
+            Shape::Upload => ("/svc3/submit", MEBIBYTE, KILOBYTE),
+            Shape::Large => (LARGE, 0, 100 << 10),
+            Shape::Download => (HUGE, 0, MEBIBYTE),
+            _ => (SMALL, 0, KILOBYTE),
+        };
+        let method = if upload > 0 { "POST" } else { "GET" };
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", host(0));
+        for (name, value) in FIELDS {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head += "Connection: keep-alive\r\n";
+        if upload > 0 {
+            let _ = write!(head, "Content-Type: application/json\r\nContent-Length: {upload}\r\n");
+        }
+        let mut bytes = (head + "\r\n").into_bytes();
+        bytes.resize(bytes.len() + upload, b'y');
+        let piece = if shape == Shape::Download { 256 << 10 } else { 16 << 10 };
+        Request { bytes, answer, piece }
     }
-    head += "Connection: keep-alive\r\n";
-    if shape != Shape::Post {
-        return (head + "\r\n").into_bytes();
-    }
-    let _ = write!(head, "Content-Type: application/json\r\nContent-Length: {UPLOAD}\r\n\r\n");
-    let mut bytes = head.into_bytes();
-    bytes.resize(bytes.len() + UPLOAD, b'y');
-    bytes
 }
 
 /// Sends the request again and again over one connection; returns how many were answered.
 pub(super) async fn run(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: &[u8],
+    mut stream: impl Forget + AsyncWrite,
+    request: &Request,
     tickets: &Tickets,
 ) -> Result<u64> {
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = vec![0; request.piece];
     let mut answered = 0;
     while tickets.take() {
         exchange(&mut stream, request, &mut buffer).await?;
@@ -41,13 +55,13 @@ pub(super) async fn run(
     Ok(answered)
 }
 
-/// One request and its whole answer, which must be 200.
+/// One request and its whole answer, which must be 200 and of its length.
 pub(super) async fn exchange(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    request: &[u8],
+    stream: &mut (impl Forget + AsyncWrite),
+    request: &Request,
     buffer: &mut [u8],
 ) -> Result<()> {
-    stream.write_all(request).await?;
+    stream.write_all(&request.bytes).await?;
     stream.flush().await?;
     let mut filled = 0;
     let mut left = loop {
@@ -55,11 +69,12 @@ pub(super) async fn exchange(
         ensure!(n > 0, "the connection ended before its answer");
         filled += n;
         if let Some((head, body)) = framing(&buffer[..filled])? {
+            ensure!(body == request.answer, "an answer of {body} bytes instead of {}", request.answer);
             break (head + body).checked_sub(filled).context("more came than the answer")?;
         }
     };
     while left > 0 {
-        let n = stream.read(buffer).await?;
+        let n = stream.forget(buffer).await?;
         ensure!(n > 0, "the connection ended {left} bytes early");
         left = left.checked_sub(n).context("more came than the answer")?;
     }
@@ -95,10 +110,13 @@ mod tests {
 
     #[test]
     fn requests_are_as_large_as_a_browsers() {
-        assert!((600..750).contains(&request(Shape::Get).len()), "{}", request(Shape::Get).len());
-        let post = request(Shape::Post);
-        let head = head_length(&post).unwrap();
-        assert_eq!(content_length(&post[..head]), Some(post.len() - head));
+        let get = Request::new(Shape::Get).bytes;
+        assert!((600..750).contains(&get.len()), "{}", get.len());
+        for (shape, body) in [(Shape::Post, 10 << 10), (Shape::Upload, 1 << 20)] {
+            let post = Request::new(shape).bytes;
+            let head = head_length(&post).unwrap();
+            assert_eq!((content_length(&post[..head]), post.len()), (Some(body), head + body));
+        }
     }
 
     #[test]

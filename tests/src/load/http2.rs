@@ -1,143 +1,177 @@
 //! HTTP/2 requests as a client that cares for nothing but its answers: frames as bytes (RFC 9113), its own
 //! fields in the dynamic table after the first request as a browser's would be (RFC 7541).
 
-use super::{FIELDS, SMALL, Tickets, host};
-use anyhow::{Result, bail, ensure};
+use super::frames::{self, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, RST_STREAM, Windows};
+use super::{FIELDS, GRPC_HOST, KILOBYTE, METHOD, SMALL, Tickets, grpc, host};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Streams of one connection at a time.
 const STREAMS: u32 = 10;
-/// The largest window.
-const WINDOW: u32 = (1 << 31) - 1;
+/// `:method` and `:scheme` of the static table.
+const GET: u8 = 0x82;
+const POST: u8 = 0x83;
+const HTTPS: u8 = 0x87;
+/// What a gRPC client sends beside, and a field that the proxy takes away.
+const CALL_FIELDS: [(&str, &str); 6] = [
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+    ("user-agent", "grpc-go/1.76.0"),
+    ("grpc-accept-encoding", "gzip"),
+    ("authorization", "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
+    ("x-debug", "1"),
+];
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&length.to_be_bytes()[1..]);
-    out.extend_from_slice(&[kind, flags]);
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.extend_from_slice(payload);
+/// What is asked again and again, and what must come back.
+pub(super) struct Call {
+    /// The header block of the first request, which fills the table, and of the later ones.
+    first: Vec<u8>,
+    later: Vec<u8>,
+    body: Vec<u8>,
+    /// The length of the answer's body.
+    answer: usize,
+    /// Whether trailers must follow it.
+    trailers: bool,
 }
 
-/// The header block of the first request, which fills the table, or of a later one.
-fn block(first: bool) -> Vec<u8> {
-    // :method GET and :scheme https are in the static table
-    let mut block = vec![0x82, 0x87];
-    let own = [(":authority", host(0)), (":path", SMALL.to_owned())];
-    let own = own.into_iter().chain(FIELDS.map(|(n, v)| (n, v.to_owned())));
-    let own: Vec<_> = own.filter(|(_, v)| !v.is_empty()).collect();
-    for (i, (name, value)) in own.iter().enumerate() {
-        if first {
-            block.push(0x40);
+impl Call {
+    pub(super) fn get() -> Call {
+        let own = [(":authority", host(0)), (":path", SMALL.to_owned())];
+        let own = own.into_iter().chain(FIELDS.map(|(n, v)| (n, v.to_owned())));
+        Call::new(GET, &own.collect::<Vec<_>>(), Vec::new(), KILOBYTE, false)
+    }
+
+    pub(super) fn grpc() -> Call {
+        let own = [(":authority", GRPC_HOST.to_owned()), (":path", METHOD.to_owned())];
+        let own = own.into_iter().chain(CALL_FIELDS.map(|(n, v)| (n, v.to_owned())));
+        Call::new(POST, &own.collect::<Vec<_>>(), grpc::message(), grpc::message().len(), true)
+    }
+
+    fn new(method: u8, own: &[(&str, String)], body: Vec<u8>, answer: usize, trailers: bool) -> Call {
+        let (mut first, mut later) = (vec![method, HTTPS], vec![method, HTTPS]);
+        for (i, (name, value)) in own.iter().enumerate() {
+            first.push(0x40);
             for text in [&name.to_ascii_lowercase(), value] {
                 // lengths below 127 fit the prefix
-                block.push(u8::try_from(text.len()).unwrap_or(u8::MAX).min(126));
-                block.extend_from_slice(text.as_bytes());
+                first.push(u8::try_from(text.len()).unwrap_or(u8::MAX).min(126));
+                first.extend_from_slice(text.as_bytes());
             }
-        } else {
             // the table's newest entry is 62
-            block.push(0x80 | u8::try_from(61 + own.len() - i).unwrap_or(0));
+            later.push(0x80 | u8::try_from(61 + own.len() - i).unwrap_or(0));
         }
+        Call { first, later, body, answer, trailers }
     }
-    block
 }
 
 /// Keeps ten streams busy on one connection; returns how many were answered.
-pub(super) async fn run(mut stream: impl AsyncRead + AsyncWrite + Unpin, tickets: &Tickets) -> Result<u64> {
+pub(super) async fn run(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    call: &Call,
+    tickets: &Tickets,
+) -> Result<u64> {
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let initial_window = [&[0, 4][..], &WINDOW.to_be_bytes()].concat();
-    frame(&mut out, SETTINGS, 0, 0, &initial_window);
-    frame(&mut out, WINDOW_UPDATE, 0, 0, &(WINDOW - 65_535).to_be_bytes());
-    let mut client = Client { out, next: 1, open: 0, answered: 0, received: 0, later: block(false) };
-    for _ in 0..STREAMS {
-        client.request(tickets);
-    }
+    frames::write_first(&mut out);
+    let mut client = Client {
+        call,
+        out,
+        next: 1,
+        open: Vec::new(),
+        waiting: STREAMS,
+        answered: 0,
+        windows: Windows::new(),
+    };
+    client.send(tickets);
     let (mut buffer, mut filled) = (vec![0; 64 << 10], 0);
-    while client.open > 0 {
+    while !client.open.is_empty() || client.waiting > 0 {
         stream.write_all(&client.out).await?;
         stream.flush().await?;
         client.out.clear();
         let n = stream.read(&mut buffer[filled..]).await?;
-        ensure!(n > 0, "the connection ended with {} streams open", client.open);
+        ensure!(n > 0, "the connection ended with {} streams open", client.open.len());
         filled += n;
-        let used = client.take(&buffer[..filled], tickets)?;
+        let mut used = 0;
+        while let Some((frame, length)) = Frame::first(&buffer[used..filled]) {
+            client.frame(&frame, tickets)?;
+            used += length;
+        }
         buffer.copy_within(used..filled, 0);
         filled -= used;
     }
     Ok(client.answered)
 }
 
-struct Client {
+/// A request that is not answered yet.
+struct Open {
+    stream: u32,
+    has_head: bool,
+    /// What came of the body.
+    body: usize,
+}
+
+struct Client<'a> {
+    call: &'a Call,
     /// What is to be written.
     out: Vec<u8>,
     /// The next stream.
     next: u32,
-    open: u32,
+    open: Vec<Open>,
+    /// Requests for which there was no room in the connection's window yet.
+    waiting: u32,
     answered: u64,
-    /// Bytes of bodies since the connection's window was opened.
-    received: u32,
-    later: Vec<u8>,
+    windows: Windows,
 }
 
-impl Client {
-    fn request(&mut self, tickets: &Tickets) {
-        if !tickets.take() {
-            return;
-        }
-        let flags = END_STREAM | END_HEADERS;
-        match self.next {
-            1 => frame(&mut self.out, HEADERS, flags, 1, &block(true)),
-            n => frame(&mut self.out, HEADERS, flags, n, &self.later),
-        }
-        self.next += 2;
-        self.open += 1;
-    }
-
-    /// Takes the whole frames, and says how many bytes they were.
-    fn take(&mut self, bytes: &[u8], tickets: &Tickets) -> Result<usize> {
-        let mut at = 0;
-        while let Some(head) = bytes.get(at..at + 9) {
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let end = at + 9 + usize::try_from(length)?;
-            let Some(payload) = bytes.get(at + 9..end) else { break };
-            self.frame(head[3], head[4], length, payload, tickets)?;
-            at = end;
-        }
-        Ok(at)
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, length: u32, payload: &[u8], tickets: &Tickets) -> Result<()> {
-        match kind {
-            DATA => self.received += length,
-            // the first field is :status 200 of the static table, after what the table's size may become
-            HEADERS => {
-                let status = payload.iter().find(|b| !matches!(b, 0x20..=0x3f));
-                ensure!(status == Some(&0x88), "an answer that is not 200");
+impl Client<'_> {
+    /// Sends what waits, unless the load has ended.
+    fn send(&mut self, tickets: &Tickets) {
+        while self.waiting > 0 && self.windows.take(self.call.body.len()) {
+            self.waiting -= 1;
+            if !tickets.take() {
+                continue;
             }
-            SETTINGS if flags & ACK == 0 => frame(&mut self.out, SETTINGS, ACK, 0, &[]),
-            PING if flags & ACK == 0 => frame(&mut self.out, PING, ACK, 0, payload),
-            RST_STREAM => bail!("a stream was reset: {payload:?}"),
-            GOAWAY => bail!("the server says goodbye: {payload:?}"),
+            let block = if self.next == 1 { &self.call.first } else { &self.call.later };
+            if self.call.body.is_empty() {
+                frames::write(&mut self.out, HEADERS, END_STREAM | END_HEADERS, self.next, block);
+            } else {
+                frames::write(&mut self.out, HEADERS, END_HEADERS, self.next, block);
+                frames::write(&mut self.out, DATA, END_STREAM, self.next, &self.call.body);
+            }
+            self.open.push(Open { stream: self.next, has_head: false, body: 0 });
+            self.next += 2;
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>, tickets: &Tickets) -> Result<()> {
+        self.windows.answer(frame, &mut self.out);
+        match frame.kind {
+            DATA | HEADERS => self.part(frame)?,
+            RST_STREAM => bail!("a stream was reset: {:?}", frame.payload),
+            GOAWAY => bail!("the server says goodbye: {:?}", frame.payload),
             _ => {}
         }
-        if self.received > WINDOW / 4 {
-            frame(&mut self.out, WINDOW_UPDATE, 0, 0, &self.received.to_be_bytes());
-            self.received = 0;
+        self.send(tickets);
+        Ok(())
+    }
+
+    /// A part of an answer: 200, the body in its length, and trailers if there must be some.
+    fn part(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let at = self.open.iter().position(|o| o.stream == frame.stream);
+        let open = at.and_then(|at| self.open.get_mut(at)).context("an answer to nothing")?;
+        if frame.kind == DATA {
+            open.body += frame.payload.len();
+        } else if !open.has_head {
+            // the first field is :status 200 of the static table, after what the table's size may become
+            let status = frame.payload.iter().find(|b| !matches!(b, 0x20..=0x3f));
+            ensure!(status == Some(&0x88), "an answer that is not 200");
+            open.has_head = true;
         }
-        if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
-            self.open -= 1;
+        if frame.ends_stream() {
+            let (body, must) = (open.body, self.call.answer);
+            ensure!(body == must, "an answer of {body} bytes instead of {must}");
+            ensure!((frame.kind == HEADERS) == self.call.trailers, "trailers that must not be, or none");
+            self.open.swap_remove(at.unwrap_or(0));
             self.answered += 1;
-            self.request(tickets);
+            self.waiting += 1;
         }
         Ok(())
     }

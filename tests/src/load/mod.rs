@@ -1,21 +1,30 @@
-//! A closed loop of requests like a browser's, an origin that answers them, and the config between:
+//! A closed loop of requests like a browser's, calls and messages, an origin that answers them, and the config between:
 //! what the budgets and the bench measure with.
 
 mod callgrind;
+mod forget;
+mod frames;
+mod grpc;
 mod http1;
 mod http2;
 mod many;
 mod origin;
 mod rated;
 mod site;
+mod websocket;
 
 pub use callgrind::{Counts, Profile};
+pub use grpc::message;
 pub use many::{ROUTES_OF_HOST, hosts_of, prefixes_of, table_of, with_answer};
 pub use origin::{serve as serve_origins, serve_tls as serve_tls_origin};
 pub use rated::{Latencies, run_at};
-pub use site::{HOSTS, PREFIXES, featured_site, host, site, tls_upstream};
+pub use site::{
+    ADMITTED, BANNED, CLOSED, GRPC_HOST, HOSTS, METHODS, OPEN, PREFIXES, access_log, featured_site,
+    grpc_upstream, host, policies, site, tls_upstream,
+};
 
 use anyhow::{Context, Result};
+use http2::Call;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::cell::Cell;
@@ -49,8 +58,16 @@ pub(crate) const SMALL: &str = "/svc3/items/42?page=2&sort=asc";
 pub(crate) const SPANS: &str = "/v1/traces";
 /// The path of a request for 100 KB.
 pub(crate) const LARGE: &str = "/svc5/100k";
-/// Bytes that a `POST` carries.
-pub(crate) const UPLOAD: usize = 10 << 10;
+/// The path of a request for 1 MiB.
+pub(crate) const HUGE: &str = "/svc5/1m";
+/// Where messages are echoed.
+pub(crate) const WEBSOCKET: &str = "/ws";
+/// The method that gRPC calls.
+pub const METHOD: &str = "/bench.Echo/Say";
+/// Bytes of a small answer.
+pub(crate) const KILOBYTE: usize = 1 << 10;
+/// Bytes of a large body.
+pub(crate) const MEBIBYTE: usize = 1 << 20;
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +78,10 @@ pub enum Shape {
     Post,
     /// `GET` of 100 KB over HTTP/1.1.
     Large,
+    /// `GET` of 1 MiB over HTTP/1.1.
+    Download,
+    /// `POST` of 1 MiB, answered with 1 KB, over HTTP/1.1.
+    Upload,
     /// `GET` of 1 KB over HTTP/1.1 and TLS 1.3.
     TlsGet,
     /// `GET` of 1 KB over HTTP/2 and TLS 1.3, ten streams a connection.
@@ -70,18 +91,27 @@ pub enum Shape {
     /// `GET` of 1 KB over HTTP/1.1, for which the proxy makes a new TLS 1.3 connection (X25519, no resumption) to the
     /// origin and verifies it.
     UpstreamTls,
+    /// A unary gRPC call of a hundred bytes, answered with as many, over HTTP/2 and TLS 1.3, ten streams a connection; on
+    /// to the origin over HTTP/2 in plaintext.
+    Grpc,
+    /// A WebSocket message of 128 bytes, which comes back, over HTTP/1.1.
+    WebSocket,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 7] = [
+    pub const ALL: [Shape; 11] = [
         Shape::Get,
         Shape::Post,
         Shape::Large,
+        Shape::Download,
+        Shape::Upload,
         Shape::TlsGet,
         Shape::Http2Get,
         Shape::NewTls,
         Shape::UpstreamTls,
+        Shape::Grpc,
+        Shape::WebSocket,
     ];
 
     /// Its name in tables and files.
@@ -90,10 +120,14 @@ impl Shape {
             Shape::Get => "get",
             Shape::Post => "post-10k",
             Shape::Large => "get-100k",
+            Shape::Download => "get-1m",
+            Shape::Upload => "post-1m",
             Shape::TlsGet => "tls-get",
             Shape::Http2Get => "h2-get",
             Shape::NewTls => "tls-new",
             Shape::UpstreamTls => "up-tls",
+            Shape::Grpc => "grpc",
+            Shape::WebSocket => "ws",
         }
     }
 
@@ -104,7 +138,12 @@ impl Shape {
 
     /// Whether it is sent over TLS.
     pub fn is_tls(self) -> bool {
-        matches!(self, Shape::TlsGet | Shape::Http2Get | Shape::NewTls)
+        matches!(self, Shape::TlsGet | Shape::Http2Get | Shape::NewTls | Shape::Grpc)
+    }
+
+    /// Whether it is sent over HTTP/2.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Shape::Http2Get | Shape::Grpc)
     }
 }
 
@@ -136,18 +175,19 @@ impl Tickets {
 }
 
 /// Sends requests over so many connections, each with one in flight (ten over HTTP/2), and returns
-/// how many were answered with 200.
+/// how many were answered as they must be.
 ///
 /// # Errors
-/// At the first request that fails or is answered with another status.
+/// At the first request that fails, or whose answer has another status or length.
 pub async fn run(to: SocketAddr, shape: Shape, connections: usize, until: Until) -> Result<u64> {
     let tickets = Rc::new(Tickets { until, taken: Cell::new(0) });
     let tls = client_config(shape)?;
+    let request = Rc::new(http1::Request::new(shape));
     let set = LocalSet::new();
     set.run_until(async {
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
-            tasks.spawn_local(connection(to, shape, tls.clone(), tickets.clone()));
+            tasks.spawn_local(connection(to, shape, tls.clone(), request.clone(), tickets.clone()));
         }
         let mut answered = 0;
         while let Some(done) = tasks.join_next().await {
@@ -162,21 +202,23 @@ async fn connection(
     to: SocketAddr,
     shape: Shape,
     tls: Arc<ClientConfig>,
+    request: Rc<http1::Request>,
     tickets: Rc<Tickets>,
 ) -> Result<u64> {
-    let request = http1::request(shape);
-    if shape == Shape::NewTls {
-        let mut answered = 0;
-        while tickets.take() {
-            let mut stream = handshake(to, tls.clone()).await?;
-            http1::exchange(&mut stream, &request, &mut vec![0; 4 << 10]).await?;
-            answered += 1;
-        }
-        return Ok(answered);
-    }
     match shape {
-        Shape::Http2Get => http2::run(handshake(to, tls).await?, &tickets).await,
+        Shape::NewTls => {
+            let (mut buffer, mut answered) = (vec![0; 4 << 10], 0);
+            while tickets.take() {
+                let mut stream = handshake(to, tls.clone()).await?;
+                http1::exchange(&mut stream, &request, &mut buffer).await?;
+                answered += 1;
+            }
+            Ok(answered)
+        }
+        Shape::Http2Get => http2::run(handshake(to, tls).await?, &Call::get(), &tickets).await,
+        Shape::Grpc => http2::run(handshake(to, tls).await?, &Call::grpc(), &tickets).await,
         Shape::TlsGet => http1::run(handshake(to, tls).await?, &request, &tickets).await,
+        Shape::WebSocket => websocket::run(connect(to).await?, &tickets).await,
         _ => http1::run(connect(to).await?, &request, &tickets).await,
     }
 }
@@ -196,7 +238,7 @@ async fn handshake(
 }
 
 fn client_config(shape: Shape) -> Result<Arc<ClientConfig>> {
-    let alpn = if shape == Shape::Http2Get { "h2" } else { "http/1.1" };
+    let alpn = if shape.is_http2() { "h2" } else { "http/1.1" };
     let mut config = crate::client::trusting(
         &[&rustls::version::TLS13],
         Some(rustls::crypto::aws_lc_rs::kx_group::X25519),
@@ -215,7 +257,7 @@ pub struct Idle(#[expect(dead_code, reason = "held, not used")] Vec<Box<dyn crat
 /// # Errors
 /// When a request fails.
 pub async fn idle(to: SocketAddr, shape: Shape, connections: usize) -> Result<Idle> {
-    let (request, tls) = (http1::request(shape), client_config(shape)?);
+    let (request, tls) = (http1::Request::new(shape), client_config(shape)?);
     let mut held: Vec<Box<dyn crate::client::Io>> = Vec::with_capacity(connections);
     for _ in 0..connections {
         let mut stream: Box<dyn crate::client::Io> = match shape.is_tls() {

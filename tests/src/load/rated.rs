@@ -65,7 +65,7 @@ pub async fn run_at(
     time: Duration,
 ) -> Result<Latencies> {
     ensure!(rate > 0.0, "the rate must be more than nothing");
-    let request: Rc<[u8]> = http1::request(shape).into();
+    let request = Rc::new(http1::Request::new(shape));
     let tls = client_config(shape)?;
     let mut streams = Vec::new();
     for _ in 0..connections {
@@ -103,7 +103,12 @@ pub async fn run_at(
 }
 
 /// A connection that has answered once.
-async fn opened(to: SocketAddr, shape: Shape, request: &[u8], tls: Arc<ClientConfig>) -> Result<Box<dyn Io>> {
+async fn opened(
+    to: SocketAddr,
+    shape: Shape,
+    request: &http1::Request,
+    tls: Arc<ClientConfig>,
+) -> Result<Box<dyn Io>> {
     let mut stream: Box<dyn Io> = match shape.is_tls() {
         true => Box::new(handshake(to, tls).await?),
         false => Box::new(connect(to).await?),
@@ -133,7 +138,7 @@ fn pace(schedule: &Schedule, connections: usize) -> Arc<Semaphore> {
 
 async fn connection(
     mut stream: Box<dyn Io>,
-    request: Rc<[u8]>,
+    request: Rc<http1::Request>,
     schedule: Rc<Schedule>,
     due: Arc<Semaphore>,
     histogram: Rc<RefCell<Histogram<u64>>>,
@@ -158,6 +163,7 @@ mod tests {
     async fn serve(listener: TcpListener, stalled: usize, pause: Duration) -> Result<()> {
         let (mut stream, _) = listener.accept().await?;
         let mut buffer = vec![0; 4 << 10];
+        let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n"[..], &[b'x'; 1024]].concat();
         for n in 0.. {
             if stream.read(&mut buffer).await? == 0 {
                 return Ok(());
@@ -165,7 +171,7 @@ mod tests {
             if n == stalled {
                 tokio::time::sleep(pause).await;
             }
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+            stream.write_all(&answer).await?;
         }
         Ok(())
     }

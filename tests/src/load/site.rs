@@ -1,6 +1,6 @@
 //! A table of a realistic size: a hundred hosts with nine prefixes each.
 
-use super::SPANS;
+use super::{SPANS, WEBSOCKET};
 use crate::{Identity, objects};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -9,6 +9,19 @@ use std::net::SocketAddr;
 pub const HOSTS: usize = 100;
 /// Prefixes of each beside `/`.
 pub const PREFIXES: usize = 8;
+
+/// The virtual host whose origin speaks gRPC.
+pub const GRPC_HOST: &str = "grpc.bench.example";
+/// What the paths that are denied begin with.
+pub const CLOSED: &str = "/admin";
+/// A network that is denied.
+pub const BANNED: &str = "203.0.113.0/24";
+/// The networks that are admitted.
+pub const ADMITTED: [&str; 2] = ["127.0.0.0/8", "10.0.0.0/8"];
+/// The methods that are allowed.
+pub const METHODS: [&str; 2] = ["GET", "POST"];
+/// What the paths that are allowed begin with.
+pub const OPEN: [&str; 3] = ["/svc", WEBSOCKET, "/bench.Echo/"];
 
 /// The name of a virtual host; requests go to the first.
 pub fn host(n: usize) -> String {
@@ -49,6 +62,50 @@ pub fn tls_upstream(origin: SocketAddr, authority: &str) -> String {
         origin.ip(),
         origin.port(),
         host(0)
+    )
+}
+
+/// More for [`site`]: a host whose origin speaks gRPC, in plaintext.
+pub fn grpc_upstream(origin: SocketAddr) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: grpc, namespace: bench}}\n\
+         spec:\n  hosts: [calls.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n\
+         \x20 ports: [{{number: 80, name: grpc, protocol: GRPC}}]\n\
+         \x20 endpoints: [{{address: {}, ports: {{grpc: {}}}}}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: grpc, namespace: bench}}\nspec:\n\
+         \x20 hosts: [{GRPC_HOST}]\n  gateways: [edge]\n  http:\n  - route:\n    - destination: {{host: calls.example}}\n\
+         \x20     headers:\n        request: {{remove: [x-debug], set: {{x-edge: tidegate}}}}\n\
+         \x20       response: {{set: {{x-served-by: edge}}}}\n",
+        origin.ip(),
+        origin.port(),
+    )
+}
+
+/// More for [`site`]: who may do what. Denied are a path and a network that never come; allowed is what the load does, by
+/// path and method, from loopback and another network.
+pub fn policies() -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: closed, namespace: istio-system}}\n\
+         spec:\n  action: DENY\n  rules:\n\
+         \x20 - to: [{{operation: {{paths: [{CLOSED}*]}}}}]\n\
+         \x20 - from: [{{source: {{ipBlocks: [{BANNED}]}}}}]\n---\n\
+         apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: open, namespace: istio-system}}\n\
+         spec:\n  action: ALLOW\n  rules:\n\
+         \x20 - from: [{{source: {{ipBlocks: [{}]}}}}]\n\
+         \x20   to: [{{operation: {{methods: [{}], paths: [{}]}}}}]\n",
+        ADMITTED.join(", "),
+        METHODS.join(", "),
+        OPEN.map(|prefix| format!("{prefix}*")).join(", ")
+    )
+}
+
+/// More for [`site`]: the access log, as JSON on stdout, or none.
+pub fn access_log(on: bool) -> String {
+    let log =
+        if on { "{accessLogFile: /dev/stdout, accessLogEncoding: JSON}" } else { "{accessLogFile: ''}" };
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+         data:\n  mesh: \"{log}\"\n"
     )
 }
 

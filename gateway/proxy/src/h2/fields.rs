@@ -31,10 +31,11 @@ pub(super) fn raise_fields(
     into.reserve(16);
     Lines::with(|before| {
         for line in field_lines(head) {
-            let (name, value) = before.field(line)?;
-            if keep(&name) {
-                into.append(name, value);
-            }
+            before.field(line, |name, value| {
+                if keep(name) {
+                    into.append(name, value.clone());
+                }
+            })?;
         }
         Ok(())
     })

@@ -49,25 +49,43 @@ impl Lines {
         LINES.with_borrow_mut(f)
     }
 
-    /// The field that a line says.
+    /// Takes the field that a line says.
     ///
     /// # Errors
     /// When it says none.
-    pub(super) fn field(&mut self, line: &[u8]) -> io::Result<(HeaderName, HeaderValue)> {
+    #[inline]
+    pub(super) fn field(
+        &mut self,
+        line: &[u8],
+        take: impl FnOnce(&HeaderName, &HeaderValue),
+    ) -> io::Result<()> {
         let place = &mut self.0[place_of(line)];
-        if let Some((name, value)) = place.field.as_ref().filter(|_| *place.line == *line) {
-            place.others = 0;
-            return Ok((name.clone(), value.clone()));
+        match &place.field {
+            Some((name, value)) if *place.line == *line => {
+                place.others = 0;
+                take(name, value);
+            }
+            _ => {
+                let (name, value) = place.learn(line)?;
+                take(&name, &value);
+            }
         }
+        Ok(())
+    }
+}
+
+impl Place {
+    /// Reads a line, and remembers it where that is worth it.
+    fn learn(&mut self, line: &[u8]) -> io::Result<(HeaderName, HeaderValue)> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let (name, text) = head::field(line).ok_or_else(invalid)?;
         let name = header_name(name).map_err(|_| invalid())?;
         let value = HeaderValue::from_maybe_shared(copied(text)).map_err(|_| invalid())?;
-        place.others = place.others.saturating_add(1);
-        if (place.field.is_none() || place.others >= OTHERS) && may_be_kept(line, &name) {
+        self.others = self.others.saturating_add(1);
+        if (self.field.is_none() || self.others >= OTHERS) && may_be_kept(line, &name) {
             // memory of its own, lest it hold on to that of others
             let value = HeaderValue::from_bytes(text).map_err(|_| invalid())?;
-            *place = Place { line: line.into(), field: Some((name.clone(), value)), others: 0 };
+            *self = Place { line: line.into(), field: Some((name.clone(), value)), others: 0 };
         }
         Ok((name, value))
     }
@@ -154,8 +172,12 @@ mod tests {
     }
 
     fn said(line: &str) -> Option<String> {
-        let (name, value) = Lines::with(|lines| lines.field(line.as_bytes())).ok()?;
-        Some(format!("{name}={}", value.to_str().unwrap()))
+        let mut said = None;
+        let take = |name: &HeaderName, value: &HeaderValue| {
+            said = Some(format!("{name}={}", value.to_str().unwrap()));
+        };
+        Lines::with(|lines| lines.field(line.as_bytes(), take)).ok()?;
+        said
     }
 
     #[test]
