@@ -7,7 +7,7 @@ use crate::last_good::LastGood;
 use crate::notify::Notifier;
 use crate::signals::{Said, Signals};
 use crate::upgrade::{Abandon, Estate, Failure, Predecessor, Program, Served, Successor};
-use crate::{policies, report};
+use crate::{memory, policies, report};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashSet};
@@ -265,6 +265,8 @@ impl Feed {
                 "the config was not made live for a defect of the gateway; the last one keeps serving"
             );
         }
+        // of many objects, what was in memory for a moment is as much as what stays
+        memory::give_back();
     }
 
     fn round(&mut self) {
@@ -278,7 +280,10 @@ impl Feed {
         self.env.broken_policies = unknown.broken;
         self.env.broken_rules = unknown.rules;
         let objects = self.played(&admitted.objects);
-        let translation = translate(&objects, &self.env);
+        let mut translation = translate(&objects, &self.env);
+        if let Some(world) = &*self.live.load() {
+            translation.model.share(world.model());
+        }
         let applied = self.proxy.apply(translation.model.clone());
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(of_last_good);
@@ -302,7 +307,11 @@ impl Feed {
             );
         }
         let status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
-        self.proxy.publish(Report { objects: report::objects(&admitted.objects), restored, diagnostics });
+        self.proxy.publish(Report {
+            objects: report::objects(admitted.objects.clone()),
+            restored,
+            diagnostics,
+        });
         self.ready = unknown.others.is_empty();
         self.proxy.set_ready(self.ready);
         self.tell(&status);

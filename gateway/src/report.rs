@@ -4,8 +4,10 @@ use crate::args::Output;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::sync::Arc;
 use tidegate_api::{Object, Objects, Spec};
 use tidegate_model::{Diagnostic, HIDDEN, Severity, is_secret};
+use tidegate_proxy::ShowObjects;
 
 /// Prints one diagnostic as one line, without control characters.
 pub(crate) fn print(diagnostic: &Diagnostic, output: Output, to: &mut impl Write) -> io::Result<()> {
@@ -39,9 +41,9 @@ pub(crate) fn counts(diagnostics: &[Diagnostic]) -> String {
     )
 }
 
-/// The objects for the admin page.
-pub(crate) fn objects(objects: &Objects) -> Vec<Value> {
-    objects.iter().map(|object| show(object)).collect()
+/// The objects for the admin page, once it asks.
+pub(crate) fn objects(objects: Objects) -> ShowObjects {
+    Arc::new(move || objects.iter().map(|object| show(object)).collect())
 }
 
 fn show(object: &Object) -> Value {
@@ -58,7 +60,7 @@ fn show(object: &Object) -> Value {
     });
     if let (true, Some(spec)) = (is_shown(object), object.field("spec")) {
         // a value that was read is one that can be written
-        shown["spec"] = redact(serde_json::to_value(spec).unwrap_or_default());
+        shown["spec"] = redact(serde_json::to_value(&spec).unwrap_or_default());
     }
     shown
 }

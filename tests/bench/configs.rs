@@ -23,17 +23,16 @@ pub(crate) struct Site<'a> {
     pub(crate) logs: bool,
 }
 
-pub(crate) fn nginx(site: &Site<'_>) -> String {
-    let (ip, origin, home) = (site.ip, site.origin, site.home.display());
+/// All but nginx's servers, and not closed.
+pub(crate) fn nginx_base(site: &Site<'_>, workers: usize) -> String {
+    let (origin, home) = (site.origin, site.home.display());
     let log = if site.logs { "/dev/null json buffer=64k flush=1s" } else { "off" };
     let (headers, grpc_headers) = (nginx_headers("proxy"), nginx_headers("grpc"));
     let admitted: String = ADMITTED.map(|network| format!("allow {network}; ")).concat();
-    let [services, websocket, service] = OPEN;
-    let methods = format!("limit_except {} {{ deny all; }}", METHODS.join(" "));
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = temporary.iter().map(|t| format!(" {t}_temp_path {home}/{t};\n")).collect();
-    let mut text = format!(
-        "user root; worker_processes 1; daemon off; pid {home}/pid; error_log stderr crit;
+    format!(
+        "user root; worker_processes {workers}; daemon off; pid {home}/pid; error_log stderr crit;
 events {{ worker_connections 16000; }}
 http {{
 {temporary} log_format json escape=json '{{\"start_time\":\"$time_iso8601\",\"method\":\"$request_method\",\"path\":\"$request_uri\",\"protocol\":\"$server_protocol\",\"response_code\":$status,\"bytes_sent\":$body_bytes_sent,\"bytes_received\":$request_length,\"duration\":$request_time,\"upstream_service_time\":\"$upstream_response_time\",\"x_forwarded_for\":\"$proxy_add_x_forwarded_for\",\"user_agent\":\"$http_user_agent\",\"request_id\":\"$request_id\",\"authority\":\"$http_host\",\"upstream_host\":\"$upstream_addr\",\"downstream_remote_address\":\"$remote_addr:$remote_port\"}}';
@@ -49,7 +48,15 @@ http {{
  add_header X-Served-By edge;
  ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_tickets off;
 "
-    );
+    )
+}
+
+pub(crate) fn nginx(site: &Site<'_>) -> String {
+    let ip = site.ip;
+    let mut text = nginx_base(site, 1);
+    let headers = nginx_headers("proxy");
+    let [services, websocket, service] = OPEN;
+    let methods = format!("limit_except {} {{ deny all; }}", METHODS.join(" "));
     let listen = format!("listen {ip}:8080; listen {ip}:8443 ssl http2;");
     let closed = format!("location {CLOSED} {{ deny all; proxy_pass http://up; }}");
     let websocket = format!(

@@ -2,8 +2,11 @@
 
 mod checks;
 mod configs;
+mod idle;
+mod latency;
 mod namespace;
 mod proxies;
+mod routes;
 mod table;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,22 +53,31 @@ struct Arguments {
     part: Option<Part>,
 }
 
-/// What the bench runs as processes of their own.
+/// What else it can measure, and what it runs as processes of their own.
 #[derive(Subcommand)]
 enum Part {
+    /// Compares latencies at a fixed rate
+    Latency(latency::Options),
+    /// Compares what idle connections take
+    Idle(idle::Options),
+    /// What many routes cost, and a change of one
+    Routes(routes::Options),
     #[command(hide = true)]
     Origin { at: SocketAddr },
     #[command(hide = true)]
     TlsOrigin { at: SocketAddr, chain: PathBuf, key: PathBuf },
     #[command(hide = true)]
     Load { to: SocketAddr, shape: String, seconds: f64 },
+    #[command(hide = true)]
+    Rated { to: SocketAddr, shape: String, rate: f64, seconds: f64 },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.part {
-        None => compare(&arguments).await,
+        None | Some(Part::Latency(_) | Part::Idle(_)) => compare(&arguments).await,
+        Some(Part::Routes(options)) => routes::run(&arguments, options).await,
         Some(Part::Origin { at }) => load::serve_origins(vec![TcpListener::bind(at).await?]).await,
         Some(Part::TlsOrigin { at, chain, key }) => {
             let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
@@ -75,6 +87,12 @@ async fn main() -> Result<()> {
             let until = Until::Time(Instant::now() + Duration::from_secs_f64(*seconds));
             let shape = named(shape)?;
             table::say(&load::run(*to, shape, connections(shape), until).await?.to_string());
+            Ok(())
+        }
+        Some(Part::Rated { to, shape, rate, seconds }) => {
+            let (shape, time) = (named(shape)?, Duration::from_secs_f64(*seconds));
+            let latencies = load::run_at(*to, shape, connections(shape), *rate, time).await?;
+            table::say(&latency::printed(&latencies));
             Ok(())
         }
     }
@@ -128,7 +146,11 @@ async fn compare(arguments: &Arguments) -> Result<()> {
     let identity = authority.issue("edge", &[load::host(0), load::GRPC_HOST.to_owned()])?;
     let (secure, _secure) = tls_origin(arguments, &net, folder.path(), &identity).await?;
     let authority = authority.certificate();
-    let lines = arguments.logs.lines(&shapes);
+    let logs = match (&arguments.part, arguments.logs) {
+        (Some(_), Logs::Both) => Logs::On,
+        (_, logs) => logs,
+    };
+    let lines = logs.lines(&shapes);
     let mut started = Vec::new();
     for proxy in Proxy::ALL {
         if !arguments.proxies.is_empty() && !arguments.proxies.iter().any(|p| p == proxy.name()) {
@@ -150,6 +172,11 @@ async fn compare(arguments: &Arguments) -> Result<()> {
         }
     }
     ensure!(!started.is_empty(), "nothing to measure");
+    match &arguments.part {
+        Some(Part::Latency(options)) => return latency::run(arguments, options, &started),
+        Some(Part::Idle(options)) => return idle::run(arguments, options, &started).await,
+        _ => {}
+    }
     let samples = rounds(arguments, &lines, &started)?;
     table::print(&samples, &lines);
     Ok(())

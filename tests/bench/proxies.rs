@@ -3,7 +3,8 @@
 use crate::configs::{self, Site};
 use crate::table::Line;
 use crate::{Ends, accepts};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,8 +26,8 @@ pub(crate) struct Started {
     pub(crate) proxy: Proxy,
     /// Whether it logs requests.
     pub(crate) logs: bool,
-    ip: Ipv4Addr,
-    process: Ends,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) process: Ends,
 }
 
 impl Proxy {
@@ -152,16 +153,39 @@ impl Started {
 
     /// What all its processes and threads have run for, from the scheduler's own clock.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for process in family(self.process.0.id())? {
-            for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-                // a thread may end meanwhile
-                let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-                nanoseconds += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-            }
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(self.cpu_times()?.values().sum())
     }
+
+    /// The same by process.
+    pub(crate) fn cpu_times(&self) -> Result<BTreeMap<u32, Duration>> {
+        family(self.process.0.id())?.into_iter().map(|process| Ok((process, ran_for(process)?))).collect()
+    }
+
+    /// The resident memory of all its processes, KiB.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        let mut sum = 0;
+        for process in family(self.process.0.id())? {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+            let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+            sum += line.trim().trim_end_matches(" kB").parse::<u64>()?;
+        }
+        Ok(sum)
+    }
+}
+
+/// KiB as MiB, for tables.
+pub(crate) fn kib(kib: u64) -> String {
+    format!("{:.1} MiB", kib as f64 / 1024.0)
+}
+
+fn ran_for(process: u32) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        // a thread may end meanwhile
+        let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// A process and its children.

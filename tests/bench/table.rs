@@ -113,7 +113,8 @@ pub(crate) fn print(samples: &[Sample], lines: &[Line]) {
     say(&text);
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The one in the middle, or between the two.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let (below, above) = (values.get(values.len().saturating_sub(1) / 2), values.get(values.len() / 2));
     match (below, above) {

@@ -9,6 +9,7 @@ use crate::metadata;
 use crate::object::{Object, Spec};
 use crate::suggest;
 use crate::value::{Data, Value};
+use crate::written::Written;
 use std::sync::Arc;
 use tidegate_model::{ObjectRef, Severity};
 
@@ -83,7 +84,7 @@ pub(crate) fn interpret(mut value: Value, file: &Arc<str>, text: &Text<'_>) -> I
             owners: meta.owners,
             spec,
             file: file.clone(),
-            written: Arc::new(value),
+            written: Written::new(&value),
         }),
         _ => None,
     };

@@ -4,14 +4,14 @@ use crate::mesh;
 use crate::object::{Object, Spec};
 use crate::read::read;
 use crate::value::{Data, Entry, Position, Value};
+use crate::written::Written;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::sync::Arc;
 
 impl Object {
     /// The object as it was written, to be serialized and given to [`restore`]. Of a Secret it has the contents.
     pub fn whole(&self) -> Value {
-        let mut value = (*self.written).clone();
+        let mut value = self.written.value();
         match &self.spec {
             Spec::Secret(secret) => {
                 let text = |bytes: &Vec<u8>| BASE64_STANDARD.encode(bytes);
@@ -34,7 +34,7 @@ impl Object {
 pub fn restore(file: &str, at: Position, json: &str) -> Option<Object> {
     let mut reading = read(file, json);
     let mut object = reading.objects.pop().filter(|_| reading.objects.is_empty() && !reading.unreadable)?;
-    object.written = Arc::new((*object.written).clone().moved(&|_| at));
+    object.written = Written::new(&object.written.value().moved(&|_| at));
     Some(object)
 }
 
@@ -111,11 +111,11 @@ items: [{metadata: {name: x}, spec: {ports: [{port: 80, targetPort: http}]}}]
         let reading = read("a.yaml", OBJECTS);
         assert_eq!(reading.objects.len(), 6, "{:?}", reading.diagnostics);
         for object in reading.objects {
-            let at = object.written.at;
+            let at = object.written.at();
             let json = serde_json::to_string(&object.whole()).unwrap();
             let restored = restore("a.yaml", at, &json).unwrap_or_else(|| panic!("{json}"));
             let flat = |object: &Object| {
-                let mut written = (*object.written).clone().moved(&|_| at);
+                let mut written = object.written.value().moved(&|_| at);
                 // kept of a Secret are keys alone, whichever field they were in, and no copy of it
                 if let Spec::Secret(_) = object.spec {
                     for key in ["data", "stringData", "metadata"] {
@@ -131,7 +131,7 @@ items: [{metadata: {name: x}, spec: {ports: [{port: 80, targetPort: http}]}}]
                         }
                     });
                 }
-                Object { written: Arc::new(written), ..object.clone() }
+                Object { written: Written::new(&written), ..object.clone() }
             };
             assert_eq!(flat(&restored), flat(&object), "{json}");
             assert_eq!(restored.locate("spec.http[0].name"), object.origin());

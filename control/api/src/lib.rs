@@ -21,8 +21,10 @@ mod metadata;
 mod object;
 mod objects;
 mod read;
+mod small_map;
 mod suggest;
 mod value;
+mod written;
 mod yaml;
 
 pub use crate::base64::Base64;
@@ -31,4 +33,6 @@ pub use kept::restore;
 pub use object::{Object, Owner, Spec};
 pub use objects::Objects;
 pub use read::{MAX_FILE_SIZE, Reading, Refused, read};
+pub use small_map::SmallMap;
 pub use value::{Data, Entry, Position, Value};
+pub use written::Written;

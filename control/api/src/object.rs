@@ -5,6 +5,7 @@ use crate::istio::{
 };
 use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
 use crate::value::{Position, Value};
+use crate::written::Written;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -35,7 +36,7 @@ pub struct Object {
     pub file: Arc<str>,
     /// The object as it was written, with positions: which fields were given is seen here. Of a Secret the contents
     /// are gone, and of Istio's ConfigMap the YAML in `data.mesh` is expanded.
-    pub written: Arc<Value>,
+    pub written: Written,
 }
 
 /// An owner of an object, as Deployments own ReplicaSets and these own Pods.
@@ -98,7 +99,7 @@ impl Object {
 
     /// Where the object starts.
     pub fn origin(&self) -> Origin {
-        self.at(self.written.at)
+        self.at(self.written.at())
     }
 
     /// Where `path` was written, or else its nearest ancestor, or else the object. See [`crate::field`].
@@ -107,7 +108,7 @@ impl Object {
     }
 
     /// The value that was written at `path`; `None` when there is none, or `null`.
-    pub fn field(&self, path: &str) -> Option<&Value> {
+    pub fn field(&self, path: &str) -> Option<Value> {
         self.written.find(path).filter(|value| !value.is_null())
     }
 

@@ -87,6 +87,20 @@ impl Changes {
 }
 
 impl Model {
+    /// Takes from `old` what is equal, so that what did not change is in memory once, whoever holds either of them.
+    pub fn share(&mut self, old: &Model) {
+        share(&mut self.listeners, &old.listeners);
+        share(&mut self.route_tables, &old.route_tables);
+        share(&mut self.virtual_hosts, &old.virtual_hosts);
+        share(&mut self.clusters, &old.clusters);
+        share(&mut self.endpoints, &old.endpoints);
+        share(&mut self.secrets, &old.secrets);
+        share(&mut self.authorities, &old.authorities);
+        share_one(&mut self.mesh, &old.mesh);
+        share_one(&mut self.authentication, &old.authentication);
+        share_one(&mut self.authorization, &old.authorization);
+    }
+
     /// What must change in `old` to make it this model.
     pub fn diff(&self, old: &Model) -> Changes {
         Changes {
@@ -101,6 +115,20 @@ impl Model {
             authentication: (self.authentication != old.authentication).then(|| self.authentication.clone()),
             authorization: (self.authorization != old.authorization).then(|| self.authorization.clone()),
         }
+    }
+}
+
+fn share<K: Ord, V: PartialEq>(new: &mut BTreeMap<K, Arc<V>>, old: &BTreeMap<K, Arc<V>>) {
+    for (key, value) in new {
+        if let Some(old) = old.get(key) {
+            share_one(value, old);
+        }
+    }
+}
+
+fn share_one<V: PartialEq>(new: &mut Arc<V>, old: &Arc<V>) {
+    if new == old {
+        new.clone_from(old);
     }
 }
 
@@ -145,5 +173,22 @@ mod tests {
         assert_eq!(seen, [("gone", None), ("came", Some(4)), ("changed", Some(20))]);
         assert!(new.diff(&new).is_empty());
         assert!(!changes.is_empty());
+    }
+
+    #[test]
+    fn what_is_equal_is_shared_and_nothing_else_changes() {
+        let model = |port| Model {
+            route_tables: [table("kept", 1), table("changed", port)].into(),
+            ..Model::default()
+        };
+        let (old, mut new) = (model(2), model(20));
+        new.share(&old);
+        assert_eq!(new, model(20));
+        let same = |name: &str| {
+            let name: TableName = name.into();
+            Arc::ptr_eq(&old.route_tables[&name], &new.route_tables[&name])
+        };
+        assert!(same("kept") && !same("changed"));
+        assert!(Arc::ptr_eq(&old.mesh, &new.mesh));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FormatString {
     source: Arc<str>,
-    parts: Vec<FormatPart>,
+    parts: Box<[FormatPart]>,
 }
 
 /// A piece of a [`FormatString`].
@@ -302,16 +302,19 @@ impl FormatString {
             rest = &after[end + 1..];
         }
         text.push_str(rest);
+        let source: Arc<str> = source.into();
         if !text.is_empty() {
-            parts.push(FormatPart::Literal(text.into()));
+            // most are text alone, which is in memory once then
+            let literal = if *text == *source { source.clone() } else { text.into() };
+            parts.push(FormatPart::Literal(literal));
         }
-        Ok(FormatString { source: source.into(), parts })
+        Ok(FormatString { source, parts: parts.into() })
     }
 
     /// The format that stands for this text, whatever is in it.
     pub fn of_text(text: &str) -> Self {
-        let parts = if text.is_empty() { Vec::new() } else { vec![FormatPart::Literal(text.into())] };
-        FormatString { source: text.replace('%', "%%").into(), parts }
+        let parts = (!text.is_empty()).then(|| FormatPart::Literal(text.into()));
+        FormatString { source: text.replace('%', "%%").into(), parts: parts.into_iter().collect() }
     }
 
     /// The pieces in order.
@@ -334,7 +337,7 @@ impl FormatString {
 
     /// The text, when there is no operator in it: then it need not be rendered per request.
     pub fn literal(&self) -> Option<&str> {
-        match self.parts.as_slice() {
+        match &*self.parts {
             [] => Some(""),
             [FormatPart::Literal(l)] => Some(l),
             _ => None,

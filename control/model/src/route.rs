@@ -81,7 +81,7 @@ pub struct RuleRef {
     /// Index in `match`, or `None` for a rule without match blocks.
     pub match_index: Option<usize>,
     /// For a delegate: the rule of the root that delegated to it.
-    pub root: Option<(ObjectRef, usize)>,
+    pub root: Option<Box<(ObjectRef, usize)>>,
 }
 
 /// One match block with what happens to the requests that it accepts. A rule with several

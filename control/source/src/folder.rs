@@ -58,7 +58,10 @@ impl Folder {
             files.entry(PathBuf::from(&*object.file)).or_default().push(object);
         }
         for (path, mut objects) in files {
-            objects.sort_by_key(|object| (object.written.at.line, object.written.at.column));
+            objects.sort_by_key(|object| {
+                let at = object.written.at();
+                (at.line, at.column)
+            });
             self.files.insert(path, FileState::kept(objects));
         }
     }

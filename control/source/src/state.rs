@@ -113,7 +113,7 @@ impl Kept {
     pub fn write(objects: &Objects) -> io::Result<Vec<u8>> {
         let mut lines = Vec::new();
         for object in objects.iter() {
-            let Position { line, column } = object.written.at;
+            let Position { line, column } = object.written.at();
             let kept: Line<Value> = Line { file: object.file.clone(), line, column, object: object.whole() };
             serde_json::to_writer(&mut lines, &kept)?;
             lines.push(b'\n');

@@ -128,12 +128,13 @@ fn forwarded(
     if destinations.is_empty() {
         return Ok(refused("no_destination"));
     }
+    destinations.shrink_to_fit();
     Ok(Action::Forward(Forward {
         destinations,
         path_rewrite: path_rewrite(route, kind),
         timeout: route.timeout.filter(|t| !t.is_zero()),
-        retries: clusters.retries(route.retries.as_ref()),
-        fault: route.fault.as_ref().map(fault).unwrap_or_default(),
+        retries: clusters.retries(route.retries.as_deref()),
+        fault: route.fault.as_deref().map(fault).unwrap_or_default(),
         mirrors: mirrors(rule, port, domain, clusters, report),
     }))
 }
@@ -167,8 +168,11 @@ fn mirrors(
         percentage.as_ref().map_or(otherwise, |p| Share::percent(p.value.unwrap_or(0.0)))
     };
     let all = route.mirror_percent.map_or(Share::all(), |percent| Share::percent(percent.into()));
-    let single =
-        route.mirror.iter().map(|to| ("mirror".to_owned(), to, share_of(&route.mirror_percentage, all)));
+    let single = route
+        .mirror
+        .as_deref()
+        .into_iter()
+        .map(|to| ("mirror".to_owned(), to, share_of(&route.mirror_percentage, all)));
     let listed = route.mirrors.iter().enumerate().map(|(i, mirror)| {
         let share = share_of(&mirror.percentage, Share::all());
         (format!("mirrors[{i}].destination"), &mirror.destination, share)

@@ -5,9 +5,8 @@ use crate::matches::gateway_name;
 use crate::report::Report;
 use crate::world::{Item, World};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use tidegate_api::Object;
 use tidegate_api::istio::{HttpMatchRequest, HttpRoute, StringMatch, VirtualService};
+use tidegate_api::{Object, SmallMap};
 
 /// A rule as it counts: one of the VirtualService itself, or of a delegate merged with its root's.
 pub(crate) struct Rule<'a> {
@@ -229,8 +228,13 @@ fn merge_blocks<'a>(root: &[Cow<'a, HttpMatchRequest>], own: Vec<Block<'a>>) -> 
 }
 
 fn merge_block(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> HttpMatchRequest {
-    fn union<V: Clone>(root: &BTreeMap<String, V>, leaf: &BTreeMap<String, V>) -> BTreeMap<String, V> {
-        root.iter().chain(leaf).map(|(k, v)| (k.clone(), v.clone())).collect()
+    fn union<'m, V, M>(root: &'m M, leaf: &'m M) -> M
+    where
+        V: Clone + 'm,
+        &'m M: IntoIterator<Item = (&'m String, &'m V)>,
+        M: FromIterator<(String, V)>,
+    {
+        root.into_iter().chain(leaf).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
     let text = |leaf: &Option<String>, root: &Option<String>| {
         leaf.clone().filter(|s| !s.is_empty()).or_else(|| root.clone())
@@ -259,7 +263,7 @@ fn conflicts(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> bool {
         (Some(root), Some(leaf)) => string_conflicts(root, leaf),
         _ => false,
     };
-    let map = |root: &BTreeMap<String, StringMatch>, leaf: &BTreeMap<String, StringMatch>| {
+    let map = |root: &SmallMap<StringMatch>, leaf: &SmallMap<StringMatch>| {
         leaf.iter().any(|(key, value)| root.get(key).is_some_and(|root| string_conflicts(root, value)))
     };
     let port = |m: &HttpMatchRequest| m.port.filter(|p| *p != 0);

@@ -28,7 +28,7 @@ pub(crate) fn merge(
     destinations: usize,
 ) -> Result<Merged, InvalidFormat> {
     let both = |pick: fn(&Headers) -> Option<&HeaderOperations>| {
-        let of = |headers: &Option<Headers>| level(headers.as_ref().and_then(pick));
+        let of = |headers: &Option<Box<Headers>>| level(headers.as_deref().and_then(pick));
         Ok::<_, InvalidFormat>((of(&route.headers)?, of(&destination.headers)?))
     };
     let (route_request, own_request) = both(|h| h.request.as_ref())?;
@@ -57,7 +57,9 @@ fn ordered(route: Level, own: Level, destinations: usize) -> Vec<HeaderOp> {
     } else {
         [own.removes, own.writes, route.removes, route.writes]
     };
-    steps.into_iter().flatten().collect()
+    let mut ordered: Vec<_> = steps.into_iter().flatten().collect();
+    ordered.shrink_to_fit();
+    ordered
 }
 
 fn level(operations: Option<&HeaderOperations>) -> Result<Level, InvalidFormat> {
@@ -97,14 +99,12 @@ pub(crate) fn is_authority(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn headers(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> Option<Headers> {
+    fn headers(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> Option<Box<Headers>> {
         let map =
             |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let remove = remove.iter().map(ToString::to_string).collect();
-        Some(Headers {
-            request: Some(HeaderOperations { set: map(set), add: map(add), remove }),
-            response: None,
-        })
+        let request = Some(HeaderOperations { set: map(set), add: map(add), remove });
+        Some(Box::new(Headers { request, response: None }))
     }
 
     fn show(op: &HeaderOp) -> String {
@@ -141,7 +141,7 @@ mod tests {
         let mut route = HttpRoute { headers: headers(&[("host", "a")], &[], &[]), ..HttpRoute::default() };
         let rewrite =
             tidegate_api::istio::HttpRewrite { authority: Some("50%.b".into()), ..Default::default() };
-        route.rewrite = Some(rewrite);
+        route.rewrite = Some(Box::new(rewrite));
         let merged = merge(&route, &HttpRouteDestination::default(), 1).unwrap();
         assert_eq!(merged.authority.unwrap().literal(), Some("50%.b"));
     }

@@ -226,7 +226,7 @@ fn destinations(vs: &VirtualService) -> Vec<(String, &Destination)> {
     }
     for (r, rule) in vs.http.iter().enumerate() {
         let all = format!("spec.http[{r}]");
-        found.extend(rule.mirror.iter().map(|to| (format!("{all}.mirror"), to)));
+        found.extend(rule.mirror.as_deref().into_iter().map(|to| (format!("{all}.mirror"), to)));
         let listed = rule.mirrors.iter().enumerate();
         found.extend(listed.map(|(m, to)| (format!("{all}.mirrors[{m}].destination"), &to.destination)));
     }

@@ -108,7 +108,7 @@ pub(crate) fn report_merged<'o>(
 ) {
     let mut taken: Taken<&ObjectRef> = Taken::default();
     for route in routes {
-        let own = route.rule.root.as_ref().map_or(&route.rule.object, |(root, _)| root);
+        let own = route.rule.root.as_deref().map_or(&route.rule.object, |(root, _)| root);
         let everything = taken.everything.map(|by| ("every request".to_owned(), by));
         let path = || {
             taken.shadows(&route.matches).map(|(path, by)| (format!("paths that start like {path:?}"), *by))

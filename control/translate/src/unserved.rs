@@ -76,7 +76,8 @@ pub(crate) fn selects_gateway(env: &Env, object: &Object) -> bool {
     if object.field("spec.targetRef").is_some() || object.field("spec.targetRefs").is_some() {
         return false;
     }
-    let labels = object.field("spec.selector.matchLabels").map_or(&[][..], |v| v.entries());
+    let labels = object.field("spec.selector.matchLabels");
+    let labels = labels.as_ref().map_or(&[][..], |v| v.entries());
     let selector: BTreeMap<String, String> =
         labels.iter().map(|e| (e.key.clone(), e.value.as_str().unwrap_or_default().to_owned())).collect();
     selects(&selector, &env.labels)

@@ -20,9 +20,9 @@ pub(crate) fn routes(
     let mut routes = Vec::new();
     for rule in rules {
         let mut actions = Actions { rule, port: place.port, domain, made: [None, None] };
-        let cors = rule.route.cors_policy.as_ref().map(cors);
+        let cors = rule.route.cors_policy.as_deref().map(cors);
         if rule.blocks.is_empty() {
-            let made = actions.get(PathKind::Prefix, clusters, report);
+            let made = shared(actions.get(PathKind::Prefix, clusters, report), &routes);
             routes.push(route(rule, None, None, RouteMatch::default(), cors, made));
             return routes;
         }
@@ -36,7 +36,7 @@ pub(crate) fn routes(
                 PathMatch::Any | PathMatch::Prefix(_) => PathKind::Prefix,
             };
             let last = is_catch_all(&matches);
-            let made = actions.get(kind, clusters, report);
+            let made = shared(actions.get(kind, clusters, report), &routes);
             routes.push(route(rule, *index, block.name.as_deref(), matches, cors.clone(), made));
             if last {
                 return routes;
@@ -44,6 +44,11 @@ pub(crate) fn routes(
         }
     }
     routes
+}
+
+/// The action of the last route, where it is equal: neighbours often differ in their matches alone.
+fn shared(action: Arc<Action>, routes: &[Arc<Route>]) -> Arc<Action> {
+    routes.last().map(|route| &route.action).filter(|last| **last == action).cloned().unwrap_or(action)
 }
 
 /// The actions of a rule, each made once.
@@ -86,7 +91,7 @@ fn route(
             object: rule.object.reference.clone(),
             index: rule.index,
             match_index,
-            root: rule.root.map(|(root, index)| (root.reference.clone(), index)),
+            root: rule.root.map(|(root, index)| Box::new((root.reference.clone(), index))),
         },
         origin: rule.object.locate(&field),
         matches,

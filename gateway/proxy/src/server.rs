@@ -134,15 +134,24 @@ pub struct Applied {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// Makes the objects of a config as JSON without secret material, when they are asked for: there may be many.
+pub type ShowObjects = Arc<dyn Fn() -> Vec<Value> + Send + Sync>;
+
 /// What the admin page shows of the config beside the table.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Report {
-    /// The objects, as JSON without secret material.
-    pub objects: Vec<Value>,
+    /// The objects.
+    pub objects: ShowObjects,
     /// How many of the objects are from before the process began: their source is missing or broken.
     pub restored: usize,
     /// Everything that was said about them.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Report { objects: Arc::new(Vec::new), restored: 0, diagnostics: Vec::new() }
+    }
 }
 
 /// Why the data plane does not start.

@@ -123,7 +123,7 @@ impl Rule {
             file: origin.file.to_string(),
             line: origin.line,
             section: None,
-            root: rule.root.as_ref().map(|(object, index)| Root {
+            root: rule.root.as_deref().map(|(object, index)| Root {
                 kind: object.kind.to_string(),
                 namespace: object.namespace.to_string(),
                 name: object.name.to_string(),

@@ -89,6 +89,11 @@ impl World {
         }
     }
 
+    /// What it was translated to.
+    pub(crate) fn model(&self) -> &Model {
+        &self.gateway.model
+    }
+
     /// What it was translated from.
     pub(crate) fn objects(&self) -> &Objects {
         &self.objects

@@ -7,13 +7,17 @@ mod frames;
 mod grpc;
 mod http1;
 mod http2;
+mod many;
 mod origin;
+mod rated;
 mod site;
 mod websocket;
 
 pub use callgrind::{Counts, Profile};
 pub use grpc::message;
+pub use many::{ROUTES_OF_HOST, hosts_of, prefixes_of, table_of, with_answer};
 pub use origin::{serve as serve_origins, serve_tls as serve_tls_origin};
+pub use rated::{Latencies, run_at};
 pub use site::{
     ADMITTED, BANNED, CLOSED, GRPC_HOST, HOSTS, METHODS, OPEN, PREFIXES, access_log, featured_site,
     grpc_upstream, host, policies, site, tls_upstream,

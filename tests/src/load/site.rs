@@ -123,6 +123,12 @@ pub fn featured_site(origins: &[SocketAddr], sampled: u32) -> String {
 }
 
 fn of_rules(origins: &[SocketAddr], tls: Option<&Identity>, features: &str) -> String {
+    let hosts = (0..HOSTS).map(|n| virtual_service(n, 0..=PREFIXES, features));
+    hosts.fold(base(origins, tls), |text, host| text + "---\n" + &host)
+}
+
+/// All but the rules.
+pub(super) fn base(origins: &[SocketAddr], tls: Option<&Identity>) -> String {
     let endpoints: Vec<_> =
         origins.iter().map(|o| format!("{{address: {}, ports: {{http: {}}}}}", o.ip(), o.port())).collect();
     let mut text = format!(
@@ -147,21 +153,24 @@ fn of_rules(origins: &[SocketAddr], tls: Option<&Identity>, features: &str) -> S
         text += "---\n";
         text += &objects::secret("edge", identity);
     }
-    for n in 0..HOSTS {
-        text += "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n";
-        let _ = writeln!(text, "metadata: {{name: h{n}, namespace: bench}}\nspec:\n  hosts: [{}]", host(n));
-        text += "  gateways: [edge]\n  http:\n";
-        for prefix in 0..=PREFIXES {
-            if prefix < PREFIXES {
-                let _ = writeln!(text, "  - match: [{{uri: {{prefix: /svc{prefix}/}}}}]\n    route:");
-            } else {
-                text += "  - route:\n";
-            }
-            text += "    - destination: {host: origin.example}\n      headers:\n";
-            text += "        request: {remove: [x-debug], set: {x-edge: tidegate}}\n";
-            text += "        response: {set: {x-served-by: edge}}\n";
-            text += features;
+    text
+}
+
+/// The rules of a host: one for each of these prefixes, of which the last, [`PREFIXES`], stands for `/`.
+pub(super) fn virtual_service(n: usize, prefixes: impl IntoIterator<Item = usize>, features: &str) -> String {
+    let mut text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\n".to_owned();
+    let _ = writeln!(text, "metadata: {{name: h{n}, namespace: bench}}\nspec:\n  hosts: [{}]", host(n));
+    text += "  gateways: [edge]\n  http:\n";
+    for prefix in prefixes {
+        if prefix == PREFIXES {
+            text += "  - route:\n";
+        } else {
+            let _ = writeln!(text, "  - match: [{{uri: {{prefix: /svc{prefix}/}}}}]\n    route:");
         }
+        text += "    - destination: {host: origin.example}\n      headers:\n";
+        text += "        request: {remove: [x-debug], set: {x-edge: tidegate}}\n";
+        text += "        response: {set: {x-served-by: edge}}\n";
+        text += features;
     }
     text
 }

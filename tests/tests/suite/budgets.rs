@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_tests::load::{self, Counts, Profile, Shape, Until};
 use tidegate_tests::{Authority, Gateway, Net, Start, release_gateway_binary, workspace};
 use tokio::net::TcpListener;
@@ -27,6 +27,10 @@ struct Budgets {
     /// Instructions of a `get` whose route has a timeout, retries, more header operations and is traced, as a multiple
     /// of those of a plain one, by how much is sampled.
     featured: BTreeMap<String, f64>,
+    /// Instructions of a `get` with a table of so many routes, as a multiple of those with one route.
+    routes: BTreeMap<String, f64>,
+    /// MiB of anonymous memory with two workers and so many routes, once started.
+    memory: BTreeMap<String, f64>,
     /// Bytes of memory of an idle connection, by the shape of its first request.
     idle: BTreeMap<String, f64>,
 }
@@ -69,20 +73,30 @@ impl Bench {
         let identity = Authority::new("budgets")?.issue("edge", &[load::host(0)])?;
         let config = load::site(&origins, Some(&identity));
         let bench = Bench { net, folder, origins };
-        bench.write(&config)?;
+        bench.write([("site.yaml", config)])?;
         Ok(bench)
     }
 
-    /// The config that is measured from now on.
-    fn write(&self, config: &str) -> Result<()> {
-        std::fs::create_dir_all(self.file("config"))?;
-        Ok(std::fs::write(self.file("config/site.yaml"), config)?)
+    /// The files of the config that is measured from now on.
+    fn write<N: AsRef<Path>>(&self, files: impl IntoIterator<Item = (N, String)>) -> Result<()> {
+        let folder = self.file("config");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir(&folder)?;
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text)?;
+        }
+        Ok(())
+    }
+
+    fn gateway(&self, workers: usize) -> Result<Start> {
+        let start = Start::with(self.folder.path().join("config")).binary(release_gateway_binary()?);
+        Ok(start.arg("--concurrency").arg(&workers.to_string()))
     }
 
     async fn start(&self, shapes: &[Shape], under: &[String]) -> Result<Gateway> {
-        let start = Start::with(self.folder.path().join("config")).binary(release_gateway_binary()?);
-        let start = start.arg("--concurrency").arg("1").under(under.iter().cloned());
-        let gateway = start.start(&self.net).await?;
+        let gateway = self.gateway(1)?.under(under.iter().cloned()).start(&self.net).await?;
         for shape in shapes {
             // buffers, pools and tables are as large then as they get
             send(&gateway, *shape, 1000).await?;
@@ -121,14 +135,21 @@ async fn counts(bench: &Bench, shapes: &[Shape]) -> Result<Vec<(Shape, Counts)>>
         "--compress-strings=no".to_owned(),
         "--compress-pos=no".to_owned(),
         "--collect-systime=yes".to_owned(),
+        // a start is long, and of no interest
+        "--instr-atstart=no".to_owned(),
         format!("--callgrind-out-file={}", out.display()),
         format!("--log-file={}", bench.file("valgrind.log").display()),
     ];
     let gateway = bench.start(shapes, &tool).await.context("under valgrind")?;
+    let ask = |words: &[&str]| {
+        let process = format!("--pid={}", gateway.id());
+        run("vgdb", &[&[&*process], words].concat())
+    };
+    ask(&["instrumentation", "on"])?;
     let mut dumps = 0;
     let mut dump = || -> Result<Profile> {
         dumps += 1;
-        run("vgdb", &[&format!("--pid={}", gateway.id()), "dump"])?;
+        ask(&["dump"])?;
         let path = bench.file(&format!("callgrind.{dumps}"));
         Profile::parse(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?)
     };
@@ -195,11 +216,11 @@ impl Verdict {
         }
     }
 
-    /// A multiple of the plain request, which must not be exceeded at all.
+    /// A multiple of another request, which must not be exceeded at all.
     fn hold_ratio(&mut self, what: &str, ratio: f64, bound: f64) {
-        let _ = writeln!(self.table, "  {what:32} {ratio:>9.2}x of {bound:>9.2}x");
+        let _ = writeln!(self.table, "  {what:32} {ratio:>9.3}x of {bound:>9.2}x");
         if ratio > bound {
-            self.exceeded.push(format!("{what}: {ratio:.2} times a plain one, at most {bound:.2}"));
+            self.exceeded.push(format!("{what}: {ratio:.3} times, at most {bound:.2}"));
         }
     }
 }
@@ -233,12 +254,13 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
     }
     let mut all = plain;
     for (sampled, budget) in &budgets.featured {
-        bench.write(&load::featured_site(&bench.origins, sampled.parse()?))?;
+        bench.write([("site.yaml", load::featured_site(&bench.origins, sampled.parse()?))])?;
         let featured = counts(&bench, &[Shape::Get]).await?;
         let ratio = featured[0].1.instructions / all[0].1.instructions;
         verdict.hold_ratio(&format!("get with features, {sampled} % traced"), ratio, *budget);
         all.extend(featured);
     }
+    all.extend(many_routes(&bench, &budgets, &mut verdict).await?);
     say(&verdict.table);
     if !verdict.exceeded.is_empty() || std::env::var_os("TIDEGATE_BUDGETS_DETAIL").is_some() {
         say(&detail(&all));
@@ -250,6 +272,41 @@ async fn a_request_costs_no_more_than_its_budget() -> Result<()> {
         verdict.exceeded.join("; ")
     );
     Ok(())
+}
+
+/// What a table of many routes costs each request, and in memory.
+async fn many_routes(
+    bench: &Bench,
+    budgets: &Budgets,
+    verdict: &mut Verdict,
+) -> Result<Vec<(Shape, Counts)>> {
+    let (one, mut all) = (with_routes(bench, 1).await?, Vec::new());
+    for (routes, budget) in &budgets.routes {
+        let many = with_routes(bench, routes.parse()?).await?;
+        let ratio = many.instructions / one.instructions;
+        verdict.hold_ratio(&format!("get with {routes} routes, to one"), ratio, *budget);
+        all.push((Shape::Get, many));
+    }
+    for (routes, budget) in &budgets.memory {
+        bench.write(load::table_of(&bench.origins, routes.parse()?))?;
+        let gateway = bench.gateway(2)?.start(&bench.net).await?;
+        let bound = budget * f64::from(1 << 20);
+        let (patience, mut bytes) = (Instant::now() + Duration::from_secs(20), f64::MAX);
+        // what a start needs for a moment is given back after it is ready
+        while bytes > bound && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            bytes = anonymous_bytes(gateway.id())?;
+        }
+        verdict.hold(&format!("memory with {routes} routes, MiB"), bytes / f64::from(1 << 20), *budget);
+    }
+    Ok(all)
+}
+
+/// What a `get` costs with a table of so many routes.
+async fn with_routes(bench: &Bench, routes: usize) -> Result<Counts> {
+    bench.write(load::table_of(&bench.origins, routes))?;
+    let counted = counts(bench, &[Shape::Get]).await?;
+    counted.into_iter().next().map(|(_, counts)| counts).context("nothing was counted")
 }
 
 /// Where the instructions, allocations and system calls are.

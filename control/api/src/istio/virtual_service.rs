@@ -1,4 +1,5 @@
 use crate::decode::{Decode, Decoder, fields, names};
+use crate::small_map::SmallMap;
 use crate::value::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,21 +30,21 @@ fields! {
         /// Where to forward to, by weight.
         "route" => route: Vec<HttpRouteDestination>,
         /// Answer with a redirect.
-        "redirect" => redirect: Option<HttpRedirect>,
+        "redirect" => redirect: Option<Box<HttpRedirect>>,
         /// Answer at once.
-        "directResponse" => direct_response: Option<HttpDirectResponse>,
+        "directResponse" => direct_response: Option<Box<HttpDirectResponse>>,
         /// Go on with the rules of another VirtualService.
-        "delegate" => delegate: Option<Delegate>,
+        "delegate" => delegate: Option<Box<Delegate>>,
         /// Change path or authority before forwarding.
-        "rewrite" => rewrite: Option<HttpRewrite>,
+        "rewrite" => rewrite: Option<Box<HttpRewrite>>,
         /// Time that the whole request may take; absent or 0 is no limit.
         "timeout" => timeout: Option<Duration>,
         /// Retries.
-        "retries" => retries: Option<HttpRetry>,
+        "retries" => retries: Option<Box<HttpRetry>>,
         /// Faults to inject.
-        "fault" => fault: Option<HttpFaultInjection>,
+        "fault" => fault: Option<Box<HttpFaultInjection>>,
         /// Where to send a copy of requests.
-        "mirror" => mirror: Option<Destination>,
+        "mirror" => mirror: Option<Box<Destination>>,
         /// Where to send copies of requests.
         "mirrors" => mirrors: Vec<HttpMirrorPolicy>,
         /// Percentage of requests to mirror (deprecated).
@@ -51,9 +52,9 @@ fields! {
         /// Percentage of requests to mirror.
         "mirrorPercentage" => mirror_percentage: Option<Percent>,
         /// Cross-origin resource sharing.
-        "corsPolicy" => cors_policy: Option<CorsPolicy>,
+        "corsPolicy" => cors_policy: Option<Box<CorsPolicy>>,
         /// Header operations.
-        "headers" => headers: Option<Headers>,
+        "headers" => headers: Option<Box<Headers>>,
     }
 
     /// Another VirtualService, without hosts, whose rules are used.
@@ -75,9 +76,9 @@ fields! {
     /// Operations on the headers of one message.
     pub struct HeaderOperations {
         /// Overwrite.
-        "set" => set: BTreeMap<String, String>,
+        "set" => set: SmallMap<String>,
         /// Append.
-        "add" => add: BTreeMap<String, String>,
+        "add" => add: SmallMap<String>,
         /// Remove.
         "remove" => remove: Vec<String>,
     }
@@ -95,7 +96,7 @@ fields! {
         /// Host or :authority, with its port.
         "authority" => authority: Option<StringMatch>,
         /// Headers, all of them.
-        "headers" => headers: BTreeMap<String, StringMatch>,
+        "headers" => headers: SmallMap<StringMatch>,
         /// The port that it came in on, as the Gateway names it.
         "port" => port: Option<u32>,
         /// Labels of the workload that routes.
@@ -103,11 +104,11 @@ fields! {
         /// Gateways and `mesh`; a subset of those of the VirtualService.
         "gateways" => gateways: Vec<String>,
         /// Query parameters, all of them.
-        "queryParams" => query_params: BTreeMap<String, StringMatch>,
+        "queryParams" => query_params: SmallMap<StringMatch>,
         /// Match exact and prefix paths in any case.
         "ignoreUriCase" => ignore_uri_case: Option<bool>,
         /// Headers of which none may match.
-        "withoutHeaders" => without_headers: BTreeMap<String, StringMatch>,
+        "withoutHeaders" => without_headers: SmallMap<StringMatch>,
         /// Namespace of the workload that routes.
         "sourceNamespace" => source_namespace: Option<String>,
         /// Prefix for statistics.
@@ -121,7 +122,7 @@ fields! {
         /// Its share among the destinations of the rule.
         "weight" => weight: Option<i32>,
         /// Header operations for this destination alone.
-        "headers" => headers: Option<Headers>,
+        "headers" => headers: Option<Box<Headers>>,
     }
 
     /// A destination with its share, for TCP and TLS.

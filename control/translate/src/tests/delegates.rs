@@ -88,7 +88,7 @@ fn rules_of_a_delegate_name_both() {
     let route = &host(&t, "http.80", "x.com").unwrap().routes[0];
     assert_eq!(&*route.name, "r-l.m");
     assert_eq!(route.rule.object.to_string(), "VirtualService/default/leaf");
-    let (root, index) = route.rule.root.clone().unwrap();
+    let (root, index) = *route.rule.root.clone().unwrap();
     assert_eq!((root.to_string().as_str(), index), ("VirtualService/istio-system/root", 0));
     assert_eq!((path(&route.matches).as_str(), route.matches.headers.len()), ("/a", 1));
     let Action::Forward(f) = &*route.action else { panic!() };

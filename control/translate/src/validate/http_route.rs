@@ -27,7 +27,7 @@ pub(super) fn validate(check: &mut Check<'_>, field: &str, route: &HttpRoute, co
     if let Some(rewrite) = &route.rewrite {
         rewritten(check, &format!("{field}.rewrite"), rewrite);
     }
-    headers(check, &format!("{field}.headers"), route.headers.as_ref());
+    headers(check, &format!("{field}.headers"), route.headers.as_deref());
     authority_once(check, field, route);
     check.duration(&format!("{field}.timeout"), route.timeout);
     traffic::validate(check, field, route);

@@ -33,7 +33,7 @@ pub(super) fn validate(check: &mut Check<'_>, field: &str, route: &HttpRoute) {
     for (i, d) in route.route.iter().enumerate() {
         let field = format!("{field}.route[{i}]");
         destination(check, &format!("{field}.destination"), &d.destination);
-        http_route::headers(check, &format!("{field}.headers"), d.headers.as_ref());
+        http_route::headers(check, &format!("{field}.headers"), d.headers.as_deref());
     }
     weights(check, field, &route.route.iter().map(|d| d.weight).collect::<Vec<_>>());
     mirrors(check, field, route);

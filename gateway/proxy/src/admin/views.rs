@@ -26,7 +26,7 @@ pub(super) fn config(state: &State) -> Value {
         let report = &state.shown().report;
         (report.objects.clone(), report.restored)
     };
-    let generation = state.live.generation();
+    let (objects, generation) = (objects(), state.live.generation());
     json!({ "generation": generation, "restored": restored, "objects": objects, "diagnostics": diagnostics })
 }
 

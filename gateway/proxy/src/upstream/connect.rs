@@ -152,15 +152,15 @@ impl Connector {
     ) -> Result<Box<UpstreamConnection>, ConnectError> {
         let config = cluster.config();
         // Boxed: the state of connecting must not sit in every connection that waits for a request.
-        let connecting = Box::pin(async {
+        let connecting = Box::pin(tokio::time::timeout(config.connect_timeout, async {
             let peer = &way.endpoint.peer;
             let stream = match config.limits.tcp_keepalive {
                 None => self.transport.new_stream(&peer.0).await,
                 Some(keepalive) => self.transport.new_stream(&peer.probed(keepalive).0).await,
             };
             way.transport.begin(stream?, &way.options, inside).await
-        });
-        let stream = match pingora::time::timeout(config.connect_timeout, connecting).await {
+        }));
+        let stream = match connecting.await {
             Ok(connected) => connected?,
             Err(_) => return Err(ConnectError::Timeout),
         };

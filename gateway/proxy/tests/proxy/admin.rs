@@ -44,7 +44,7 @@ async fn config_and_table_show_everything_but_keys() {
         code: "odd-thing",
     };
     proxy.publish(Report {
-        objects: vec![serde_json::json!({"kind": "Gateway"})],
+        objects: Arc::new(|| vec![serde_json::json!({"kind": "Gateway"})]),
         restored: 1,
         diagnostics: vec![said],
     });
