@@ -1,8 +1,7 @@
+use crate::RequestView;
 use crate::claim::find;
 use crate::pattern::Patterns;
-use crate::{HeaderValue, RequestView};
 use serde_json::Value;
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use tidegate_model::{
@@ -60,20 +59,26 @@ impl Subject {
         }
     }
 
-    /// Its value in a request; of a claim none.
+    /// Its values in a request, in order: each line of a header is one by itself (Envoy since 1.39). Of a claim none.
     #[inline]
-    pub(crate) fn value<'r, R: RequestView + ?Sized>(&self, request: &'r R) -> Option<HeaderValue<'r>> {
+    pub(crate) fn each_value<R: RequestView + ?Sized>(&self, request: &R, mut value: impl FnMut(&[u8])) {
         match self {
-            Subject::Method => Some(Cow::Borrowed(request.method())),
-            Subject::Scheme => Some(Cow::Borrowed(request.scheme().as_str().as_bytes())),
-            Subject::Authority => Some(Cow::Borrowed(request.authority())),
-            Subject::Target => Some(match request.query() {
-                None => Cow::Borrowed(request.path()),
-                Some(query) => Cow::Owned([request.path(), b"?", query].concat()),
-            }),
-            Subject::Header(name) => request.header(name),
-            Subject::Query(name) => query_value(request.query()?, name.as_bytes()).map(Cow::Borrowed),
-            Subject::Claim(_) => None,
+            Subject::Method => value(request.method()),
+            Subject::Scheme => value(request.scheme().as_str().as_bytes()),
+            Subject::Authority => value(request.authority()),
+            Subject::Target => match request.query() {
+                None => value(request.path()),
+                Some(query) => value(&[request.path(), b"?", query].concat()),
+            },
+            Subject::Header(name) => request.each_value(name, &mut value),
+            Subject::Query(name) => {
+                request
+                    .query()
+                    .and_then(|query| query_value(query, name.as_bytes()))
+                    .into_iter()
+                    .for_each(value);
+            }
+            Subject::Claim(_) => {}
         }
     }
 }
@@ -159,12 +164,9 @@ impl Condition {
         if matches!(self.test, Test::Broken) {
             return true;
         }
-        let value = self.subject.value(request);
-        let holds = match &value {
-            Some(v) => self.test.holds(v),
-            None => self.holds_without_value(request),
-        };
-        holds != self.invert
+        let mut found = None;
+        self.subject.each_value(request, |v| found = Some(found == Some(true) || self.test.holds(v)));
+        found.unwrap_or_else(|| self.holds_without_value(request)) != self.invert
     }
 
     fn holds_without_value<R: RequestView + ?Sized>(&self, request: &R) -> bool {
@@ -212,12 +214,22 @@ impl Condition {
                 Some(claim) => format!("{self}: {test} does not match {claim}"),
             };
         }
-        match self.subject.value(request) {
-            None if *invert => format!("{self}: absent counts as \"\", which {test} matches"),
-            None => format!("{self}: absent, wants {test}"),
-            Some(_) if *invert && matches!(self.test, Test::Present) => format!("{self}: present"),
-            Some(v) if *invert => format!("{self}: {test} matches {}", quoted(&v)),
-            Some(v) => format!("{self}: {test} does not match {}", quoted(&v)),
+        let mut there = false;
+        let mut values = Vec::new();
+        self.subject.each_value(request, |v| {
+            there = true;
+            // Of an inverted condition, those that it failed by.
+            if self.test.holds(v) == *invert {
+                values.push(quoted(v));
+            }
+        });
+        let values = values.join(", ");
+        match there {
+            false if *invert => format!("{self}: absent counts as \"\", which {test} matches"),
+            false => format!("{self}: absent, wants {test}"),
+            true if *invert && matches!(self.test, Test::Present) => format!("{self}: present"),
+            true if *invert => format!("{self}: {test} matches {values}"),
+            true => format!("{self}: {test} does not match {values}"),
         }
     }
 }

@@ -50,9 +50,10 @@ pub trait RequestView {
     fn path(&self) -> &[u8];
     /// The query, without its `?`; `None` when there is no `?`.
     fn query(&self) -> Option<&[u8]>;
-    /// A header's value; repeated lines are joined with `,`. Pseudo headers are not asked for here.
+    /// A header's value; repeated lines are joined with `,`, which is for what writes it down: conditions and policies
+    /// look at each value. Pseudo headers are not asked for here.
     fn header(&self, name: &HeaderName) -> Option<HeaderValue<'_>>;
-    /// Each value of a header by itself, in order: what policies look at.
+    /// Each value of a header by itself, in order: one per line, what conditions and policies look at.
     fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8]));
     /// Each value of headers whose names differ from this one by `_` for `-`, or the other way round: upstreams of the
     /// CGI kind do not tell them apart.

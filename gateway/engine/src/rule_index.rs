@@ -97,11 +97,15 @@ impl Node {
                     if keyed.first >= best {
                         break;
                     }
-                    if let Some(value) = keyed.subject.value(request)
-                        && let Some(node) = keyed.values.get(&*value)
-                    {
-                        best = node.find(rules, request, best);
-                    }
+                    let mut place = 0;
+                    keyed.subject.each_value(request, |value| {
+                        if let Some(node) = keyed.values.get(value)
+                            && !keyed.repeats(request, value, place)
+                        {
+                            best = node.find(rules, request, best);
+                        }
+                        place += 1;
+                    });
                 }
                 best
             }
@@ -124,6 +128,19 @@ impl Keyed {
         let values = values.collect();
         settled.pop();
         Keyed { subject, first, values }
+    }
+
+    /// Whether the value at `place` was there before, so that no node is searched twice: nodes below repeat it.
+    fn repeats<R: RequestView + ?Sized>(&self, request: &R, value: &[u8], place: usize) -> bool {
+        if place == 0 {
+            return false;
+        }
+        let (mut at, mut found) = (0, false);
+        self.subject.each_value(request, |earlier| {
+            found |= at < place && earlier == value;
+            at += 1;
+        });
+        found
     }
 }
 

@@ -143,7 +143,7 @@ fn weights_share_the_dice() {
     }
 }
 
-/// Conditions that a GET of `/fo?q=1&q=2` with `x-user: jason` does not meet, and what is said of them.
+/// Conditions that a GET of `/fo?q=1&q=2` with `x-user: jason`, `x-two: a` and `x-two: b` does not meet, and what is said of them.
 fn losers() -> Vec<(RouteMatch, &'static str)> {
     let exact = |s: &str| ValueMatch::Value(StringMatch::Exact(s.into()));
     let base = RouteMatch::default;
@@ -170,6 +170,14 @@ fn losers() -> Vec<(RouteMatch, &'static str)> {
         (
             RouteMatch { headers: vec![header("x-user", "joe")], ..base() },
             r#"headers[x-user]: exact "joe" does not match "jason""#,
+        ),
+        (
+            RouteMatch { headers: vec![header("x-two", "a,b")], ..base() },
+            r#"headers[x-two]: exact "a,b" does not match "a", "b""#,
+        ),
+        (
+            RouteMatch { headers: vec![without("x-two", exact("b"))], ..base() },
+            r#"withoutHeaders[x-two]: exact "b" matches "b""#,
         ),
         (
             RouteMatch { headers: vec![header(":method", "PUT")], ..base() },
@@ -210,6 +218,7 @@ fn explains_in_the_words_of_the_user() {
     let routes: Vec<Arc<Route>> = all.map(|(i, (m, _))| route(i, m.clone(), forward(None))).collect();
     let table = Table::compile(&model([virtual_host(TABLE, "*.b", routes)])).table;
     let request = Request::get("a.b", "/fo?q=1&q=2").with("x-user", "jason");
+    let request = request.with("x-two", "a").with("x-two", "b");
     let explained = table.route_table(&TABLE.into()).unwrap().explain(&request, 0);
     assert_eq!(explained.domain.as_deref(), Some("*.b"));
     let said: Vec<_> = explained.considered.iter().map(|c| c.lost_by.as_deref()).collect();

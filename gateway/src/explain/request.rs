@@ -125,7 +125,11 @@ impl RequestView for Request {
     }
 
     fn each_value(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
-        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, v)| value(v.as_bytes()));
+        let said = |(n, _): &&(HeaderName, String)| n == name;
+        if name.as_str() == "host" && !self.headers.iter().any(|header| said(&header)) {
+            return value(self.authority.as_bytes());
+        }
+        self.headers.iter().filter(said).for_each(|(_, v)| value(v.as_bytes()));
     }
 
     fn each_alias(&self, name: &HeaderName, value: &mut dyn FnMut(&[u8])) {
@@ -205,6 +209,17 @@ mod tests {
         assert_eq!(r.header(&HeaderName::new("x-a")).unwrap(), &b"1,3"[..]);
         assert_eq!(r.header(&HeaderName::new("x-b")).unwrap(), &b"2"[..]);
         assert_eq!(r.header(&HeaderName::new("x-c")), None);
+        let each = |name: &str| {
+            let mut values = Vec::new();
+            r.each_value(&HeaderName::new(name), &mut |v| {
+                values.push(String::from_utf8_lossy(v).into_owned())
+            });
+            values
+        };
+        assert_eq!(
+            (each("x-a"), each("host"), each("x-c")),
+            (vec!["1".into(), "3".into()], vec!["other:1".into()], vec![])
+        );
         assert_eq!(r.authority(), "other:1");
         assert_eq!(r.host, "a");
     }

@@ -72,18 +72,19 @@ fn header<R: RequestView>(m: &HeaderMatch, request: &R) -> bool {
         return true;
     }
     let full = [request.path(), b"?", request.query().unwrap_or_default()].concat();
-    let value = match m.name.as_str() {
-        ":method" => Some(request.method().to_vec()),
-        ":authority" => Some(request.authority().to_vec()),
-        ":scheme" => Some(request.scheme().as_str().as_bytes().to_vec()),
-        ":path" if request.query().is_some() => Some(full),
-        ":path" => Some(request.path().to_vec()),
-        _ => request.header(&m.name).map(|v| v.into_owned()),
-    };
-    match (&m.value, value) {
-        (ValueMatch::Present, value) => value.is_some() != m.invert,
-        (other, Some(value)) => matches_value(other, &value) != m.invert,
-        (other, None) => m.invert && !matches_value(other, b""),
+    let mut values = Vec::new();
+    match m.name.as_str() {
+        ":method" => values.push(request.method().to_vec()),
+        ":authority" => values.push(request.authority().to_vec()),
+        ":scheme" => values.push(request.scheme().as_str().as_bytes().to_vec()),
+        ":path" if request.query().is_some() => values.push(full),
+        ":path" => values.push(request.path().to_vec()),
+        _ => request.each_value(&m.name, &mut |v| values.push(v.to_vec())),
+    }
+    match &m.value {
+        ValueMatch::Present => values.is_empty() == m.invert,
+        other if values.is_empty() => m.invert && !matches_value(other, b""),
+        other => values.iter().any(|v| matches_value(other, v)) != m.invert,
     }
 }
 
