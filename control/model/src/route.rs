@@ -182,7 +182,7 @@ impl ValueMatch {
     }
 }
 
-/// A condition on a header. Repeated lines are joined with `,` before they are compared.
+/// A condition on a header. Each of its lines is compared by itself.
 ///
 /// Serialized, it does not show a value that may be a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]

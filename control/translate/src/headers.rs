@@ -7,8 +7,10 @@ use tidegate_model::{FormatString, HeaderName, HeaderOp, InvalidFormat};
 #[derive(Default)]
 struct Level {
     removes: Vec<HeaderOp>,
-    /// Sets, then additions, each by name.
-    writes: Vec<HeaderOp>,
+    /// By name.
+    sets: Vec<HeaderOp>,
+    /// By name.
+    adds: Vec<HeaderOp>,
     /// What the host becomes.
     authority: Option<FormatString>,
 }
@@ -20,8 +22,9 @@ pub(crate) struct Merged {
     pub(crate) authority: Option<FormatString>,
 }
 
-/// Merges the operations of `route` with those of one of its `destinations` (Istio: with one destination, its own
-/// operations come last and win; with several, those of the route do).
+/// Merges the operations of `route` with those of one of its `destinations` (Istio: with one destination they are one
+/// list, in which its own come last and win; with several, those of the route come after them). Of a list, Envoy
+/// removes first, then sets, then adds.
 pub(crate) fn merge(
     route: &HttpRoute,
     destination: &HttpRouteDestination,
@@ -53,9 +56,9 @@ pub(crate) fn response(route: &HttpRoute) -> Result<Vec<HeaderOp>, InvalidFormat
 
 fn ordered(route: Level, own: Level, destinations: usize) -> Vec<HeaderOp> {
     let steps = if destinations == 1 {
-        [route.removes, own.removes, route.writes, own.writes]
+        [route.removes, own.removes, route.sets, own.sets, route.adds, own.adds]
     } else {
-        [own.removes, own.writes, route.removes, route.writes]
+        [own.removes, own.sets, own.adds, route.removes, route.sets, route.adds]
     };
     let mut ordered: Vec<_> = steps.into_iter().flatten().collect();
     ordered.shrink_to_fit();
@@ -76,7 +79,7 @@ fn level(operations: Option<&HeaderOperations>) -> Result<Level, InvalidFormat> 
         if is_authority(name) {
             level.authority.get_or_insert(value);
         } else {
-            level.writes.push(HeaderOp::Set(HeaderName::new(name), value));
+            level.sets.push(HeaderOp::Set(HeaderName::new(name), value));
         }
     }
     for (name, value) in &operations.add {
@@ -84,7 +87,7 @@ fn level(operations: Option<&HeaderOperations>) -> Result<Level, InvalidFormat> 
         if is_authority(name) {
             level.authority.get_or_insert(value);
         } else {
-            level.writes.push(HeaderOp::Append(HeaderName::new(name), value));
+            level.adds.push(HeaderOp::Append(HeaderName::new(name), value));
         }
     }
     Ok(level)
@@ -118,16 +121,16 @@ mod tests {
     #[test]
     fn one_destination_wins_and_several_lose() {
         let route = HttpRoute {
-            headers: headers(&[("X-A", "route"), ("Host", "from.route")], &[("x-b", "1")], &["x-c"]),
+            headers: headers(&[("X-A", "route"), ("Host", "from.route")], &[("x-a", "added")], &["x-c"]),
             ..HttpRoute::default()
         };
         let destination = HttpRouteDestination {
-            headers: headers(&[("x-a", "own"), (":authority", "from.own")], &[], &["x-d"]),
+            headers: headers(&[("x-a", "own"), (":authority", "from.own")], &[("x-b", "1")], &["x-d"]),
             ..HttpRouteDestination::default()
         };
         for (destinations, expected) in [
-            (1, ["-x-c", "-x-d", "x-a=route", "x-b+1", "x-a=own"]),
-            (2, ["-x-d", "x-a=own", "-x-c", "x-a=route", "x-b+1"]),
+            (1, ["-x-c", "-x-d", "x-a=route", "x-a=own", "x-a+added", "x-b+1"]),
+            (2, ["-x-d", "x-a=own", "x-b+1", "-x-c", "x-a=route", "x-a+added"]),
         ] {
             let merged = merge(&route, &destination, destinations).unwrap();
             let shown: Vec<_> = merged.request.iter().map(show).collect();
