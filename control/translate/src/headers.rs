@@ -11,7 +11,7 @@ struct Level {
     sets: Vec<HeaderOp>,
     /// By name.
     adds: Vec<HeaderOp>,
-    /// What the host becomes.
+    /// What the host becomes, which is text and no format (Istio makes it Envoy's `host_rewrite_literal`).
     authority: Option<FormatString>,
 }
 
@@ -75,19 +75,17 @@ fn level(operations: Option<&HeaderOperations>) -> Result<Level, InvalidFormat> 
         .map(|n| HeaderOp::Remove(HeaderName::new(n)))
         .collect();
     for (name, value) in &operations.set {
-        let value = FormatString::parse(value)?;
         if is_authority(name) {
-            level.authority.get_or_insert(value);
+            level.authority.get_or_insert(FormatString::of_text(value));
         } else {
-            level.sets.push(HeaderOp::Set(HeaderName::new(name), value));
+            level.sets.push(HeaderOp::Set(HeaderName::new(name), FormatString::parse(value)?));
         }
     }
     for (name, value) in &operations.add {
-        let value = FormatString::parse(value)?;
         if is_authority(name) {
-            level.authority.get_or_insert(value);
+            level.authority.get_or_insert(FormatString::of_text(value));
         } else {
-            level.adds.push(HeaderOp::Append(HeaderName::new(name), value));
+            level.adds.push(HeaderOp::Append(HeaderName::new(name), FormatString::parse(value)?));
         }
     }
     Ok(level)
@@ -136,6 +134,17 @@ mod tests {
             let shown: Vec<_> = merged.request.iter().map(show).collect();
             assert_eq!(shown, expected);
             assert_eq!(merged.authority.unwrap().literal(), Some("from.route"));
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_set_is_text() {
+        for set in [&[("Host", "%REQ(x-h)%")][..], &[("x-a", "1"), (":authority", "%REQ(x-h)%")]] {
+            for headers in [headers(set, &[], &[]), headers(&[], set, &[])] {
+                let route = HttpRoute { headers, ..HttpRoute::default() };
+                let merged = merge(&route, &HttpRouteDestination::default(), 1).unwrap();
+                assert_eq!(merged.authority.unwrap().literal(), Some("%REQ(x-h)%"));
+            }
         }
     }
 

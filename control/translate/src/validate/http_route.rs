@@ -287,7 +287,7 @@ fn operations(
         for (name, value) in map {
             let field = format!("{field}.{step}{}", bracket(name));
             check.header_name(&field, name, direction);
-            check.header_value(&field, value);
+            check.header_value(&field, name, value);
         }
     }
     for (i, name) in operations.remove.iter().enumerate() {

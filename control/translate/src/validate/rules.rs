@@ -170,10 +170,18 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn header_value(&mut self, field: &str, value: &str) {
+    /// The value of a header that is written; of the host, which is text, it is no format.
+    pub(super) fn header_value(&mut self, field: &str, name: &str, value: &str) {
         if value.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f) {
             let text = "a header value cannot have control characters";
             self.error(field, "invalid-header", text, "remove line breaks");
+        } else if crate::headers::is_authority(name) {
+            if value.contains('%') {
+                let text = format!(
+                    "the host becomes {value:?} as it stands, in Istio too: operators have no effect in it"
+                );
+                self.warning(field, "no-effect", text, "write the host that the upstream is to see");
+            }
         } else {
             match FormatString::parse(value) {
                 Ok(format) => self.report.absent_operators(self.object, field, &format),

@@ -155,6 +155,8 @@ fn matches_and_headers() {
             (Accepted, "match: [{authority: {exact: ''}, headers: {x: {exact: ''}}}]"),
             (Accepted, "headers: {request: {set: {Host: a}}}"),
             (Accepted, "headers: {request: {add: {':authority': a}}}"),
+            (Warned, "headers: {request: {set: {Host: '%REQ(x-h)%'}}}"),
+            (Warned, "headers: {request: {set: {Host: '50%'}}}"),
             (Warned, "headers: {request: {set: {Connection: close}}}"),
             (Warned, "headers: {response: {remove: [Content-Length]}}"),
             (Refused, "match: [{headers: {emptyprefix: {prefix: ''}}}]"),
