@@ -346,9 +346,10 @@ pub struct Redirect {
 pub enum RedirectPort {
     /// What the request said, unless the scheme changes and it was the old scheme's default.
     Keep,
-    /// This one; the default port of the new scheme is not written.
+    /// This one; as [`RedirectPort::Keep`] where it is the default of the redirect's scheme, or without one of the
+    /// route table's.
     Number(u16),
-    /// The route table's server port, not written where it is the new scheme's default.
+    /// The route table's server port, as a number.
     FromRequestPort,
 }
 

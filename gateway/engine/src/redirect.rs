@@ -26,6 +26,27 @@ impl Decision<'_> {
     }
 }
 
+/// What redirects take over from the server whose requests they answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
+}
+
+impl Origin {
+    /// The port that is written, whatever `Host` says: none where it is the default of the scheme, as in Istio.
+    pub(crate) fn port_of(self, redirect: &Redirect) -> RedirectPort {
+        let number = match redirect.port {
+            RedirectPort::Keep => return RedirectPort::Keep,
+            RedirectPort::Number(number) => number,
+            RedirectPort::FromRequestPort => self.port,
+        };
+        let https = redirect.scheme.as_deref().map_or(self.tls, |scheme| scheme == "https");
+        let scheme = if https { Scheme::Https } else { Scheme::Http };
+        if number == scheme.default_port() { RedirectPort::Keep } else { RedirectPort::Number(number) }
+    }
+}
+
 /// Scheme and authority (Istio 2.5).
 fn write_origin<R: RequestView + ?Sized>(redirect: &Redirect, request: &R, out: &mut Vec<u8>) {
     let old = request.scheme();
@@ -38,20 +59,17 @@ fn write_origin<R: RequestView + ?Sized>(redirect: &Redirect, request: &R, out: 
     out.extend_from_slice(b"://");
     let authority = redirect.authority.as_ref().map_or(request.authority(), |a| a.as_bytes());
     let (host, port) = split_port(authority);
-    match redirect.port {
-        RedirectPort::Number(number) => {
-            out.extend_from_slice(host);
-            if number != new.default_port() {
-                // Writing to a vector does not fail.
-                let _ = write!(out, ":{number}");
-            }
-        }
-        // The table's own port was put in when the rule was compiled.
-        RedirectPort::Keep | RedirectPort::FromRequestPort => {
-            let old_default = port.is_some_and(|p| is_port(p, old.default_port()));
-            let dropped = redirect.authority.is_none() && new != old && old_default;
-            out.extend_from_slice(if dropped { host } else { authority });
-        }
+    // The table's own port was put in, and defaults taken out, when the rule was compiled.
+    let number = match redirect.port {
+        RedirectPort::Number(number) => Some(number),
+        RedirectPort::Keep | RedirectPort::FromRequestPort => None,
+    };
+    let old_default = || port.is_some_and(|p| is_port(p, old.default_port()));
+    let dropped = redirect.authority.is_none() && new != old && old_default();
+    out.extend_from_slice(if dropped || number.is_some() { host } else { authority });
+    if let Some(number) = number {
+        // Writing to a vector does not fail.
+        let _ = write!(out, ":{number}");
     }
 }
 

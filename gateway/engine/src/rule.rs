@@ -1,10 +1,11 @@
 use crate::cors::{Asked, CompiledCors};
 use crate::matcher::Matcher;
 use crate::pattern::Patterns;
+use crate::redirect::Origin;
 use crate::rewrite::RegexRewrite;
 use crate::{Decision, ForwardDecision, RequestView};
 use std::sync::Arc;
-use tidegate_model::{Action, DirectResponse, Forward, Redirect, RedirectPort, Route};
+use tidegate_model::{Action, DirectResponse, Forward, Redirect, Route};
 
 /// One rule of a virtual host, compiled.
 #[derive(Debug)]
@@ -22,10 +23,10 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// Compiles a route; `server_port` is that of its table. Also says what of it is refused.
+    /// Compiles a route; `origin` is that of its table. Also says what of it is refused.
     pub(crate) fn compile(
         route: &Arc<Route>,
-        server_port: u16,
+        origin: Origin,
         patterns: &mut Patterns,
     ) -> (Self, Vec<String>) {
         let mut invalid = Vec::new();
@@ -43,11 +44,13 @@ impl Rule {
         };
         match &*route.action {
             Action::Forward(forward) => rule.compile_forward(forward, patterns, &mut reasons),
-            Action::Redirect(redirect) if redirect.port == RedirectPort::FromRequestPort => {
-                let port = RedirectPort::Number(server_port);
-                rule.redirect = Some(Box::new(Redirect { port, ..redirect.clone() }));
+            Action::Redirect(redirect) => {
+                let port = origin.port_of(redirect);
+                if port != redirect.port {
+                    rule.redirect = Some(Box::new(Redirect { port, ..redirect.clone() }));
+                }
             }
-            Action::Redirect(_) | Action::DirectResponse(_) => {}
+            Action::DirectResponse(_) => {}
         }
         if !reasons.is_empty() {
             rule.refusal = Some(Box::new(refusal()));

@@ -3,6 +3,7 @@ use crate::authorization::Authorizer;
 use crate::connection::ListenerView;
 use crate::host_index::HostIndex;
 use crate::pattern::Patterns;
+use crate::redirect::Origin;
 use crate::sni_index::SniIndex;
 use crate::virtual_host::CompiledHost;
 use ahash::AHashMap;
@@ -95,9 +96,9 @@ impl Table {
         let routes = Arc::make_mut(&mut self.routes);
         for (name, source) in &changes.route_tables {
             let table = Arc::make_mut(routes.entry(name.clone()).or_default());
-            let old_port = table.server_port();
+            let old = table.origin();
             table.source.clone_from(source);
-            if table.server_port() != old_port {
+            if table.origin() != old {
                 compiler.recompile(table);
             }
         }
@@ -166,8 +167,9 @@ impl Table {
 }
 
 impl CompiledTable {
-    fn server_port(&self) -> u16 {
-        self.source.as_ref().map_or(0, |source| source.server_port)
+    fn origin(&self) -> Origin {
+        let source = self.source.as_ref();
+        Origin { port: source.map_or(0, |s| s.server_port), tls: source.is_some_and(|s| s.tls) }
     }
 
     fn view(&self) -> Option<RouteTableView<'_>> {
@@ -183,7 +185,7 @@ struct Compiler<'c> {
 
 impl Compiler<'_> {
     fn compile(&mut self, table: &mut CompiledTable, key: &VirtualHostKey, source: &Arc<VirtualHost>) {
-        let (host, refused) = CompiledHost::compile(source, table.server_port(), self.patterns);
+        let (host, refused) = CompiledHost::compile(source, table.origin(), self.patterns);
         table.hosts.insert(&key.domain, Arc::new(host));
         if refused.is_empty() {
             self.refused.remove(key);
@@ -192,7 +194,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Compiles every virtual host again, for a port that changed.
+    /// Compiles every virtual host again, for an origin that changed.
     fn recompile(&mut self, table: &mut CompiledTable) {
         let sources: Vec<_> = table.hosts.hosts().map(|host| host.source().clone()).collect();
         for source in sources {

@@ -1,5 +1,6 @@
 use crate::RequestView;
 use crate::pattern::Patterns;
+use crate::redirect::Origin;
 use crate::rule::Rule;
 use crate::rule_index::RuleIndex;
 use std::sync::Arc;
@@ -14,15 +15,15 @@ pub(crate) struct CompiledHost {
 }
 
 impl CompiledHost {
-    /// Compiles a virtual host of a table with this server port, and says which rules are refused.
+    /// Compiles a virtual host of a table with this origin, and says which rules are refused.
     pub(crate) fn compile(
         source: &Arc<VirtualHost>,
-        server_port: u16,
+        origin: Origin,
         patterns: &mut Patterns,
     ) -> (Self, Vec<(RuleRef, String)>) {
         let mut refused = Vec::new();
         let compile = |route| {
-            let (rule, reasons) = Rule::compile(route, server_port, patterns);
+            let (rule, reasons) = Rule::compile(route, origin, patterns);
             refused.extend(reasons.into_iter().map(|reason| (route.rule.clone(), reason)));
             rule
         };

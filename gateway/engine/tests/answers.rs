@@ -96,6 +96,12 @@ fn redirects() {
         (scheme("http", keep), "a.b:80", "/foo", "http://a.b:80/foo"),
         (scheme("https", number(8443)), "a.b", "/foo", "https://a.b:8443/foo"),
         (scheme("https", number(443)), "a.b:80", "/foo", "https://a.b/foo"),
+        (scheme("http", number(80)), "a.b:8081", "/foo", "http://a.b:8081/foo"),
+        (scheme("https", number(443)), "a.b:8443", "/foo", "https://a.b:8443/foo"),
+        (host("c.d", scheme("https", number(443))), "a.b:8443", "/foo", "https://c.d/foo"),
+        (scheme("http", number(443)), "a.b:8443", "/foo", "http://a.b:443/foo"),
+        (Redirect { port: number(80), ..base() }, "a.b:8081", "/foo", "http://a.b:8081/foo"),
+        (Redirect { port: number(443), ..base() }, "a.b:8081", "/foo", "http://a.b:443/foo"),
         (scheme("https", number(8443)), "[::1]:80", "/foo", "https://[::1]:8443/foo"),
         (scheme("https", keep), "[::1]", "/foo", "https://[::1]/foo"),
         // The server port of the table is 8080.
@@ -108,6 +114,29 @@ fn redirects() {
         let mut out = Vec::new();
         decide(&table, &request).write_location(&request, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), location, "{what}");
+    }
+}
+
+#[test]
+fn without_a_scheme_the_server_says_which_port_is_the_default() {
+    for (tls, port, scheme, location) in [
+        (true, RedirectPort::Number(443), Scheme::Https, "https://a.b:8443/"),
+        (true, RedirectPort::Number(80), Scheme::Https, "https://a.b:80/"),
+        (true, RedirectPort::FromRequestPort, Scheme::Https, "https://a.b:8443/"),
+        // TLS ended before, as a trusted proxy says.
+        (false, RedirectPort::Number(443), Scheme::Https, "https://a.b:443/"),
+        (false, RedirectPort::Number(80), Scheme::Https, "https://a.b:8443/"),
+        (false, RedirectPort::FromRequestPort, Scheme::Https, "https://a.b:443/"),
+    ] {
+        let action = Action::Redirect(Redirect { port, ..redirect() });
+        let mut model = model([virtual_host(TABLE, "*", vec![route(0, RouteMatch::default(), action)])]);
+        let source = RouteTable { name: TABLE.into(), server_port: 443, tls };
+        model.route_tables.insert(TABLE.into(), source.into());
+        let table = Table::compile(&model).table;
+        let request = Request { scheme, ..Request::get("a.b:8443", "/") };
+        let mut out = Vec::new();
+        decide(&table, &request).write_location(&request, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), location, "{tls} {port:?}");
     }
 }
 
@@ -149,6 +178,7 @@ fn losers() -> Vec<(RouteMatch, &'static str)> {
     let base = RouteMatch::default;
     let without = |name: &str, value| HeaderMatch { name: HeaderName::new(name), value, invert: true };
     let query = |name: &str, value| vec![QueryMatch { name: name.into(), value }];
+    let with = |header| RouteMatch { headers: vec![header], ..base() };
     vec![
         (RouteMatch { path: prefix("/foo"), ..base() }, r#"uri: prefix "/foo" does not match "/fo""#),
         (
@@ -163,39 +193,15 @@ fn losers() -> Vec<(RouteMatch, &'static str)> {
             RouteMatch { method: Some(StringMatch::Exact("POST".into())), ..base() },
             r#"method: exact "POST" does not match "GET""#,
         ),
+        (with(header("x-env", "prod")), r#"headers[x-env]: absent, wants exact "prod""#),
+        (with(header("x-user", "joe")), r#"headers[x-user]: exact "joe" does not match "jason""#),
+        (with(header("x-two", "a,b")), r#"headers[x-two]: exact "a,b" does not match "a", "b""#),
+        (with(without("x-two", exact("b"))), r#"withoutHeaders[x-two]: exact "b" matches "b""#),
+        (with(header(":method", "PUT")), r#"headers[:method]: exact "PUT" does not match "GET""#),
+        (with(without("x-user", ValueMatch::Present)), "withoutHeaders[x-user]: present"),
+        (with(without("x-user", exact("jason"))), r#"withoutHeaders[x-user]: exact "jason" matches "jason""#),
         (
-            RouteMatch { headers: vec![header("x-env", "prod")], ..base() },
-            r#"headers[x-env]: absent, wants exact "prod""#,
-        ),
-        (
-            RouteMatch { headers: vec![header("x-user", "joe")], ..base() },
-            r#"headers[x-user]: exact "joe" does not match "jason""#,
-        ),
-        (
-            RouteMatch { headers: vec![header("x-two", "a,b")], ..base() },
-            r#"headers[x-two]: exact "a,b" does not match "a", "b""#,
-        ),
-        (
-            RouteMatch { headers: vec![without("x-two", exact("b"))], ..base() },
-            r#"withoutHeaders[x-two]: exact "b" matches "b""#,
-        ),
-        (
-            RouteMatch { headers: vec![header(":method", "PUT")], ..base() },
-            r#"headers[:method]: exact "PUT" does not match "GET""#,
-        ),
-        (
-            RouteMatch { headers: vec![without("x-user", ValueMatch::Present)], ..base() },
-            "withoutHeaders[x-user]: present",
-        ),
-        (
-            RouteMatch { headers: vec![without("x-user", exact("jason"))], ..base() },
-            r#"withoutHeaders[x-user]: exact "jason" matches "jason""#,
-        ),
-        (
-            RouteMatch {
-                headers: vec![without("x-env", ValueMatch::Value(StringMatch::Regex(".*".into())))],
-                ..base()
-            },
+            with(without("x-env", ValueMatch::Value(StringMatch::Regex(".*".into())))),
             r#"withoutHeaders[x-env]: absent counts as "", which regex ".*" matches"#,
         ),
         (
