@@ -205,7 +205,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             return Err(Absent::Subset(known.collect()));
         }
         let labels = named.flatten();
-        let policy = policy(&rules, labels, number, self.world);
+        let policy = policy(&rules, labels, number, at.protocol, self.world);
         let tls = policy.tls.filter(|_| wire == Wire::AsRuled);
         let tls = tls.map_or(Ok(None), |tls| self.tls(tls, &rules, service))?;
         if service.has_no_endpoints_by_nature() {
@@ -226,7 +226,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
             subset: subset_name.into(),
             service_name: service.name.clone(),
             service_namespace: service.namespace.clone(),
-            protocol: policy.protocol.unwrap_or_else(|| at.protocol.upstream()),
+            protocol: policy.protocol,
             tls,
             proxy_protocol: policy.proxy_protocol,
             load_balancer: policy.load_balancer,

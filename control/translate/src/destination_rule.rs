@@ -4,6 +4,7 @@ use crate::hosts::{is_subset, resolve};
 use crate::limits::limits;
 use crate::load_balancer::load_balancer;
 use crate::outlier;
+use crate::protocol::Protocol;
 use crate::retries;
 use crate::upstream_tls::Tls;
 use crate::world::{Item, World, selects};
@@ -142,8 +143,8 @@ pub(crate) struct Policy<'a> {
     pub(crate) retry_budget: RetryBudget,
     /// How long a TCP connection may stand still; `None` is for ever.
     pub(crate) tcp_idle_timeout: Option<Duration>,
-    /// What is spoken, whatever the port says.
-    pub(crate) protocol: Option<UpstreamProtocol>,
+    /// What is spoken.
+    pub(crate) protocol: UpstreamProtocol,
     /// How TLS is spoken; `None` is plain text.
     pub(crate) tls: Option<Tls<'a>>,
     /// What each connection begins with.
@@ -192,11 +193,12 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// The policy for `port` of a service that has `rules`, and for a subset of it.
+/// The policy for `port` of a service that has `rules`, where `declared` is spoken, and for a subset of it.
 pub(crate) fn policy<'a>(
     rules: &[Item<'a, DestinationRule>],
     subset: Option<&'a Subset>,
     port: u16,
+    declared: Protocol,
     world: &World<'a>,
 ) -> Policy<'a> {
     let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
@@ -221,7 +223,7 @@ pub(crate) fn policy<'a>(
         idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
         tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
-        protocol: pool.and_then(|p| p.http.as_ref()).and_then(protocol),
+        protocol: protocol(pool.and_then(|p| p.http.as_ref()), declared, world.mesh.upgrades_to_http2()),
         tls: blocks.tls.and_then(Tls::of),
         proxy_protocol: blocks.proxy_protocol.map(|p| match p.version {
             Some(ProxyProtocolVersion::V2) => ProxyProtocol::V2,
@@ -230,10 +232,17 @@ pub(crate) fn policy<'a>(
     }
 }
 
-/// What these settings have spoken: the client's protocol before an upgrade, as in Istio.
-fn protocol(http: &HttpSettings) -> Option<UpstreamProtocol> {
-    if http.use_client_protocol == Some(true) {
-        return Some(UpstreamProtocol::Client);
+/// What is spoken to a port that is `declared` as it is, where the mesh upgrades or does not: the client's protocol
+/// before an upgrade, and what a rule says before what the mesh does, which is about ports of HTTP alone (Istio's
+/// `shouldH2Upgrade`).
+fn protocol(http: Option<&HttpSettings>, declared: Protocol, mesh_upgrades: bool) -> UpstreamProtocol {
+    if http.is_some_and(|h| h.use_client_protocol == Some(true)) {
+        return UpstreamProtocol::Client;
     }
-    (http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade)).then_some(UpstreamProtocol::Http2)
+    let upgrades = match http.and_then(|h| h.h2_upgrade_policy) {
+        Some(H2UpgradePolicy::Upgrade) => true,
+        Some(H2UpgradePolicy::DoNotUpgrade) => false,
+        Some(H2UpgradePolicy::Default) | None => mesh_upgrades && declared.is_http(),
+    };
+    if upgrades { UpstreamProtocol::Http2 } else { declared.upstream() }
 }

@@ -316,6 +316,7 @@ const MESH_CONFIG: Fields = Fields {
         "connectTimeout",
         "localityLbSetting",
         "tcpKeepalive",
+        "h2UpgradePolicy",
         "defaultHttpRetryPolicy.attempts",
         "defaultHttpRetryPolicy.perTryTimeout",
         "defaultHttpRetryPolicy.retryOn",

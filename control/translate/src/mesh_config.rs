@@ -4,7 +4,7 @@ use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
     ExtensionProvider, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
-    NormalizationType, TcpKeepalive, Topology,
+    MeshH2UpgradePolicy, NormalizationType, TcpKeepalive, Topology,
 };
 use tidegate_api::{Object, Objects};
 use tidegate_model::{ForwardClientCert, MeshSettings, ObjectRef, PathNormalization};
@@ -86,6 +86,11 @@ impl<'a> Mesh<'a> {
     /// Probes of connections where no DestinationRule says it.
     pub(crate) fn tcp_keepalive(&self) -> Option<&'a TcpKeepalive> {
         self.config().and_then(|c| c.tcp_keepalive.as_ref())
+    }
+
+    /// Whether HTTP/2 is spoken to ports of HTTP where no DestinationRule says what is.
+    pub(crate) fn upgrades_to_http2(&self) -> bool {
+        self.config().is_some_and(|c| c.h2_upgrade_policy == Some(MeshH2UpgradePolicy::Upgrade))
     }
 
     /// The retries of rules that say nothing about them.

@@ -295,6 +295,42 @@ fn what_is_spoken_to_a_cluster() {
 }
 
 #[test]
+fn the_mesh_upgrades_what_no_rule_decides() {
+    let port = |port: &str| format!("Service default/a: {{ports: [{{{port}}}]}}");
+    let rule = |http: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{connectionPool: {{http: {{{http}}}}}}}}}"
+        )
+    };
+    for (mesh, declared, http, expected) in [
+        ("UPGRADE", "name: http, port: 80", "", UpstreamProtocol::Http2),
+        ("UPGRADE", "name: http, port: 80", "maxRetries: 1", UpstreamProtocol::Http2),
+        ("UPGRADE", "name: http, port: 80", "h2UpgradePolicy: DEFAULT", UpstreamProtocol::Http2),
+        ("UPGRADE", "name: http, port: 80", "h2UpgradePolicy: DO_NOT_UPGRADE", UpstreamProtocol::Http1),
+        ("UPGRADE", "name: http, port: 80", "useClientProtocol: true", UpstreamProtocol::Client),
+        ("UPGRADE", "name: web, port: 80", "", UpstreamProtocol::Http1),
+        ("UPGRADE", "name: https, port: 80", "", UpstreamProtocol::Http1),
+        ("UPGRADE", "name: web, port: 80", "h2UpgradePolicy: UPGRADE", UpstreamProtocol::Http2),
+        ("DO_NOT_UPGRADE", "name: http, port: 80", "", UpstreamProtocol::Http1),
+        ("DO_NOT_UPGRADE", "name: http, port: 80", "h2UpgradePolicy: UPGRADE", UpstreamProtocol::Http2),
+        (
+            "DO_NOT_UPGRADE",
+            "name: grpc, port: 80",
+            "h2UpgradePolicy: DO_NOT_UPGRADE",
+            UpstreamProtocol::Http2,
+        ),
+    ] {
+        let mesh = format!("ConfigMap istio-system/istio: {{mesh: 'h2UpgradePolicy: {mesh}'}}");
+        let route = "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: a}}]}]}";
+        let lines = [GATEWAY, &port(declared), &rule(http), &mesh, route].join("\n");
+        let t = translate(&objects(&lines), &env());
+        let name = ClusterName::outbound(80, "", "a.default.svc.cluster.local");
+        assert_eq!(t.model.clusters[&name].protocol, expected, "{mesh} {declared} {http}");
+        assert!(!said(&t).iter().any(|s| s.contains("h2UpgradePolicy")), "{:?}", said(&t));
+    }
+}
+
+#[test]
 fn policies_override_each_other() {
     let rule = |policy: &str, subset: &str| {
         format!(
