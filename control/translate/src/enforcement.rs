@@ -317,6 +317,10 @@ const MESH_CONFIG: Fields = Fields {
         "localityLbSetting",
         "tcpKeepalive",
         "h2UpgradePolicy",
+        // What of it is not enforced towards upstreams is said where it is translated.
+        "tlsDefaults.minProtocolVersion",
+        "tlsDefaults.cipherSuites",
+        "tlsDefaults.ecdhCurves",
         "defaultHttpRetryPolicy.attempts",
         "defaultHttpRetryPolicy.perTryTimeout",
         "defaultHttpRetryPolicy.retryOn",

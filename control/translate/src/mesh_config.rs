@@ -4,7 +4,7 @@ use crate::retries::unknown_conditions;
 use std::time::Duration;
 use tidegate_api::istio::{
     ExtensionProvider, ForwardClientCertDetails, HttpRetry, LocalityLoadBalancerSetting, MeshConfig,
-    MeshH2UpgradePolicy, NormalizationType, TcpKeepalive, Topology,
+    MeshH2UpgradePolicy, MeshTlsConfig, NormalizationType, TcpKeepalive, Topology,
 };
 use tidegate_api::{Object, Objects};
 use tidegate_model::{ForwardClientCert, MeshSettings, ObjectRef, PathNormalization};
@@ -93,6 +93,12 @@ impl<'a> Mesh<'a> {
         self.config().is_some_and(|c| c.h2_upgrade_policy == Some(MeshH2UpgradePolicy::Upgrade))
     }
 
+    /// What TLS is like where a server does not say it, with the object that does.
+    pub(crate) fn tls_defaults(&self) -> Option<(&'a Object, &'a MeshTlsConfig)> {
+        let (object, config) = self.written?;
+        Some((object, config.tls_defaults.as_ref()?))
+    }
+
     /// The retries of rules that say nothing about them.
     pub(crate) fn default_retries(&self) -> Option<&'a HttpRetry> {
         self.config().and_then(|c| c.default_http_retry_policy.as_ref())
@@ -110,6 +116,16 @@ impl<'a> Mesh<'a> {
             let text = format!("{unknown:?} is neither a retry condition nor a status, and is left out");
             let advice = "use names such as connect-failure, or statuses, joined by commas";
             report.error(object, "data.mesh.defaultHttpRetryPolicy.retryOn", "invalid-retries", text, advice);
+        }
+        let tls = config.tls_defaults.as_ref();
+        for (name, written) in [
+            ("cipherSuites", tls.is_some_and(|t| !t.cipher_suites.is_empty())),
+            ("ecdhCurves", tls.is_some_and(|t| !t.ecdh_curves.is_empty())),
+        ] {
+            if written {
+                let text = "is enforced for clients and not yet towards upstreams, to which the strong ones are offered";
+                report.note(object, &format!("data.mesh.tlsDefaults.{name}"), "not-enforced", text, "");
+            }
         }
         let proxy = config.default_config.as_ref();
         let normalization = config.path_normalization.as_ref().and_then(|p| p.normalization);

@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidegate_api::istio::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
+use tidegate_api::Object;
+use tidegate_api::istio::{MeshTlsProtocol, ServerTlsMode, ServerTlsSettings, TlsProtocol};
 use tidegate_model::{
     CipherSuite, ClientVerification, KeyExchange, Model, Pin, SecretKey, TlsAction, TlsServer,
     TlsTermination, TlsVersion,
@@ -28,20 +29,58 @@ pub(crate) fn termination(
     let tls = server.written.tls.as_ref().unwrap_or(&default);
     let field = format!("spec.servers[{}].tls", server.index);
     old_versions(server, &field, tls, report);
-    let version = |v: Option<TlsProtocol>| match v {
-        Some(TlsProtocol::Tls12) => Some(TlsVersion::V1_2),
-        Some(TlsProtocol::Tls13) => Some(TlsVersion::V1_3),
-        _ => None,
-    };
     let place = Place { world, object: server.object, field: &field, fails: SERVER_FAILS };
     Ok(TlsTermination {
         certificates: secret::certificates(&place, tls, model, report),
+        clients: clients(&place, tls, model, report)?,
+        ..parameters(world, server, &field, tls, report)
+    })
+}
+
+/// Versions, suites and curves: what the server says, else the mesh config's `tlsDefaults` (Istio's
+/// `applyDownstreamTLSDefaults`).
+fn parameters(
+    world: &World<'_>,
+    server: &Server<'_>,
+    field: &str,
+    tls: &ServerTlsSettings,
+    report: &mut Report,
+) -> TlsTermination {
+    let mut own = TlsTermination {
+        certificates: Vec::new(),
         min_version: version(tls.min_protocol_version),
         max_version: version(tls.max_protocol_version),
-        cipher_suites: cipher_suites(server, &field, &tls.cipher_suites, report),
-        groups: groups(server, &field, &tls.ecdh_curves, report),
-        clients: clients(&place, tls, model, report)?,
-    })
+        cipher_suites: cipher_suites(server.object, field, &tls.cipher_suites, report),
+        groups: groups(server.object, field, &tls.ecdh_curves, report),
+        clients: None,
+    };
+    let Some((object, defaults)) = world.mesh.tls_defaults() else { return own };
+    let at = "data.mesh.tlsDefaults";
+    if matches!(tls.min_protocol_version, None | Some(TlsProtocol::Auto)) {
+        own.min_version = match defaults.min_protocol_version {
+            Some(MeshTlsProtocol::Tls12) => Some(TlsVersion::V1_2),
+            Some(MeshTlsProtocol::Tls13) => Some(TlsVersion::V1_3),
+            Some(MeshTlsProtocol::Auto) | None => None,
+        };
+        if own.max_version.is_some_and(|max| Some(max) < own.min_version) {
+            let text =
+                "is below minProtocolVersion of the mesh config's tlsDefaults, so every handshake fails";
+            let advice = "raise it, or give the server a minProtocolVersion of its own";
+            report.error(server.object, &format!("{field}.maxProtocolVersion"), "invalid-tls", text, advice);
+        }
+    }
+    own.cipher_suites =
+        own.cipher_suites.or_else(|| cipher_suites(object, at, &defaults.cipher_suites, report));
+    own.groups = own.groups.or_else(|| groups(object, at, &defaults.ecdh_curves, report));
+    own
+}
+
+fn version(written: Option<TlsProtocol>) -> Option<TlsVersion> {
+    match written {
+        Some(TlsProtocol::Tls12) => Some(TlsVersion::V1_2),
+        Some(TlsProtocol::Tls13) => Some(TlsVersion::V1_3),
+        _ => None,
+    }
 }
 
 /// Warns about servers of a port that share their certificates and not their routes: HTTP/2 clients take the connection
@@ -94,7 +133,7 @@ fn old_versions(server: &Server<'_>, field: &str, tls: &ServerTlsSettings, repor
 /// The cipher suites that are written, those that are not spoken left out, as Istio does. A suite may stand in
 /// brackets with others of the same preference.
 fn cipher_suites(
-    server: &Server<'_>,
+    object: &Object,
     field: &str,
     written: &[String],
     report: &mut Report,
@@ -119,19 +158,13 @@ fn cipher_suites(
                 None => format!("{name:?} is not spoken, or no cipher suite; it is left out"),
             };
             let advice = "use ECDHE suites with AES-GCM or CHACHA20-POLY1305";
-            report.warning(
-                server.object,
-                &format!("{field}.cipherSuites[{i}]"),
-                "not-enforced",
-                left_out,
-                advice,
-            );
+            report.warning(object, &format!("{field}.cipherSuites[{i}]"), "not-enforced", left_out, advice);
         }
     }
     if suites.is_empty() {
         let text = "none of these is spoken: only clients with TLS 1.3 are served";
         let advice = "add ECDHE-ECDSA-AES128-GCM-SHA256 and ECDHE-RSA-AES128-GCM-SHA256 for TLS 1.2";
-        report.warning(server.object, &format!("{field}.cipherSuites"), "not-enforced", text, advice);
+        report.warning(object, &format!("{field}.cipherSuites"), "not-enforced", text, advice);
     }
     Some(suites)
 }
@@ -158,12 +191,7 @@ fn cipher_suite(name: &str) -> Option<CipherSuite> {
     })
 }
 
-fn groups(
-    server: &Server<'_>,
-    field: &str,
-    written: &[String],
-    report: &mut Report,
-) -> Option<Vec<KeyExchange>> {
+fn groups(object: &Object, field: &str, written: &[String], report: &mut Report) -> Option<Vec<KeyExchange>> {
     if written.is_empty() {
         return None;
     }
@@ -177,13 +205,7 @@ fn groups(
             _ => {
                 let text = format!("{name:?} is not spoken, or no curve; it is left out");
                 let advice = "use X25519MLKEM768, X25519, P-256 or P-384";
-                report.warning(
-                    server.object,
-                    &format!("{field}.ecdhCurves[{i}]"),
-                    "not-enforced",
-                    text,
-                    advice,
-                );
+                report.warning(object, &format!("{field}.ecdhCurves[{i}]"), "not-enforced", text, advice);
                 continue;
             }
         };

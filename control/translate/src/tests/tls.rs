@@ -94,6 +94,50 @@ fn settings_of_tls() {
     }
 }
 
+#[test]
+fn settings_of_tls_that_the_mesh_has_for_servers_without_their_own() {
+    use CipherSuite as C;
+    use KeyExchange as K;
+    let mesh = "ConfigMap istio-system/istio: {mesh: 'tlsDefaults: {minProtocolVersion: TLSV1_3, cipherSuites: \
+                [ECDHE-RSA-AES256-GCM-SHA384, AES128-SHA], ecdhCurves: [P-384, P-521]}'}";
+    let ours = (Some(TlsVersion::V1_3), C::EcdheRsaAes256GcmSha384, K::P384);
+    let bad_suite = "warning data.mesh.tlsDefaults.cipherSuites[1] not-enforced";
+    let bad_curve = "warning data.mesh.tlsDefaults.ecdhCurves[1] not-enforced";
+    let (upstreams, below) = (
+        "note data.mesh.tlsDefaults.cipherSuites not-enforced",
+        "error spec.servers[0].tls.maxProtocolVersion invalid-tls",
+    );
+    for (tls, (version, suite, curve), expected, unexpected) in [
+        ("mode: SIMPLE", ours, vec![bad_suite, bad_curve, upstreams], below),
+        ("mode: OPTIONAL_MUTUAL", ours, vec![bad_suite], below),
+        ("mode: SIMPLE, minProtocolVersion: TLS_AUTO, cipherSuites: [], ecdhCurves: []", ours, vec![], below),
+        (
+            "mode: SIMPLE, minProtocolVersion: TLSV1_2",
+            (Some(TlsVersion::V1_2), ours.1, ours.2),
+            vec![],
+            below,
+        ),
+        ("mode: SIMPLE, minProtocolVersion: TLSV1_0", (None, ours.1, ours.2), vec![], below),
+        ("mode: SIMPLE, maxProtocolVersion: TLSV1_2", ours, vec![below], "-"),
+        (
+            "mode: SIMPLE, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]",
+            (ours.0, C::EcdheRsaAes128GcmSha256, ours.2),
+            vec![bad_curve, upstreams],
+            bad_suite,
+        ),
+        ("mode: SIMPLE, ecdhCurves: [P-256]", (ours.0, ours.1, K::P256), vec![bad_suite], bad_curve),
+    ] {
+        let lines = format!("{}\n{mesh}", gateway(&format!("{tls}, credentialName: c")));
+        let t = translate(&objects(&lines), &env());
+        let got = termination(&t);
+        assert_eq!(got.min_version, version, "{tls}");
+        assert_eq!((got.cipher_suites, got.groups), (Some(vec![suite]), Some(vec![curve])), "{tls}");
+        let said = said(&t);
+        let has = |line: &str| said.iter().any(|s| s == line);
+        assert!(expected.iter().all(|line| has(line)) && !has(unexpected), "{tls}: {said:?}");
+    }
+}
+
 /// TLS settings, Secrets, the name of the Secret whose authorities count and whether it has a list, and what is said.
 type Case = (&'static str, Vec<String>, Option<(&'static str, bool)>, &'static str);
 
