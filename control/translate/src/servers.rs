@@ -193,7 +193,7 @@ fn duplicate(servers: &[Server<'_>], new: &Server<'_>) -> Option<(String, String
     })
 }
 
-/// Says what is not served: it fails closed.
+/// Says what is not served, which fails closed, and what passes untranslated.
 fn unserved(server: &Server<'_>, field: &str, report: &mut Report) {
     match server.kind {
         Kind::IstioMutual => {
@@ -207,6 +207,13 @@ fn unserved(server: &Server<'_>, field: &str, report: &mut Report) {
                 server.written.port.protocol
             );
             let advice = "use HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, or wait for a later version";
+            report.warning(server.object, &format!("{field}.port.protocol"), "not-enforced", text, advice);
+        }
+        Kind::Http if server.written.port.protocol.eq_ignore_ascii_case("grpc-web") => {
+            let text = "gRPC-Web is not translated yet: requests of browsers go on as they are, and upstreams that \
+                        speak gRPC alone do not understand them";
+            let advice = "use an upstream that speaks gRPC-Web itself, or a translator in front of it; for gRPC alone \
+                          write GRPC";
             report.warning(server.object, &format!("{field}.port.protocol"), "not-enforced", text, advice);
         }
         _ => {}

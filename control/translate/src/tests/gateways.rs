@@ -286,3 +286,14 @@ fn tls_that_is_not_enforced_fails_closed() {
     assert!(!t.model.route_tables.contains_key("https.443.mutual.g.default"));
     assert!(said(&t).iter().any(|s| s == "warning spec.servers[0].tls.mode not-enforced"));
 }
+
+#[test]
+fn grpc_web_is_served_as_http_and_said_not_to_be_translated() {
+    let not_translated = "warning spec.servers[0].port.protocol not-enforced";
+    for (protocol, expected) in [("GRPC-WEB", true), ("grpc-web", true), ("GRPC", false), ("HTTP", false)] {
+        let server = http(80, "web", "'*'").replace("protocol: HTTP", &format!("protocol: {protocol}"));
+        let t = translate(&objects(&gateway("default/g", &server)), &env());
+        assert_eq!(ports(&t), [(Bind::Default, 80)], "{protocol}");
+        assert_eq!(said(&t).iter().any(|s| s == not_translated), expected, "{protocol}: {:?}", said(&t));
+    }
+}
