@@ -21,6 +21,8 @@ pub(crate) struct RequestChanges<'a> {
     pub(crate) target: Option<&'a [u8]>,
     /// The authority where it is not the one sent.
     pub(crate) authority: Option<&'a [u8]>,
+    /// A rule put it in place of the one sent.
+    pub(crate) replaced: bool,
     /// Header operations of the route.
     pub(crate) edits: Edits<'a>,
     /// Which try this is, from 1.
@@ -153,6 +155,9 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
         out.extend_from_slice(b"x-envoy-original-path: ");
         write_target(view, out);
         out.extend_from_slice(b"\r\n");
+    }
+    if changes.replaced && !view.authority().is_empty() {
+        own(out, edits, "x-envoy-original-host", view.authority());
     }
 }
 

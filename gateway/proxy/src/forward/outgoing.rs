@@ -122,6 +122,7 @@ impl<'a> Outgoing<'a> {
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
                 edits: Edits::of_request(ops, &w.rendered),
                 attempt: life.attempts,
+                replaced,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),
             };

@@ -42,6 +42,7 @@ fn upstream(w: &Work, ops: &[HeaderOp]) -> String {
     let changes = RequestChanges {
         target: None,
         authority: None,
+        replaced: false,
         edits,
         attempt: 1,
         expected: None,

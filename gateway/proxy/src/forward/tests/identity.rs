@@ -36,6 +36,7 @@ fn sent(fields: &str, came: Came, ops: &[HeaderOp]) -> Vec<String> {
     let changes = RequestChanges {
         target: None,
         authority: None,
+        replaced: false,
         edits: Edits::of_request(Ops { rule: ops, ..Ops::default() }, &rendered),
         attempt: 1,
         expected: None,

@@ -142,7 +142,7 @@ fn headers_go_both_ways_as_istio_has_them() {
     one(|mut s| async move {
         s.send(
             "GET /a/../b?x=%2e HTTP/1.1\r\nHost: a.b\r\nX-Keep: 1\r\nX-Forwarded-For: 1.2.3.4\r\n\
-            X-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nX-Envoy-Retry-On: 5xx\r\nKeep-Alive: 5\r\n\
+            X-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nX-Envoy-Retry-On: 5xx\r\nX-Envoy-Original-Host: b\r\nKeep-Alive: 5\r\n\
             X-Forwarded-Client-Cert: By=x\r\nX-Real-IP: 9.9.9.9\r\nConnection: x-nominated\r\nX-Nominated: 1\r\nUpgrade: h2c\r\n\r\n",
         )
         .await;
@@ -154,6 +154,7 @@ fn headers_go_both_ways_as_istio_has_them() {
             ("x-envoy-external-address", Some("127.0.0.1")),
             ("x-envoy-attempt-count", Some("1")),
             ("x-envoy-retry-on", None),
+            ("x-envoy-original-host", None),
             ("x-forwarded-client-cert", None),
             ("x-real-ip", None),
             ("keep-alive", None),
@@ -196,16 +197,19 @@ fn routes_edit_headers_path_and_authority() {
         });
     };
     play(edit, false, |mut s| async move {
-        s.send("GET /old?q HTTP/1.1\r\nHost: a.b\r\nX-A: 1\r\nx-b: 1\r\nX-C: 1\r\n\r\n").await;
+        s.send("GET /old?q HTTP/1.1\r\nHost: A.b:8\r\nX-A: 1\r\nx-b: 1\r\nX-C: 1\r\nX-Envoy-Original-Host: x\r\n\r\n")
+            .await;
         let (mut up, head) = s.accept().await;
         assert!(head.starts_with("GET /new?q HTTP/1.1\r\nhost: other.example\r\nX-C: 1\r\n"), "{head}");
         assert_eq!(header(&head, "x-b"), Some("was 1"));
         assert_eq!(header(&head, "x-request-id"), Some("fixed"));
         assert_eq!(header(&head, "x-envoy-original-path"), Some("/old?q"));
+        assert_eq!(header(&head, "x-envoy-original-host"), Some("A.b:8"));
+        assert_eq!(head.matches("riginal-").count(), 2, "{head}");
         assert!(
             header(&head, "x-a").is_none()
                 && head.contains("x-c: 2\r\n")
-                && head.matches("ost: ").count() == 1
+                && head.matches("\r\nhost: ").count() == 1
         );
         up.write_all(b"HTTP/1.1 200 OK\r\nX-Up: 1\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
         let answer = s.read_until("ok").await;
