@@ -40,6 +40,7 @@ fn upstream(w: &Work, ops: &[HeaderOp]) -> String {
     let rendered = Rendered::default();
     let edits = Edits::new(Ops { rule: ops, ..Ops::default() }, &rendered);
     let changes = RequestChanges {
+        http2: false,
         target: None,
         authority: None,
         replaced: false,

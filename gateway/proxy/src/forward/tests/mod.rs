@@ -559,3 +559,40 @@ fn extensions_and_forbidden_trailers_go_no_further() {
         assert!(read_until(&mut up, "\r\n\r\n").await.starts_with("GET / "), "both connections go on");
     });
 }
+
+#[test]
+fn no_body_is_said_to_be_none_where_the_method_has_one_mostly() {
+    one(|mut s| async move {
+        let mut up = None;
+        for (method, fields, length) in [
+            ("POST", "", Some("0")),
+            ("PUT", "", Some("0")),
+            ("PATCH", "", Some("0")),
+            ("OPTIONS", "", Some("0")),
+            ("PROPFIND", "", Some("0")),
+            ("POST", "Content-Length: 0\r\n", Some("0")),
+            ("POST", "Transfer-Encoding: chunked\r\n", None),
+            ("GET", "", None),
+            ("HEAD", "", None),
+            ("DELETE", "", None),
+            ("TRACE", "", None),
+        ] {
+            let body = if fields.starts_with('T') { "0\r\n\r\n" } else { "" };
+            s.send(&format!("{method} / HTTP/1.1\r\nHost: a.b\r\n{fields}\r\n{body}")).await;
+            let head = match &mut up {
+                None => {
+                    let (stream, head) = s.accept().await;
+                    up = Some(stream);
+                    head
+                }
+                Some(up) => read_until(up, "\r\n\r\n").await,
+            };
+            assert_eq!(header(&head, "content-length"), length, "{head}");
+            assert!(head.to_lowercase().matches("content-length").count() < 2, "{head}");
+            let up = up.as_mut().unwrap();
+            read_until(up, body).await;
+            up.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            s.read_until("\r\n\r\n").await;
+        }
+    });
+}
