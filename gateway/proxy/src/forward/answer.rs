@@ -56,7 +56,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
     }
     let (status, ops, body): (u16, &[HeaderOp], &[u8]) = match &answer {
         Answer::Error(kind, details) => {
-            let body = details.as_deref().filter(|_| site.worker.explain_errors).unwrap_or(kind.row().body);
+            let generic = kind.row().body(life.attempts);
+            let body = details.as_deref().filter(|_| site.worker.explain_errors).unwrap_or(generic);
             (kind.row().status, &[], body.as_bytes())
         }
         Answer::Redirect(status, ops, _) => (*status, ops, b""),

@@ -309,7 +309,9 @@ fn a_stale_connection_costs_an_idempotent_request_nothing() {
                     .unwrap();
                 s.read_until("ok").await;
             } else {
-                assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 503 "));
+                assert!(
+                    s.read_until("reset reason: connection termination").await.starts_with("HTTP/1.1 503 ")
+                );
             }
         }
     });
@@ -328,7 +330,10 @@ fn what_an_upstream_must_not_do() {
             s.send(GET).await;
             let (mut up, _) = s.accept().await;
             up.write_all(answer.as_bytes()).await.unwrap();
-            assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert!(
+                s.read_until("reset reason: protocol error").await.starts_with("HTTP/1.1 502 "),
+                "{answer}"
+            );
             assert_eq!(up.read(&mut [0]).await.unwrap_or(0), 0, "the connection is not used again");
         });
     }
@@ -509,7 +514,7 @@ fn answers_of_the_gateway_itself() {
         assert!(answer.starts_with("HTTP/1.1 302 "), "{answer}");
         assert_eq!(header(&answer, "location"), Some("https://redirect/p?q"));
         s.send(GET).await;
-        assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 503 "));
+        assert!(s.read_until("reset reason: remote connection failure").await.starts_with("HTTP/1.1 503 "));
         s.send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n").await;
         let answer = s.read_to_end().await;
         assert!(

@@ -54,7 +54,7 @@ fn what_is_no_response_counts_like_one() {
         for _ in 0..2 {
             s.send(GET).await;
             drop(s.accept().await);
-            s.read_until("disconnect/reset before headers").await;
+            s.read_until("reset reason: connection termination").await;
         }
         s.send(GET).await;
         s.read_until("no healthy upstream").await;
@@ -80,7 +80,7 @@ fn who_counts_them_apart_forgives_responses() {
                 }
                 None => {
                     drop(up);
-                    s.read_until("disconnect/reset before headers").await;
+                    s.read_until("reset reason: connection termination").await;
                 }
             }
         }

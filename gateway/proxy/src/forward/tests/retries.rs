@@ -129,7 +129,7 @@ fn nothing_is_tried_again_once_the_client_has_heard() {
         up.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n").await.unwrap();
         s.read_until("\r\n\r\n").await;
         drop(up);
-        assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 503 "));
+        assert!(s.read_until("reset reason: connection termination").await.starts_with("HTTP/1.1 503 "));
     });
 }
 
