@@ -103,7 +103,7 @@ fn time_that_the_client_chose_is_not_the_endpoints_fault() {
         for _ in 0..3 {
             let _unanswered = server.next().await;
             let answer = s.read_until("\r\n\r\n").await;
-            assert!(answer.contains("grpc-status: 4"), "{answer}");
+            assert!(answer.contains("grpc-status: 14"), "{answer}");
             s.send(call).await;
         }
         server.next().await;

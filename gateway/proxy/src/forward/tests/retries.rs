@@ -248,7 +248,7 @@ fn a_call_of_grpc_may_ask_for_less_time() {
         let (_request, _respond) = server.next().await;
         let answer = s.read_until("\r\n\r\n").await;
         assert_eq!(header(&answer, "grpc-message"), Some("upstream request timeout"));
-        assert_eq!(header(&answer, "grpc-status"), Some("4"));
+        assert_eq!(header(&answer, "grpc-status"), Some("14"));
     });
     // a stream that has begun ends with that status too
     play(speak(UpstreamProtocol::Http2), true, |s| async move {
@@ -262,6 +262,6 @@ fn a_call_of_grpc_may_ask_for_less_time() {
         let _stream = respond.send_response(Response::new(()), false).unwrap();
         let mut body = answer.await.unwrap().into_body();
         assert!(body.data().await.is_none());
-        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "4");
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "14");
     });
 }
