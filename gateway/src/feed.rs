@@ -7,7 +7,7 @@ use crate::last_good::LastGood;
 use crate::notify::Notifier;
 use crate::signals::{Said, Signals};
 use crate::upgrade::{Abandon, Estate, Failure, Predecessor, Program, Served, Successor};
-use crate::{memory, policies, report};
+use crate::{policies, report};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashSet};
@@ -265,8 +265,6 @@ impl Feed {
                 "the config was not made live for a defect of the gateway; the last one keeps serving"
             );
         }
-        // of many objects, what was in memory for a moment is as much as what stays
-        memory::give_back();
     }
 
     fn round(&mut self) {

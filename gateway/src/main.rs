@@ -6,7 +6,6 @@ mod echo;
 mod explain;
 mod feed;
 mod last_good;
-mod memory;
 mod notify;
 mod policies;
 mod report;
@@ -19,6 +18,9 @@ use args::Invocation;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let invocation = args::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
