@@ -418,13 +418,6 @@ impl Proxy {
         self.status.address
     }
 
-    /// The sockets that the service manager made and that nothing is for. Who connects to one waits.
-    pub fn unused(&self) -> Vec<SocketAddr> {
-        let own = [self.admin.address, self.status.address];
-        let unused = lock(&self.control).listeners.unused();
-        unused.into_iter().filter(|address| !own.contains(address)).collect()
-    }
-
     /// The listeners that are open, with the addresses they are bound to.
     pub fn addresses(&self) -> Vec<(ListenerKey, SocketAddr)> {
         lock(&self.control).listeners.addresses()

@@ -160,6 +160,10 @@ async fn the_log_says_how_it_was_tried() -> Result<()> {
         if status == 504 {
             ensure!(answer.text() == "upstream request timeout", "{path}: {}", answer.text());
         }
+        if path == "/down" {
+            let why = "headers. retried and the latest reset reason: remote connection failure";
+            ensure!(answer.text().ends_with(why), "{path}: {}", answer.text());
+        }
         let line = world.gateway.log.find(mark, PATIENCE, |l| l.contains(path)).await.context(path)?;
         let line: serde_json::Value = serde_json::from_str(&line)?;
         ensure!(

@@ -29,7 +29,9 @@ impl Affinity {
                 View::of(w).raw_query().and_then(|q| parameter(q, name)).map(hash)
             }
             HashKey::Cookie(AffinityCookie { name, .. }) => {
-                View::of(w).values(b"cookie").find_map(|line| cookie(line, name)).map(hash)
+                // an empty one is none, as in Envoy
+                let found = View::of(w).values(b"cookie").find_map(|line| cookie(line, name));
+                found.filter(|value| !value.is_empty()).map(hash)
             }
         };
         match (found, key) {

@@ -47,7 +47,7 @@ pub(crate) async fn answer<'t, D: Downstream>(
     mesh: &MeshSettings,
     answer: Answer<'t>,
 ) {
-    // a call whose client gave it that time ends as the client itself would end it
+    // a call that has begun still gets a status when the time is up that its client gave
     let late = life.asked_time && matches!(answer, Answer::Error(Kind::Timeout, _));
     if let Answer::Error(kind, details) = &answer
         && is_cut_off(down, life, *kind, details.as_ref(), late)
@@ -56,7 +56,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
     }
     let (status, ops, body): (u16, &[HeaderOp], &[u8]) = match &answer {
         Answer::Error(kind, details) => {
-            let body = details.as_deref().filter(|_| site.worker.explain_errors).unwrap_or(kind.row().body);
+            let generic = kind.row().body(life.attempts);
+            let body = details.as_deref().filter(|_| site.worker.explain_errors).unwrap_or(generic);
             (kind.row().status, &[], body.as_bytes())
         }
         Answer::Redirect(status, ops, _) => (*status, ops, b""),
@@ -81,7 +82,6 @@ pub(crate) async fn answer<'t, D: Downstream>(
     if grpc {
         let status = match answer {
             Answer::Abort(AbortStatus::Grpc(status)) => status,
-            _ if late => grpc::DEADLINE_EXCEEDED,
             _ => grpc::status(status),
         };
         write_grpc_head(w, status, ops, &answer, body, mesh, connection);
@@ -133,7 +133,7 @@ fn is_cut_off<D: Downstream>(
         life.details = Cow::Owned(details.clone());
     }
     match life.responded {
-        true if late => down.end_call(b"grpc-status: 4\r\ngrpc-message: upstream request timeout\r\n"),
+        true if late => down.end_call(b"grpc-status: 14\r\ngrpc-message: upstream request timeout\r\n"),
         false if kind.row().status != 0 => return false,
         // what it has not taken must not wait for it in the system
         _ if kind == Kind::Limit(Limit::Download) => down.cut(),

@@ -118,7 +118,11 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         };
         loop {
             self.life.attempts += 1;
-            let rest = self.down.deadline().rest();
+            // as in Envoy, the first try has all of the time
+            let rest = match self.life.attempts {
+                1 => self.outgoing.timeout,
+                _ => self.down.deadline().rest(),
+            };
             if let Some(span) = &mut self.w.span {
                 span.begin_try(&mut self.w.tries, self.life.began.elapsed());
             }

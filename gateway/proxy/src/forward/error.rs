@@ -100,7 +100,8 @@ impl Limit {
             Limit::Download => (0, Some(Flag::LocalReset), "response_taken_too_slowly"),
             Limit::Memory => (503, Some(Flag::OverloadManager), "overload"),
         };
-        Row { status, flag, details, body: if status == 0 { "" } else { reason_phrase(status) } }
+        let body = if status == 0 { "" } else { reason_phrase(status) };
+        Row { status, flag, details, bodies: [body; 2] }
     }
 }
 
@@ -134,6 +135,32 @@ macro_rules! before {
     };
 }
 
+/// A row for a request that an upstream ended before its response: in the log's words, and in those that the client
+/// gets, after one try and after more.
+macro_rules! unanswered {
+    ($status:literal, $flag:ident, $details:literal, $why:literal) => {
+        Row {
+            status: $status,
+            flag: Some(Flag::$flag),
+            details: before!($details),
+            bodies: [unanswered!("", $why), unanswered!("retried and the latest ", $why)],
+        }
+    };
+    ($tries:literal, $why:literal) => {
+        concat!("upstream connect error or disconnect/reset before headers. ", $tries, "reset reason: ", $why)
+    };
+}
+
+/// The same where there was no connection.
+macro_rules! unconnected {
+    ($details:literal) => {
+        unconnected!($details, "remote connection failure")
+    };
+    ($details:literal, $why:literal) => {
+        unanswered!(503, UpstreamConnectFailure, $details, $why)
+    };
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
@@ -143,21 +170,23 @@ pub(crate) struct Row {
     pub(crate) flag: Option<Flag>,
     /// `response_code_details`, in Envoy's words.
     pub(crate) details: &'static str,
-    /// One generic line for the client.
-    pub(crate) body: &'static str,
+    /// One generic line for the client: after one try, and after more.
+    bodies: [&'static str; 2],
 }
 
-/// What is said when an upstream ends a request before it answers.
-const RESET: &str = "upstream connect error or disconnect/reset before headers";
-/// What is said when a cluster is at a limit of its own.
-const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+impl Row {
+    /// What the client is told after so many tries.
+    pub(crate) fn body(&self, attempts: u32) -> &'static str {
+        self.bodies[usize::from(attempts > 1)]
+    }
+}
 
 const NO_ADDRESS: &str = "the name of the upstream does not resolve";
 const NO_HOST: &str = "no Host header, and no virtual host for requests without one";
 
 fn denied(denial: Denial) -> Row {
     let (status, body, details) = denial.row();
-    Row { status, flag: None, details, body }
+    Row { status, flag: None, details, bodies: [body; 2] }
 }
 
 impl Kind {
@@ -209,12 +238,9 @@ impl Kind {
 
     /// Its row.
     pub(crate) fn row(self) -> Row {
-        let row = |status, flag, details, body| Row { status, flag: Some(flag), details, body };
-        let unflagged = |status, details, body| Row { status, flag: None, details, body };
-        let unanswered = |flag, details| row(503, flag, details, RESET);
-        let no_connection = |details| unanswered(Flag::UpstreamConnectFailure, details);
+        let row = |status, flag, details, body| Row { status, flag: Some(flag), details, bodies: [body; 2] };
+        let unflagged = |status, details, body| Row { status, flag: None, details, bodies: [body; 2] };
         let bad = |details, body| row(400, Flag::DownstreamProtocolError, details, body);
-        let malformed = |details, body| row(502, Flag::UpstreamProtocolError, details, body);
         match self {
             Kind::BadRequest(status, why) => {
                 row(status, Flag::DownstreamProtocolError, why, reason_phrase(status))
@@ -241,17 +267,21 @@ impl Kind {
                 row(503, Flag::NoHealthyUpstream, "host_not_of_service", "no healthy upstream")
             }
             Kind::NoAddress => row(503, Flag::DnsFailure, "dns_resolution_failure", NO_ADDRESS),
-            Kind::Overflow => row(503, Flag::Overflow, before!("overflow"), OVERFLOW),
-            Kind::ConnectRefused => no_connection(before!("remote_connection_failure|connection_refused")),
-            Kind::ConnectTimeout => no_connection(before!("connection_timeout")),
-            Kind::ConnectFailed => no_connection(before!("remote_connection_failure")),
-            Kind::HandshakeFailed | Kind::NoTls => {
-                no_connection(before!("remote_connection_failure|TLS_error"))
+            Kind::Overflow => unanswered!(503, Overflow, "overflow", "overflow"),
+            Kind::ConnectRefused => unconnected!("remote_connection_failure|connection_refused"),
+            Kind::ConnectTimeout => unconnected!("connection_timeout", "connection timeout"),
+            Kind::ConnectFailed => unconnected!("remote_connection_failure"),
+            Kind::HandshakeFailed | Kind::NoTls => unconnected!("remote_connection_failure|TLS_error"),
+            Kind::UpstreamClosed => {
+                unanswered!(503, UpstreamTermination, "connection_termination", "connection termination")
             }
-            Kind::UpstreamClosed => unanswered(Flag::UpstreamTermination, before!("connection_termination")),
-            Kind::UpstreamReset => row(503, Flag::UpstreamReset, before!("remote_reset"), RESET),
-            Kind::UpstreamMalformed => malformed(before!("protocol_error"), RESET),
-            Kind::NoWebSocket => malformed(
+            Kind::UpstreamReset => unanswered!(503, UpstreamReset, "remote_reset", "remote reset"),
+            Kind::UpstreamMalformed => {
+                unanswered!(502, UpstreamProtocolError, "protocol_error", "protocol error")
+            }
+            Kind::NoWebSocket => row(
+                502,
+                Flag::UpstreamProtocolError,
                 before!("extended_connect_not_supported"),
                 "the upstream takes no WebSocket over HTTP/2",
             ),
@@ -318,6 +348,34 @@ mod tests {
             assert_eq!((kind.row().status, kind.row().flag), (status, flag), "{kind:?}");
         }
         assert!(Kind::HandshakeFailed.blames_endpoint() && !Kind::NoTls.blames_endpoint());
-        assert_eq!(Kind::BadRequest(431, "head_too_large").row().body, "Request Header Fields Too Large");
+    }
+
+    #[test]
+    fn a_body_says_why_and_whether_it_was_tried_again() {
+        let reset = "upstream connect error or disconnect/reset before headers. ";
+        for (kind, why) in [
+            (Kind::Overflow, "overflow"),
+            (Kind::ConnectRefused, "remote connection failure"),
+            (Kind::ConnectFailed, "remote connection failure"),
+            (Kind::HandshakeFailed, "remote connection failure"),
+            (Kind::ConnectTimeout, "connection timeout"),
+            (Kind::UpstreamClosed, "connection termination"),
+            (Kind::UpstreamReset, "remote reset"),
+            (Kind::UpstreamMalformed, "protocol error"),
+        ] {
+            for attempts in [0, 1] {
+                assert_eq!(kind.row().body(attempts), format!("{reset}reset reason: {why}"));
+            }
+            let retried = format!("{reset}retried and the latest reset reason: {why}");
+            assert_eq!(kind.row().body(2), retried);
+        }
+        for (kind, body) in [
+            (Kind::BadRequest(431, "head_too_large"), "Request Header Fields Too Large"),
+            (Kind::NoEndpoint, "no healthy upstream"),
+            (Kind::Timeout, "upstream request timeout"),
+            (Kind::ClientGone, ""),
+        ] {
+            assert_eq!([1, 2].map(|attempts| kind.row().body(attempts)), [body; 2]);
+        }
     }
 }

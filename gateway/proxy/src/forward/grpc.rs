@@ -40,9 +40,6 @@ pub(super) fn timeout(w: &Work) -> Option<Duration> {
     Some(Duration::from_millis(milliseconds)).filter(|t| !t.is_zero())
 }
 
-/// The status of a call whose client gave it too little time.
-pub(super) const DEADLINE_EXCEEDED: u8 = 4;
-
 /// The status that a client of gRPC gets for one of HTTP, as Envoy maps it.
 pub(super) fn status(http: u16) -> u8 {
     match http {

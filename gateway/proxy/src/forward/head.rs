@@ -17,10 +17,14 @@ const GRPC_TIMEOUT: u64 = 99_999_999;
 
 /// What changes in a request on its way upstream.
 pub(crate) struct RequestChanges<'a> {
+    /// It goes on in HTTP/2, where a stream says itself that it has no body.
+    pub(crate) http2: bool,
     /// The new target, where the path is rewritten.
     pub(crate) target: Option<&'a [u8]>,
     /// The authority where it is not the one sent.
     pub(crate) authority: Option<&'a [u8]>,
+    /// A rule put it in place of the one sent.
+    pub(crate) replaced: bool,
     /// Header operations of the route.
     pub(crate) edits: Edits<'a>,
     /// Which try this is, from 1.
@@ -75,6 +79,8 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
     });
     if head.request_framing() == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    } else if view.method() != b"GET" && !changes.http2 {
+        write_no_length(head, view.method(), out);
     }
     if head.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\n");
@@ -90,6 +96,15 @@ pub(crate) fn write_request(w: &Work, out: &mut Vec<u8>, changes: &RequestChange
     write_given(w, out, edits);
     edits.write(out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Says that there is no body where the method has one mostly, as in Envoy: there are servers that ask for it
+/// (RFC 9110 8.6).
+#[inline(never)]
+fn write_no_length(head: &Head, method: &[u8], out: &mut Vec<u8>) {
+    if head.content_length().is_none() && !head.upgrade && !matches!(method, b"HEAD" | b"DELETE" | b"TRACE") {
+        out.extend_from_slice(b"content-length: 0\r\n");
+    }
 }
 
 /// What verified tokens and providers gave it.
@@ -153,6 +168,9 @@ fn write_own(w: &Work, out: &mut Vec<u8>, changes: &RequestChanges<'_>, view: Vi
         out.extend_from_slice(b"x-envoy-original-path: ");
         write_target(view, out);
         out.extend_from_slice(b"\r\n");
+    }
+    if changes.replaced && !view.authority().is_empty() {
+        own(out, edits, "x-envoy-original-host", view.authority());
     }
 }
 

@@ -118,10 +118,12 @@ impl<'a> Outgoing<'a> {
         let mut written = Err(Kind::BadPath);
         if !bad {
             let changes = RequestChanges {
+                http2: self.http2,
                 target: Some(target.as_slice()).filter(|t| !t.is_empty()),
                 authority: Some(w.authority.as_slice()).filter(|_| own_host),
                 edits: Edits::of_request(ops, &w.rendered),
                 attempt: life.attempts,
+                replaced,
                 expected: self.expected(rest),
                 grpc_timeout: self.expected(rest).filter(|_| self.is_grpc),
             };

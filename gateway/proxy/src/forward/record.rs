@@ -198,7 +198,12 @@ impl<'t> Life<'t> {
                 Protocol::Http1 => "HTTP/1.1",
             },
             method: head.method.of_buffer(buf),
-            path: if head.origin_form { target } else { &buf[head.path.start()..head.target.end()] },
+            path: match &buf[head.path.start()..head.target.end()] {
+                _ if head.origin_form => target,
+                // an absolute target may say none
+                [] if is_known => b"/",
+                path => path,
+            },
             authority: head.authority.of_buffer(buf),
             upstream_authority: &w.authority,
             request_duration: self.request_duration,
@@ -394,5 +399,33 @@ mod tests {
         assert!(!ended.contains(" LR "), "{ended}");
         assert!(dropped.contains(" LR drain_timeout "), "{dropped}");
         assert!(panicked.contains(" LR internal_error "), "{panicked}");
+    }
+
+    #[tokio::test]
+    async fn the_path_is_that_of_the_target_in_any_form() {
+        let worker = worker(&model((Ipv4Addr::LOCALHOST, 1).into()), Limits::default());
+        let connection = connection();
+        let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http1 };
+        for (line, path) in [
+            ("GET /a?b", "/a?b"),
+            ("GET /a#c", "/a"),
+            ("OPTIONS *", "*"),
+            ("GET http://a.b/a?b", "/a?b"),
+            ("GET http://a.b/", "/"),
+            ("GET http://a.b", "/"),
+            ("", ""),
+        ] {
+            let mut w = Work::take();
+            if !line.is_empty() {
+                w.push_back(format!("{line} HTTP/1.1\r\nHost: a.b\r\n\r\n").as_bytes());
+                let limits = crate::h1::head::HeadLimits { bytes: 4096, fields: 10, target: 100 };
+                let Work { request, buf, end, .. } = &mut *w;
+                assert_eq!(request.parse_request(&buf[..*end], limits), Ok(true), "{line}");
+            }
+            let headers = Lookup { w: &w, response: Reply::Sent };
+            let life = Life::begin(Instant::now());
+            let record = life.record(&w, site, Instant::now(), &headers);
+            assert_eq!(record.path, path.as_bytes(), "{line}");
+        }
     }
 }

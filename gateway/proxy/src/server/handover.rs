@@ -52,6 +52,13 @@ impl Proxy {
         Ok(sockets)
     }
 
+    /// The sockets that the service manager made and that nothing is for. Who connects to one waits.
+    pub fn unused(&self) -> Vec<SocketAddr> {
+        let own = [self.admin.address, self.status.address];
+        let unused = lock(&self.control).listeners.unused();
+        unused.into_iter().filter(|address| !own.contains(address)).collect()
+    }
+
     /// Begins to accept on what was inherited, and on whatever was opened meanwhile. What was inherited and is not
     /// wanted is let go.
     pub fn accept(&self) {

@@ -40,8 +40,10 @@ fn upstream(w: &Work, ops: &[HeaderOp]) -> String {
     let rendered = Rendered::default();
     let edits = Edits::new(Ops { rule: ops, ..Ops::default() }, &rendered);
     let changes = RequestChanges {
+        http2: false,
         target: None,
         authority: None,
+        replaced: false,
         edits,
         attempt: 1,
         expected: None,

@@ -72,7 +72,7 @@ fn after_an_interim_response_nothing_is_sent_again() {
         up.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.unwrap();
         s.read_until("\r\n\r\n").await;
         drop(up);
-        assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 503 "));
+        assert!(s.read_until("reset reason: connection termination").await.starts_with("HTTP/1.1 503 "));
     });
 }
 
@@ -87,7 +87,7 @@ fn a_101_before_the_end_of_the_request_is_no_upgrade() {
         )
         .await
         .unwrap();
-        assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 502 "));
+        assert!(s.read_until("reset reason: protocol error").await.starts_with("HTTP/1.1 502 "));
     });
 }
 

@@ -97,7 +97,7 @@ fn pages_of_other_origins_may_read_every_answer() {
         drop(up);
         s.send(&get).await;
         drop(s.accept().await);
-        let answer = s.read_until("reset before headers").await;
+        let answer = s.read_until("reset reason: connection termination").await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert_eq!(header(&answer, "access-control-allow-origin"), origin);
     });

@@ -195,3 +195,33 @@ fn a_body_that_was_announced_empty_is_not_passed_on() {
         assert!(s.accept().await.1.starts_with("POST / HTTP/1.1\r\nhost: a.b\r\n"));
     });
 }
+
+#[test]
+fn a_stream_that_ends_with_its_head_has_a_length_in_http1() {
+    play(
+        |_| {},
+        true,
+        |s| async move {
+            let Stage { client, upstream, shutdown: _shutdown } = s;
+            let mut send = connect(client).await;
+            for (method, ends, length) in [
+                ("POST", true, Some("0")),
+                ("POST", false, None),
+                ("GET", true, None),
+                ("DELETE", true, None),
+            ] {
+                let request = Request::builder().method(method).uri("http://a.b/").body(()).unwrap();
+                let (answer, mut body) = send.send_request(request, ends).unwrap();
+                if !ends {
+                    body.send_data(Default::default(), true).unwrap();
+                }
+                let mut up = upstream.accept().await.unwrap().0;
+                let head = read_until(&mut up, "\r\n\r\n").await;
+                assert_eq!(header(&head, "content-length"), length, "{head}");
+                assert_eq!(header(&head, "transfer-encoding").is_some(), !ends, "{head}");
+                up.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
+                assert_eq!(answer.await.unwrap().status(), 204);
+            }
+        },
+    );
+}

@@ -213,7 +213,7 @@ fn what_was_refused_is_sent_again_and_what_was_reset_is_not() {
         s.send(GET).await;
         let (_, mut respond) = server.next().await;
         respond.send_reset(Reason::INTERNAL_ERROR);
-        let answer = s.read_until("before headers").await;
+        let answer = s.read_until("reset reason: remote reset").await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         // in the middle of a response the client must not take it for whole
         s.send(GET).await;

@@ -34,8 +34,10 @@ fn sent(fields: &str, came: Came, ops: &[HeaderOp]) -> Vec<String> {
     w.identity.certify(came.mode, came.certificate.then_some(&certificate));
     let rendered = Rendered::default();
     let changes = RequestChanges {
+        http2: false,
         target: None,
         authority: None,
+        replaced: false,
         edits: Edits::of_request(Ops { rule: ops, ..Ops::default() }, &rendered),
         attempt: 1,
         expected: None,

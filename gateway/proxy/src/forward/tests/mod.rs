@@ -142,7 +142,7 @@ fn headers_go_both_ways_as_istio_has_them() {
     one(|mut s| async move {
         s.send(
             "GET /a/../b?x=%2e HTTP/1.1\r\nHost: a.b\r\nX-Keep: 1\r\nX-Forwarded-For: 1.2.3.4\r\n\
-            X-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nX-Envoy-Retry-On: 5xx\r\nKeep-Alive: 5\r\n\
+            X-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nX-Envoy-Retry-On: 5xx\r\nX-Envoy-Original-Host: b\r\nKeep-Alive: 5\r\n\
             X-Forwarded-Client-Cert: By=x\r\nX-Real-IP: 9.9.9.9\r\nConnection: x-nominated\r\nX-Nominated: 1\r\nUpgrade: h2c\r\n\r\n",
         )
         .await;
@@ -154,6 +154,7 @@ fn headers_go_both_ways_as_istio_has_them() {
             ("x-envoy-external-address", Some("127.0.0.1")),
             ("x-envoy-attempt-count", Some("1")),
             ("x-envoy-retry-on", None),
+            ("x-envoy-original-host", None),
             ("x-forwarded-client-cert", None),
             ("x-real-ip", None),
             ("keep-alive", None),
@@ -196,16 +197,19 @@ fn routes_edit_headers_path_and_authority() {
         });
     };
     play(edit, false, |mut s| async move {
-        s.send("GET /old?q HTTP/1.1\r\nHost: a.b\r\nX-A: 1\r\nx-b: 1\r\nX-C: 1\r\n\r\n").await;
+        s.send("GET /old?q HTTP/1.1\r\nHost: A.b:8\r\nX-A: 1\r\nx-b: 1\r\nX-C: 1\r\nX-Envoy-Original-Host: x\r\n\r\n")
+            .await;
         let (mut up, head) = s.accept().await;
         assert!(head.starts_with("GET /new?q HTTP/1.1\r\nhost: other.example\r\nX-C: 1\r\n"), "{head}");
         assert_eq!(header(&head, "x-b"), Some("was 1"));
         assert_eq!(header(&head, "x-request-id"), Some("fixed"));
         assert_eq!(header(&head, "x-envoy-original-path"), Some("/old?q"));
+        assert_eq!(header(&head, "x-envoy-original-host"), Some("A.b:8"));
+        assert_eq!(head.matches("riginal-").count(), 2, "{head}");
         assert!(
             header(&head, "x-a").is_none()
                 && head.contains("x-c: 2\r\n")
-                && head.matches("ost: ").count() == 1
+                && head.matches("\r\nhost: ").count() == 1
         );
         up.write_all(b"HTTP/1.1 200 OK\r\nX-Up: 1\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
         let answer = s.read_until("ok").await;
@@ -305,7 +309,9 @@ fn a_stale_connection_costs_an_idempotent_request_nothing() {
                     .unwrap();
                 s.read_until("ok").await;
             } else {
-                assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 503 "));
+                assert!(
+                    s.read_until("reset reason: connection termination").await.starts_with("HTTP/1.1 503 ")
+                );
             }
         }
     });
@@ -324,7 +330,10 @@ fn what_an_upstream_must_not_do() {
             s.send(GET).await;
             let (mut up, _) = s.accept().await;
             up.write_all(answer.as_bytes()).await.unwrap();
-            assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert!(
+                s.read_until("reset reason: protocol error").await.starts_with("HTTP/1.1 502 "),
+                "{answer}"
+            );
             assert_eq!(up.read(&mut [0]).await.unwrap_or(0), 0, "the connection is not used again");
         });
     }
@@ -505,7 +514,7 @@ fn answers_of_the_gateway_itself() {
         assert!(answer.starts_with("HTTP/1.1 302 "), "{answer}");
         assert_eq!(header(&answer, "location"), Some("https://redirect/p?q"));
         s.send(GET).await;
-        assert!(s.read_until("before headers").await.starts_with("HTTP/1.1 503 "));
+        assert!(s.read_until("reset reason: remote connection failure").await.starts_with("HTTP/1.1 503 "));
         s.send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n").await;
         let answer = s.read_to_end().await;
         assert!(
@@ -553,5 +562,42 @@ fn extensions_and_forbidden_trailers_go_no_further() {
         assert!(answer.ends_with("\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"), "{answer}");
         s.send(GET).await;
         assert!(read_until(&mut up, "\r\n\r\n").await.starts_with("GET / "), "both connections go on");
+    });
+}
+
+#[test]
+fn no_body_is_said_to_be_none_where_the_method_has_one_mostly() {
+    one(|mut s| async move {
+        let mut up = None;
+        for (method, fields, length) in [
+            ("POST", "", Some("0")),
+            ("PUT", "", Some("0")),
+            ("PATCH", "", Some("0")),
+            ("OPTIONS", "", Some("0")),
+            ("PROPFIND", "", Some("0")),
+            ("POST", "Content-Length: 0\r\n", Some("0")),
+            ("POST", "Transfer-Encoding: chunked\r\n", None),
+            ("GET", "", None),
+            ("HEAD", "", None),
+            ("DELETE", "", None),
+            ("TRACE", "", None),
+        ] {
+            let body = if fields.starts_with('T') { "0\r\n\r\n" } else { "" };
+            s.send(&format!("{method} / HTTP/1.1\r\nHost: a.b\r\n{fields}\r\n{body}")).await;
+            let head = match &mut up {
+                None => {
+                    let (stream, head) = s.accept().await;
+                    up = Some(stream);
+                    head
+                }
+                Some(up) => read_until(up, "\r\n\r\n").await,
+            };
+            assert_eq!(header(&head, "content-length"), length, "{head}");
+            assert!(head.to_lowercase().matches("content-length").count() < 2, "{head}");
+            let up = up.as_mut().unwrap();
+            read_until(up, body).await;
+            up.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            s.read_until("\r\n\r\n").await;
+        }
     });
 }
