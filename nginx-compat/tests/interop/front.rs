@@ -95,7 +95,7 @@ const REQUESTS: &[(&str, &str, Option<usize>, u16, usize)] = &[
     ("GET", "/redirect", None, 302, 0),
     ("GET", "/moved", None, 308, 0),
     ("GET", "/direct", None, 418, 15),
-    ("GET", "/nowhere", None, 503, 57),
+    ("GET", "/nowhere", None, 503, 121),
     ("GET", "/~lost", None, 404, 25),
     ("POST", "/direct", Some(LARGE), 418, 15),
     ("POST", "/~lost", Some(1_000_000), 404, 25),

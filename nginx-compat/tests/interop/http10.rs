@@ -70,7 +70,7 @@ const SMALL: &[Row] = &[
     row("GET", "/direct", 418, 15, true),
     row("HEAD", "/direct", 418, 0, true),
     row("GET", "/moved", 308, 0, true),
-    row("GET", "/nowhere", 503, 57, true),
+    row("GET", "/nowhere", 503, 121, true),
     row("GET", "/~lost", 404, 25, true),
     row("POST", "/echo", 200, 0, true),
     upload("POST", "/echo", 0, 200, 0),
