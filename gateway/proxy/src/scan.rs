@@ -22,6 +22,12 @@ pub(crate) fn token_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Where the first of these bytes stands: in lines, which are shorter than what a call of `memchr` pays for.
+#[inline]
+pub(crate) fn first_of<const BYTE: u8>(bytes: &[u8]) -> Option<usize> {
+    first(bytes, 0, |c| c.simd_eq(u8x16::splat(BYTE)), |c| c == BYTE)
+}
+
 /// Whether all of it is printable ASCII without `"` and `\\`, which no text is written around. The last sixteen bytes, or
 /// eight, may overlap with those before them.
 #[inline]
@@ -109,6 +115,7 @@ mod tests {
             let first = |low: u8| bytes.iter().position(|c| *c < low || *c == 0x7f);
             prop_assert_eq!(first_below::<0x20>(&bytes, 0), first(0x20));
             prop_assert_eq!(first_below::<0x21>(&bytes, 0), first(0x21));
+            prop_assert_eq!(first_of::<b':'>(&bytes), bytes.iter().position(|c| *c == b':'));
             let plain = |c: &u8| (0x20..0x7f).contains(c) && !b"\"\\".contains(c);
             prop_assert_eq!(is_plain(&bytes), bytes.iter().all(plain));
             prop_assert_eq!(token_end(&bytes, 0), bytes.iter().position(|c| !is_token_char(*c)));

@@ -6,7 +6,7 @@ use super::view::View;
 use crate::address;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
-use memchr::memchr;
+use crate::scan::first_of;
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use tidegate_engine::RequestView;
@@ -308,12 +308,12 @@ fn rows(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Name and value of a field line.
 pub(crate) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = memchr(b':', line)?;
+    let colon = first_of::<b':'>(line)?;
     Some((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = memchr(b'\n', rest)?;
+    let end = first_of::<b'\n'>(rest)?;
     let line = &rest[..end];
     *rest = &rest[end + 1..];
     Some(line.strip_suffix(b"\r").unwrap_or(line))

@@ -1,4 +1,5 @@
-use super::format::{self, Held, MAX_VALUE, Reader, Style, Value};
+use super::format::{self, MAX_VALUE, Reader, Style, Value};
+use super::source::{self, Sources, sources};
 use super::{Record, escape};
 use crate::block;
 use std::sync::LazyLock;
@@ -56,7 +57,7 @@ pub(super) struct LineFormat {
 struct Placed {
     before: Literal,
     operator: Operator,
-    held: [Held; 2],
+    sources: Sources,
     limit: usize,
     style: Style,
 }
@@ -98,9 +99,9 @@ struct Parts {
 impl Parts {
     fn value(&mut self, operator: &Operator, limit: Option<usize>, style: Style) {
         let before = Literal::new(&std::mem::take(&mut self.text));
-        let (operator, held) = (operator.clone(), format::held(operator));
+        let (operator, sources) = (operator.clone(), sources(operator, Reader::Log));
         let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
-        self.values.push(Placed { before, operator, held, limit, style });
+        self.values.push(Placed { before, operator, sources, limit, style });
     }
 
     fn is_empty(&self) -> bool {
@@ -193,11 +194,11 @@ impl LineFormat {
     /// Appends the line of a request.
     pub(super) fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         let begin = out.len();
-        for Placed { before, operator, held, limit, style } in &self.values {
+        for Placed { before, operator, sources, limit, style } in &self.values {
             before.write(out);
             let limit = if out.len() - begin > MAX_LINE { 0 } else { *limit };
             let mut value = Value::new(out, *style, limit);
-            format::write(operator, *held, record, Reader::Log, &mut value);
+            source::write(operator, *sources, record, &mut value);
             value.end();
         }
         self.end.write(out);

@@ -1,14 +1,13 @@
 //! What the operators of format strings stand for.
 
-use super::metrics::grpc_status;
-use super::{Record, escape, rare, time};
+use super::source::{self, Sources, sources};
+use super::{Record, escape};
 use crate::address;
 use ahash::AHashMap;
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::Duration;
-use tidegate_model::{Field, FormatPart, FormatString, GrpcStatusForm, HeaderName, Operator};
+use tidegate_model::{Field, FormatPart, FormatString, GrpcStatusForm, Operator};
 
 /// No value is longer, whatever a client sends.
 pub(super) const MAX_VALUE: usize = 8 << 10;
@@ -34,7 +33,7 @@ pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mu
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
                 let mut value = Value::new(out, STYLE, limit);
-                write(operator, held(operator), record, Reader::HeaderOperation, &mut value);
+                source::write(operator, sources(operator, Reader::HeaderOperation), record, &mut value);
                 value.end();
             }
         }
@@ -51,7 +50,7 @@ pub(crate) fn render_tag(format: &FormatString, record: &Record<'_>) -> String {
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.map_or(MAX_TAG, |n| n.min(MAX_TAG));
                 let mut value = Value::new(&mut out, STYLE, limit);
-                write(operator, held(operator), record, Reader::Log, &mut value);
+                source::write(operator, sources(operator, Reader::Log), record, &mut value);
                 value.end();
             }
         }
@@ -62,13 +61,13 @@ pub(crate) fn render_tag(format: &FormatString, record: &Record<'_>) -> String {
 /// Appends what an operator stands for as it is; whether there is anything.
 pub(super) fn render_value(
     operator: &Operator,
-    held: [Held; 2],
+    sources: Sources,
     record: &Record<'_>,
     out: &mut Vec<u8>,
 ) -> bool {
     const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
     let mut value = Value::new(out, STYLE, MAX_VALUE);
-    write(operator, held, record, Reader::Log, &mut value);
+    source::write(operator, sources, record, &mut value);
     value.any
 }
 
@@ -95,77 +94,6 @@ pub(super) struct Style {
     pub(super) absent: &'static [u8],
     /// Whether a value that is not absent stands in quotes.
     pub(super) quoted: bool,
-}
-
-/// What the record holds that formats know by the name of a header.
-#[derive(Clone, Copy)]
-pub(super) enum Held {
-    Method,
-    Path,
-    Authority,
-    ForwardedFor,
-    UserAgent,
-    RequestId,
-    Status,
-    ServiceTime,
-    /// A header it is.
-    Nothing,
-}
-
-/// What the two names of an operator stand for: to be found out once, since it takes comparing texts. What the record
-/// holds of the request itself is never taken from headers, which a client may have sent under the same names.
-pub(super) fn held(operator: &Operator) -> [Held; 2] {
-    let of_request = |name: &HeaderName| match name.as_str() {
-        ":method" => Held::Method,
-        ":path" | "x-envoy-original-path" => Held::Path,
-        ":authority" | "host" => Held::Authority,
-        "x-forwarded-for" => Held::ForwardedFor,
-        "user-agent" => Held::UserAgent,
-        "x-request-id" => Held::RequestId,
-        _ => Held::Nothing,
-    };
-    let of_response = |name: &HeaderName| match name.as_str() {
-        ":status" => Held::Status,
-        "x-envoy-upstream-service-time" => Held::ServiceTime,
-        _ => Held::Nothing,
-    };
-    let both = |first, second: Option<Held>| [first, second.unwrap_or(Held::Nothing)];
-    match operator {
-        Operator::Request(name, other) | Operator::RequestWithoutQuery(name, other) => {
-            both(of_request(name), other.as_ref().map(of_request))
-        }
-        Operator::Response(name, other) => both(of_response(name), other.as_ref().map(of_response)),
-        _ => [Held::Nothing; 2],
-    }
-}
-
-/// Writes what an operator stands for, if there is anything.
-#[inline(always)]
-pub(super) fn write(
-    operator: &Operator,
-    held: [Held; 2],
-    record: &Record<'_>,
-    reader: Reader,
-    out: &mut Value<'_>,
-) {
-    match operator {
-        Operator::Request(name, alternative) | Operator::Response(name, alternative) => {
-            header(operator, held[0], name, record, reader, out);
-            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
-                header(operator, held[1], alternative, record, reader, out);
-            }
-        }
-        Operator::Trailer(name, alternative) => {
-            record.headers.trailer(name, &mut |v| out.piece(v));
-            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
-                record.headers.trailer(alternative, &mut |v| out.piece(v));
-            }
-        }
-        Operator::StartTime(None) => out.own(|w| time::write_iso(record.start, w)),
-        Operator::StartTime(Some(format)) => out.short(|w| time::write_format(format, record.start, w)),
-        Operator::Field(named) => field(*named, record, out),
-        _ => rare::operator(operator, held, record, out),
-    }
 }
 
 /// Whether an operator stands for a number, which JSON logs print without quotes.
@@ -233,6 +161,11 @@ impl<'a> Value<'a> {
         self.out.truncate(from + self.left);
     }
 
+    /// Whether there is any of it.
+    pub(super) fn any(&self) -> bool {
+        self.any
+    }
+
     fn begin(&mut self) {
         self.any = true;
         if self.style.quoted {
@@ -250,7 +183,7 @@ impl<'a> Value<'a> {
     }
 
     /// Text that is made on the spot and short; what does not fit is cut.
-    fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
+    pub(super) fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
         let mut buffer = [0u8; 256];
         let mut cursor = Cursor::new(&mut buffer[..]);
         // The only error is a full buffer, and then it is cut.
@@ -263,92 +196,12 @@ impl<'a> Value<'a> {
         self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
     }
 
-    fn milliseconds(&mut self, duration: Option<Duration>) {
-        if let Some(duration) = duration {
-            let whole = duration.as_secs().saturating_mul(1000);
-            self.number(whole.saturating_add(u64::from(duration.subsec_millis())));
-        }
-    }
-
-    fn address(&mut self, address: SocketAddr) {
+    pub(super) fn address(&mut self, address: SocketAddr) {
         self.own(|out| address::write(address, out));
     }
 
     pub(super) fn ip(&mut self, address: SocketAddr) {
         self.own(|out| address::write_ip(address.ip(), out));
-    }
-}
-
-#[inline(always)]
-fn header(
-    operator: &Operator,
-    held: Held,
-    name: &HeaderName,
-    record: &Record<'_>,
-    reader: Reader,
-    out: &mut Value<'_>,
-) {
-    let sent_authority = reader == Reader::Log && !record.upstream_authority.is_empty();
-    match held {
-        Held::Method => out.piece(record.method),
-        Held::Path => out.piece(record.path),
-        Held::Authority if sent_authority => out.piece(record.upstream_authority),
-        Held::Authority => out.piece(record.authority),
-        Held::ForwardedFor => out.piece(record.forwarded_for),
-        Held::UserAgent => out.piece(record.user_agent),
-        Held::RequestId => out.piece(record.request_id),
-        Held::Status if record.status > 0 => out.number(record.status),
-        Held::ServiceTime => out.milliseconds(record.upstream_service_time),
-        Held::Status | Held::Nothing if matches!(operator, Operator::Request(..)) => {
-            record.headers.request(name, &mut |v| out.piece(v));
-        }
-        Held::Status | Held::Nothing => record.headers.response(name, &mut |v| out.piece(v)),
-    }
-}
-
-#[inline(always)]
-fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
-    match field {
-        Field::Protocol => out.own(|out| out.extend_from_slice(record.protocol.as_bytes())),
-        Field::ResponseCode => out.number(record.status),
-        Field::ResponseFlags => out.own(|out| record.flags.write(out)),
-        Field::ResponseCodeDetails => out.piece(record.details.as_bytes()),
-        Field::UpstreamTransportFailureReason => out.piece(record.transport_failure.as_bytes()),
-        Field::BytesReceived => out.number(record.bytes_received),
-        Field::BytesSent => out.number(record.bytes_sent),
-        Field::Duration => out.milliseconds(Some(record.duration)),
-        Field::ResponseDuration => out.milliseconds(record.upstream_service_time),
-        Field::RequestDuration => out.milliseconds(record.request_duration),
-        Field::UpstreamCluster | Field::UpstreamClusterRaw => out.piece(record.cluster_name.as_bytes()),
-        Field::RequestedServerName => out.piece(record.sni.as_bytes()),
-        Field::RouteName => out.piece(record.route.map_or("", |r| &r.name).as_bytes()),
-        Field::GrpcStatusNumber => grpc_status(record).into_iter().for_each(|status| out.number(status)),
-        Field::UpstreamRequestAttemptCount => out.number(record.attempts),
-        // Neither a network policy that ends connections nor virtual clusters exist here.
-        Field::ConnectionTerminationDetails | Field::VirtualClusterName => {}
-        _ => address_field(field, record, out),
-    }
-}
-
-#[inline(always)]
-fn address_field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
-    match field {
-        Field::UpstreamHost | Field::UpstreamRemoteAddress => {
-            record.upstream_host.into_iter().for_each(|a| out.address(a));
-        }
-        Field::UpstreamRemoteAddressWithoutPort => record.upstream_host.into_iter().for_each(|a| out.ip(a)),
-        Field::UpstreamRemotePort => record.upstream_host.into_iter().for_each(|a| out.number(a.port())),
-        Field::UpstreamLocalAddress => record.upstream_local.into_iter().for_each(|a| out.address(a)),
-        Field::DownstreamLocalAddress => out.address(record.downstream_local),
-        Field::DownstreamLocalAddressWithoutPort => out.ip(record.downstream_local),
-        Field::DownstreamLocalPort => out.number(record.downstream_local.port()),
-        Field::DownstreamRemoteAddress => out.address(record.downstream_remote),
-        Field::DownstreamRemoteAddressWithoutPort => out.ip(record.downstream_remote),
-        Field::DownstreamRemotePort => out.number(record.downstream_remote.port()),
-        Field::DownstreamDirectRemotePort => out.number(record.downstream_direct.port()),
-        Field::DownstreamDirectRemoteAddress => out.address(record.downstream_direct),
-        Field::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.downstream_direct),
-        _ => rare::field(field, record, out),
     }
 }
 
