@@ -250,6 +250,28 @@ fn a_call_of_grpc_may_ask_for_less_time() {
         assert_eq!(header(&answer, "grpc-message"), Some("upstream request timeout"));
         assert_eq!(header(&answer, "grpc-status"), Some("14"));
     });
+    // also where the upstream speaks HTTP/1, and is told so
+    play(
+        |_| {},
+        false,
+        |mut s| async move {
+            const CALL: &str = "POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\ngrpc-timeout: 60m\r\n";
+            s.send(&format!("{CALL}Content-Type: application/grpc\r\n\r\n")).await;
+            let (_up, head) = s.accept().await;
+            assert_eq!(header(&head, "grpc-timeout"), Some("60m"));
+            assert_eq!(header(&head, "x-envoy-expected-rq-timeout-ms"), Some("60"));
+            let answer = s.read_until("\r\n\r\n").await;
+            assert_eq!(header(&answer, "grpc-message"), Some("upstream request timeout"));
+            assert_eq!(header(&answer, "grpc-status"), Some("14"));
+            // what is no call has all the time
+            s.send(&format!("{CALL}Content-Type: application/grpc-web\r\n\r\n")).await;
+            let (mut up, head) = s.accept().await;
+            assert_eq!(header(&head, "x-envoy-expected-rq-timeout-ms"), None);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            up.write_all(OK.as_bytes()).await.unwrap();
+            assert!(s.read_until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
+        },
+    );
     // a stream that has begun ends with that status too
     play(speak(UpstreamProtocol::Http2), true, |s| async move {
         let Stage { client, upstream, shutdown: _shutdown } = s;
