@@ -273,8 +273,11 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         self.life.transport_failure = Cow::Borrowed("");
         self.life.upstream_local = None;
         let mut upstream = self.connect().await?;
-        if let Some(pick) = self.life.pick.as_mut().filter(|pick| pick.has_moved()) {
-            pick.address = upstream.remote().unwrap_or(pick.address);
+        if let Some(pick) = &mut self.life.pick {
+            if pick.has_moved() {
+                pick.address = upstream.remote().unwrap_or(pick.address);
+            }
+            self.outgoing.cluster.observe(pick, Seen::Reached);
         }
         self.life.upstream_local = upstream.local();
         self.limit(self.outgoing.retries().and_then(|r| r.per_try_timeout));
