@@ -90,7 +90,7 @@ pub(crate) fn retries(on: &[RetryCondition]) -> Option<RetryPolicy> {
         statuses: vec![],
         backoff: Duration::ZERO,
         max_backoff: Duration::ZERO,
-        avoid_previous_hosts: true,
+        avoid_previous_hosts: None,
     })
 }
 
