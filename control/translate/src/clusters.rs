@@ -207,7 +207,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
         let labels = named.flatten();
         let policy = policy(&rules, labels, number, at.protocol, self.world);
         let tls = policy.tls.filter(|_| wire == Wire::AsRuled);
-        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, &rules, service))?;
+        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, &rules, (service, number)))?;
         if service.has_no_endpoints_by_nature() {
             return Err(Absent::NoAddress);
         }
@@ -246,13 +246,13 @@ impl<'w, 'a> Clusters<'w, 'a> {
         &mut self,
         tls: Tls<'_>,
         rules: &[Item<'a, DestinationRule>],
-        service: &Service<'a>,
+        (service, number): (&Service<'a>, u16),
     ) -> Result<Option<UpstreamTls>, Absent> {
         match (tls, rules.first()) {
             (Tls::Own(settings), Some((object, _))) => {
                 // what is wrong with them is said where all rules are looked at
                 let place = upstream_tls::place(self.world, object, "");
-                let names = service.subject_alt_names();
+                let names = service.subject_alt_names(number);
                 let silent = &mut Report::default();
                 Ok(Some(upstream_tls::settings(&place, settings, &names, &mut self.credentials, silent)))
             }

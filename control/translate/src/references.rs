@@ -34,6 +34,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             report.note(object, "spec.selector", "not-selected", text, advice);
         }
     }
+    hosts_of_others(world, report);
     for item in world.objects.destination_rules() {
         destination_rule(world, item, report);
     }
@@ -145,6 +146,22 @@ fn claims(world: &World<'_>, (object, vs): Item<'_, VirtualService>, report: &mu
                 );
             }
         }
+    }
+}
+
+/// What ServiceEntries say of hosts that are another's.
+fn hosts_of_others(world: &World<'_>, report: &mut Report) {
+    for denied in &world.registry.denied {
+        let (host, owner) = (&denied.host, &denied.owner.reference);
+        let (text, advice) = if denied.field.starts_with("spec.hosts") {
+            (
+                format!("has no effect: {host} is a host of {owner}, and a host is of one namespace"),
+                "remove it, or have one namespace declare the host",
+            )
+        } else {
+            (format!("has no effect: {host} is {owner}, which has the ports that it has"), "add it there")
+        };
+        report.warning(denied.entry, &denied.field, "conflicting-host", text, advice);
     }
 }
 

@@ -1,13 +1,14 @@
 use crate::Env;
-use crate::export::reach;
+use crate::export::{Reach, reach};
+use crate::hold::is_kept;
 use crate::hosts::{canonical, is_subset, service_host};
 use crate::protocol::Protocol;
 use crate::world::{Item, port, selects};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidegate_api::Objects;
 use tidegate_api::istio::{Resolution, ServiceEntry, WorkloadEntry};
 use tidegate_api::kubernetes::{EndpointSlice, Endpoints, Pod, Service as KubeService, ServiceType};
+use tidegate_api::{Object, Objects};
 
 /// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -43,10 +44,22 @@ pub(crate) enum Source<'a> {
     Entry(Item<'a, ServiceEntry>),
 }
 
+/// What an entry says of a host that is not its own.
+#[derive(Debug)]
+pub(crate) struct Denied<'a> {
+    pub(crate) entry: &'a Object,
+    pub(crate) field: String,
+    pub(crate) host: Arc<str>,
+    /// Whose the host is.
+    pub(crate) owner: &'a Object,
+}
+
 /// The services that are visible, and what their endpoints are made of.
 #[derive(Debug)]
 pub(crate) struct Registry<'a> {
     services: BTreeMap<Arc<str>, Service<'a>>,
+    /// What entries say of hosts that are not their own.
+    pub(crate) denied: Vec<Denied<'a>>,
     pub(crate) slices: BTreeMap<(&'a str, &'a str), Vec<Item<'a, EndpointSlice>>>,
     pub(crate) endpoints: BTreeMap<(&'a str, &'a str), Item<'a, Endpoints>>,
     /// By namespace.
@@ -62,6 +75,7 @@ impl<'a> Registry<'a> {
     pub(crate) fn new(objects: &'a Objects, env: &Env, default_export_to: &[String]) -> Self {
         let mut registry = Registry {
             services: BTreeMap::new(),
+            denied: Vec::new(),
             slices: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             pods: BTreeMap::new(),
@@ -79,14 +93,20 @@ impl<'a> Registry<'a> {
                 registry.add_service((object, service), &env.domain);
             }
         }
-        for item in objects.service_entries() {
-            let (object, entry) = item;
-            if reach(&entry.export_to, default_export_to, &object.reference.namespace, &env.namespace)
-                .is_some()
-            {
-                registry.add_entry(item);
-            }
+        let mut entries = Vec::new();
+        for (object, entry) in objects.service_entries() {
+            let found =
+                reach(&entry.export_to, default_export_to, &object.reference.namespace, &env.namespace);
+            entries.extend(found.map(|reach| (reach, (object, entry))));
         }
+        // A host is of who comes first: those who name the gateway's namespace before those who name all, by age. What is
+        // only kept of an earlier version comes last.
+        entries.sort_by_key(|(reach, (object, _))| {
+            let r = &object.reference;
+            let age = (object.created.is_none(), object.created);
+            (is_kept(object), *reach == Reach::Public, age, r.namespace.clone(), r.name.clone())
+        });
+        entries.into_iter().for_each(|(_, item)| registry.add_entry(item));
         registry.index_workloads(objects);
         registry
     }
@@ -113,31 +133,37 @@ impl<'a> Registry<'a> {
         self.services.insert(host, made);
     }
 
-    /// Hosts of several entries: ports are merged, endpoints combined.
+    /// A host is of one namespace. Of several entries there ports are merged, endpoints combined; a Service of
+    /// Kubernetes has the ports that it has. What is kept of an earlier version adds the ports that are needed.
     fn add_entry(&mut self, item: Item<'a, ServiceEntry>) {
         let (object, entry) = item;
-        let ports = entry.ports.iter().filter_map(|p| {
-            let protocol = match &p.protocol {
-                Some(protocol) => Protocol::parse(protocol).unwrap_or(Protocol::Unknown),
-                None => Protocol::of_service_port(None, None, &p.name),
-            };
-            Some(Port { number: port(p.number)?, name: p.name.clone(), protocol })
-        });
-        let ports: Vec<Port> = ports.collect();
-        for host in &entry.hosts {
+        let namespace = &object.reference.namespace;
+        for (i, host) in entry.hosts.iter().enumerate() {
             let host: Arc<str> = canonical(host).into();
             let service = self.services.entry(host.clone()).or_insert_with(|| Service {
                 host: host.clone(),
                 name: host.clone(),
-                namespace: object.reference.namespace.clone(),
+                namespace: namespace.clone(),
                 ports: Vec::new(),
                 sources: Vec::new(),
                 alias: None,
             });
+            let owner = service.sources.first().map(|source| source.object());
+            let deny = |field, owner| Denied { entry: object, field, host: host.clone(), owner };
+            if let Some(owner) = owner
+                && service.namespace != *namespace
+                && !is_kept(object)
+            {
+                self.denied.push(deny(format!("spec.hosts[{i}]"), owner));
+                continue;
+            }
+            let closed = matches!(service.sources.first(), Some(Source::Kubernetes(_))) && !is_kept(object);
             service.sources.push(Source::Entry(item));
-            for port in &ports {
-                if !service.ports.iter().any(|p| p.number == port.number) {
-                    service.ports.push(port.clone());
+            for (p, port) in ports(entry) {
+                match owner {
+                    _ if service.port(port.number).is_some() => {}
+                    Some(owner) if closed => self.denied.push(deny(format!("spec.ports[{p}]"), owner)),
+                    _ => service.ports.push(port),
                 }
             }
         }
@@ -201,15 +227,51 @@ impl<'a> Registry<'a> {
     }
 }
 
-impl Service<'_> {
+/// The ports of an entry, each with its index.
+fn ports(entry: &ServiceEntry) -> impl Iterator<Item = (usize, Port)> {
+    entry.ports.iter().enumerate().filter_map(|(i, p)| {
+        let protocol = match &p.protocol {
+            Some(protocol) => Protocol::parse(protocol).unwrap_or(Protocol::Unknown),
+            None => Protocol::of_service_port(None, None, &p.name),
+        };
+        Some((i, Port { number: port(p.number)?, name: p.name.clone(), protocol }))
+    })
+}
+
+impl<'a> Source<'a> {
+    /// The Service or ServiceEntry.
+    pub(crate) fn object(&self) -> &'a Object {
+        match self {
+            Source::Kubernetes((object, _)) | Source::Entry((object, _)) => object,
+        }
+    }
+
+    fn declares(&self, number: u16) -> bool {
+        match self {
+            Source::Kubernetes((_, service)) => service.declared(number).is_some(),
+            Source::Entry((_, entry)) => entry.ports.iter().any(|p| p.number == u32::from(number)),
+        }
+    }
+}
+
+impl<'a> Service<'a> {
     /// The port with that number.
     pub(crate) fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|p| p.number == number)
     }
 
-    /// The names of which certificates of its endpoints must have one; empty where that is not said.
-    pub(crate) fn subject_alt_names(&self) -> Vec<Arc<str>> {
-        let entries = self.sources.iter().filter_map(|source| match source {
+    /// Where the endpoints of a port come from: the owner of the host, and for ports that it does not have what is kept
+    /// of who had the host before.
+    pub(crate) fn sources_of(&self, number: u16) -> impl Iterator<Item = &Source<'a>> {
+        let is_own = |s: &Source<'_>| s.object().reference.namespace == self.namespace;
+        let kept = !self.sources.iter().any(|s| is_own(s) && s.declares(number))
+            && self.sources.iter().any(|s| !is_own(s) && s.declares(number));
+        self.sources.iter().filter(move |s| is_own(s) != kept)
+    }
+
+    /// The names of which certificates of a port's endpoints must have one; empty where that is not said.
+    pub(crate) fn subject_alt_names(&self, number: u16) -> Vec<Arc<str>> {
+        let entries = self.sources_of(number).filter_map(|source| match source {
             Source::Kubernetes(_) => None,
             Source::Entry((_, entry)) => Some(entry),
         });

@@ -13,6 +13,7 @@ mod l4;
 mod mesh;
 mod mirrors;
 mod order;
+mod owners;
 mod policies;
 mod retries;
 mod routes;

@@ -4,6 +4,7 @@ use crate::hosts::resolve;
 use crate::protocol::Protocol;
 use crate::report::Report;
 use crate::secret::{self, Place};
+use crate::service_registry::Service;
 use crate::world::{Item, World};
 use std::sync::Arc;
 use tidegate_api::Object;
@@ -185,7 +186,8 @@ fn unverified(
     }
     let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
     let service = world.registry.get(&host);
-    if !tls.subject_alt_names.is_empty() || service.is_some_and(|s| !s.subject_alt_names().is_empty()) {
+    let named = |s: &Service<'_>| s.ports.iter().any(|p| !s.subject_alt_names(p.number).is_empty());
+    if !tls.subject_alt_names.is_empty() || service.is_some_and(named) {
         return;
     }
     let bytes = service.filter(|service| service.ports.iter().any(|port| port.protocol == Protocol::Tcp));

@@ -20,7 +20,7 @@ pub(super) fn routed(
     (name.to_string(), cluster, endpoints, said)
 }
 
-fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+pub(super) fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
     let shown = |e: &Endpoint| match &e.address {
         Address::DnsInTurns(..) => format!("one of {}", e.address),
         Address::RequestHost(..) => format!("asked for {}", e.address),
