@@ -10,6 +10,7 @@ use crate::upstream_tls::Tls;
 use crate::world::{Item, World, selects};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tidegate_api::Object;
 use tidegate_api::istio::{
     self, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy, HttpSettings,
     LoadBalancerSettings, LocalityLoadBalancerSetting, ProxyProtocolVersion, Subset, TrafficPolicy,
@@ -125,8 +126,9 @@ impl<'a> DestinationRules<'a> {
 }
 
 /// The subset of that name: of several rules with it, that of the first.
-pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Option<&'a Subset> {
-    rules.iter().flat_map(|(_, rule)| &rule.subsets).find(|s| s.name == name)
+pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Option<Item<'a, Subset>> {
+    let mut all = rules.iter().flat_map(|(object, rule)| rule.subsets.iter().map(move |s| (*object, s)));
+    all.find(|(_, subset)| subset.name == name)
 }
 
 /// What a cluster's DestinationRule says about it.
@@ -145,8 +147,8 @@ pub(crate) struct Policy<'a> {
     pub(crate) tcp_idle_timeout: Option<Duration>,
     /// What is spoken.
     pub(crate) protocol: UpstreamProtocol,
-    /// How TLS is spoken; `None` is plain text.
-    pub(crate) tls: Option<Tls<'a>>,
+    /// How TLS is spoken, and the rule that says it; `None` is plain text.
+    pub(crate) tls: Option<(&'a Object, Tls<'a>)>,
     /// What each connection begins with.
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
 }
@@ -158,14 +160,14 @@ struct Blocks<'a> {
     connection_pool: Option<&'a ConnectionPoolSettings>,
     outlier_detection: Option<&'a istio::OutlierDetection>,
     retry_budget: Option<&'a istio::RetryBudget>,
-    tls: Option<&'a ClientTlsSettings>,
+    tls: Option<Item<'a, ClientTlsSettings>>,
     proxy_protocol: Option<&'a istio::ProxyProtocol>,
 }
 
 impl<'a> Blocks<'a> {
     /// This policy under that of a more specific level. One for the port replaces everything that it can have.
-    fn overridden(self, policy: Option<&'a TrafficPolicy>, port: u16) -> Self {
-        let Some(policy) = policy else { return self };
+    fn overridden(self, policy: Option<Item<'a, TrafficPolicy>>, port: u16) -> Self {
+        let Some((object, policy)) = policy else { return self };
         let for_port = policy
             .port_level_settings
             .iter()
@@ -179,7 +181,7 @@ impl<'a> Blocks<'a> {
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
                 outlier_detection: p.outlier_detection.as_ref(),
-                tls: p.tls.as_ref(),
+                tls: p.tls.as_ref().map(|tls| (object, tls)),
             };
         }
         Blocks {
@@ -188,23 +190,23 @@ impl<'a> Blocks<'a> {
             outlier_detection: policy.outlier_detection.as_ref().or(self.outlier_detection),
             retry_budget,
             proxy_protocol,
-            tls: policy.tls.as_ref().or(self.tls),
+            tls: policy.tls.as_ref().map(|tls| (object, tls)).or(self.tls),
         }
     }
 }
 
-/// The policy for `port` of a service that has `rules`, where `declared` is spoken, and for a subset of it.
+/// The policy for `port` of a service that has `rules`, where `declared` is spoken, and for a subset of it: that of the
+/// first rule that has one.
 pub(crate) fn policy<'a>(
     rules: &[Item<'a, DestinationRule>],
-    subset: Option<&'a Subset>,
+    subset: Option<Item<'a, Subset>>,
     port: u16,
     declared: Protocol,
     world: &World<'a>,
 ) -> Policy<'a> {
-    let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
-    let blocks = Blocks::default()
-        .overridden(rule, port)
-        .overridden(subset.and_then(|s| s.traffic_policy.as_ref()), port);
+    let rule = rules.iter().find_map(|(object, rule)| Some((*object, rule.traffic_policy.as_ref()?)));
+    let of_subset = subset.and_then(|(object, subset)| Some((object, subset.traffic_policy.as_ref()?)));
+    let blocks = Blocks::default().overridden(rule, port).overridden(of_subset, port);
     let load_balancer = load_balancer(blocks.load_balancer);
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
@@ -224,7 +226,7 @@ pub(crate) fn policy<'a>(
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
         tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: protocol(pool.and_then(|p| p.http.as_ref()), declared, world.mesh.upgrades_to_http2()),
-        tls: blocks.tls.and_then(Tls::of),
+        tls: blocks.tls.and_then(|(object, tls)| Some((object, Tls::of(tls)?))),
         proxy_protocol: blocks.proxy_protocol.map(|p| match p.version {
             Some(ProxyProtocolVersion::V2) => ProxyProtocol::V2,
             Some(ProxyProtocolVersion::V1) | None => ProxyProtocol::V1,

@@ -406,6 +406,15 @@ fn rules_are_looked_up_by_namespace_and_host() {
             vec![rule("default/one", "a", "RANDOM"), rule("default/two", "a", "ROUND_ROBIN")],
             LoadBalancer::Random,
         ),
+        // the first of those that have a policy
+        (
+            vec![
+                "DestinationRule default/first: {host: a, subsets: [{name: v1, labels: {}}]}".to_owned(),
+                rule("default/one", "a", "RANDOM"),
+                rule("default/two", "a", "ROUND_ROBIN"),
+            ],
+            LoadBalancer::Random,
+        ),
     ] {
         let (_, cluster, _, _) = routed("host: a", &lines.join("\n"));
         assert_eq!(cluster.unwrap().load_balancer, expected, "{lines:?}");
