@@ -1,14 +1,10 @@
-use crate::Env;
-use crate::export::{Reach, reach};
-use crate::hosts::{is_subset, resolve};
 use crate::limits::limits;
 use crate::load_balancer::load_balancer;
 use crate::outlier;
 use crate::protocol::Protocol;
 use crate::retries;
 use crate::upstream_tls::Tls;
-use crate::world::{Item, World, selects};
-use std::collections::BTreeMap;
+use crate::world::{Item, World};
 use std::time::Duration;
 use tidegate_api::Object;
 use tidegate_api::istio::{
@@ -22,108 +18,6 @@ use tidegate_model::{
 /// How long a connection without a request is kept, and how long a TCP connection may stand still, when nothing is
 /// said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
-/// The DestinationRules, found by the host of a service.
-pub(crate) struct DestinationRules<'a> {
-    rules: Vec<Rule<'a>>,
-    /// By namespace and exact host, oldest first.
-    exact: BTreeMap<(&'a str, String), Vec<usize>>,
-    /// By namespace, those with a wildcard.
-    wildcard: BTreeMap<&'a str, Vec<usize>>,
-    /// The client's namespace and the root namespace, in which rules are looked for.
-    client: &'a str,
-    root: &'a str,
-}
-
-struct Rule<'a> {
-    item: Item<'a, DestinationRule>,
-    host: String,
-    /// Whether clients in other namespaces than its own see it.
-    exported: bool,
-    /// Whether its own namespace alone sees it.
-    private: bool,
-    /// It has a workload selector, and that selects this client.
-    preferred: bool,
-}
-
-impl<'a> DestinationRules<'a> {
-    /// `rules` by age, as the client that `env` describes sees them.
-    pub(crate) fn new(rules: Vec<Item<'a, DestinationRule>>, env: &'a Env, default: &[String]) -> Self {
-        let mut all = DestinationRules {
-            rules: Vec::new(),
-            exact: BTreeMap::new(),
-            wildcard: BTreeMap::new(),
-            client: &env.namespace,
-            root: &env.root_namespace,
-        };
-        for item in rules {
-            let (object, rule) = item;
-            let own = &*object.reference.namespace;
-            let selector = rule.workload_selector.as_ref().filter(|s| !s.match_labels.is_empty());
-            if selector.is_some_and(|s| own != all.client || !selects(&s.match_labels, &env.labels)) {
-                continue;
-            }
-            let reach = reach(&rule.export_to, default, own, &env.namespace);
-            let exported = selector.is_none() && reach.is_some();
-            let private = selector.is_some() || reach == Some(Reach::Private);
-            let host = resolve(&rule.host, own, &env.domain);
-            let at = all.rules.len();
-            if host.starts_with('*') {
-                all.wildcard.entry(own).or_default().push(at);
-            } else {
-                all.exact.entry((own, host.clone())).or_default().push(at);
-            }
-            all.rules.push(Rule { item, host, exported, private, preferred: selector.is_some() });
-        }
-        all
-    }
-
-    /// The rules for `host`, a service of `namespace`: those of the client's namespace, else of the service's, else
-    /// of the root namespace. There, the most specific host. Several are merged: the first has the policy.
-    pub(crate) fn lookup(&self, host: &str, namespace: &str) -> Vec<Item<'a, DestinationRule>> {
-        // Of the root namespace, only what is its own comes before what the service's namespace says.
-        let private = self.client == self.root;
-        for (place, private) in [(self.client, private), (namespace, false), (self.root, false)] {
-            let found = self.in_namespace(place, host, private);
-            if !found.is_empty() {
-                return found;
-            }
-        }
-        Vec::new()
-    }
-
-    fn in_namespace(&self, namespace: &str, host: &str, private: bool) -> Vec<Item<'a, DestinationRule>> {
-        let visible = |i: &&usize| {
-            let rule = &self.rules[**i];
-            (rule.private || !private) && (rule.exported || namespace == self.client)
-        };
-        let exact: Vec<usize> = self
-            .exact
-            .range((namespace, host.to_owned())..)
-            .next()
-            .filter(|(key, _)| key.0 == namespace && key.1 == host)
-            .map(|(_, found)| found.iter().filter(visible).copied().collect())
-            .unwrap_or_default();
-        let found = if exact.is_empty() {
-            let all = self.wildcard.get(namespace).map_or(&[][..], Vec::as_slice);
-            let fits: Vec<usize> = all
-                .iter()
-                .filter(visible)
-                .filter(|i| is_subset(host, &self.rules[**i].host))
-                .copied()
-                .collect();
-            let longest = fits.iter().map(|i| self.rules[*i].host.len()).max();
-            fits.into_iter().filter(|i| Some(self.rules[*i].host.len()) == longest).collect()
-        } else {
-            exact
-        };
-        let preferred = found.iter().any(|i| self.rules[*i].preferred);
-        let mut found = found.into_iter().filter(|i| self.rules[*i].preferred == preferred);
-        let Some(first) = found.next() else { return Vec::new() };
-        let same = |i: &usize| self.rules[*i].item.1.export_to == self.rules[first].item.1.export_to;
-        std::iter::once(first).chain(found.filter(same)).map(|i| self.rules[i].item).collect()
-    }
-}
 
 /// The subset of that name: of several rules with it, that of the first.
 pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Option<Item<'a, Subset>> {

@@ -7,6 +7,7 @@ use crate::matches::{asks_for_claims, gateway_name};
 use crate::report::Report;
 use crate::servers::full_name;
 use crate::unserved::selects_gateway;
+use crate::unused_rules;
 use crate::upstream_tls;
 use crate::world::{Item, World, selects};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
     for item in world.objects.destination_rules() {
         destination_rule(world, item, report);
     }
+    unused_rules::report(world, report);
 }
 
 /// The hosts of the servers of each Gateway.

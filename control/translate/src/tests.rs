@@ -17,8 +17,10 @@ mod owners;
 mod policies;
 mod retries;
 mod routes;
+mod rule_index;
 mod tls;
 mod tracing;
+mod unused_rules;
 mod upstream_tls;
 
 use crate::{Env, Translation, translate};

@@ -1,8 +1,8 @@
 use crate::Env;
-use crate::destination_rule::DestinationRules;
 use crate::export::{Reach, reach};
 use crate::hosts::resolve;
 use crate::mesh_config::Mesh;
+use crate::rule_index::DestinationRules;
 use crate::service_registry::Registry;
 use std::collections::BTreeMap;
 use tidegate_api::istio::{Gateway, VirtualService};
