@@ -4,7 +4,8 @@ use crate::outlier;
 use crate::protocol::Protocol;
 use crate::retries;
 use crate::upstream_tls::Tls;
-use crate::world::{Item, World};
+use crate::world::{Item, World, port};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tidegate_api::Object;
 use tidegate_api::istio::{
@@ -59,19 +60,18 @@ struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// This policy under that of a more specific level. One for the port replaces everything that it can have.
+    /// This policy under that of a more specific level. One for the port replaces everything that it can have, and nothing
+    /// else of that level counts.
     fn overridden(self, policy: Option<Item<'a, TrafficPolicy>>, port: u16) -> Self {
         let Some((object, policy)) = policy else { return self };
         let for_port = policy
             .port_level_settings
             .iter()
             .find(|p| p.port.as_ref().and_then(|p| p.number) == Some(u32::from(port)));
-        let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
-        let proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
         if let Some(p) = for_port {
             return Blocks {
-                retry_budget,
-                proxy_protocol,
+                retry_budget: self.retry_budget,
+                proxy_protocol: self.proxy_protocol,
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
                 outlier_detection: p.outlier_detection.as_ref(),
@@ -82,11 +82,31 @@ impl<'a> Blocks<'a> {
             load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
             outlier_detection: policy.outlier_detection.as_ref().or(self.outlier_detection),
-            retry_budget,
-            proxy_protocol,
+            retry_budget: policy.retry_budget.as_ref().or(self.retry_budget),
+            proxy_protocol: policy.proxy_protocol.as_ref().or(self.proxy_protocol),
             tls: policy.tls.as_ref().map(|tls| (object, tls)).or(self.tls),
         }
     }
+}
+
+/// The locality settings of a rule, each with whether there is outlier detection where it counts: for the rule or a
+/// subset, on a port that has settings of its own or on any other.
+pub(crate) fn locality_settings<'a>(
+    (object, rule): Item<'a, DestinationRule>,
+) -> Vec<(&'a LocalityLoadBalancerSetting, bool)> {
+    let of_rule = rule.traffic_policy.as_ref();
+    let subsets = rule.subsets.iter().map(|s| s.traffic_policy.as_ref());
+    let policies: Vec<Option<&TrafficPolicy>> = std::iter::once(None).chain(subsets).collect();
+    let with_ports = policies.iter().flatten().chain(&of_rule);
+    let ports = with_ports.flat_map(|p| &p.port_level_settings).filter_map(|p| p.port.as_ref()?.number);
+    let ports: BTreeSet<u16> = ports.filter_map(port).chain([0]).collect();
+    let item = |policy: Option<&'a TrafficPolicy>| policy.map(|policy| (object, policy));
+    let each = policies.iter().flat_map(|subset| ports.iter().map(move |port| (*subset, *port)));
+    let counting = each.filter_map(|(subset, port)| {
+        let blocks = Blocks::default().overridden(item(of_rule), port).overridden(item(subset), port);
+        Some((blocks.load_balancer?.locality_lb_setting.as_ref()?, blocks.outlier_detection.is_some()))
+    });
+    counting.collect()
 }
 
 /// The policy for `port` of a service that has `rules`, where `declared` is spoken, and for a subset of it: that of the
@@ -104,8 +124,8 @@ pub(crate) fn policy<'a>(
     let load_balancer = load_balancer(blocks.load_balancer);
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
-    let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
     let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
+    let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout).or(tcp_idle);
     Policy {
         outlier_detection: outlier::detection(blocks.outlier_detection),
         warmup: outlier::warmup(blocks.load_balancer, &load_balancer),
@@ -116,7 +136,7 @@ pub(crate) fn policy<'a>(
         load_balancer,
         limits: limits(pool, world.mesh.tcp_keepalive()),
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
-        idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
+        idle_timeout: idle.map_or(IDLE_TIMEOUT, |t| if t.is_zero() { Duration::MAX } else { t }),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
         tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: protocol(pool.and_then(|p| p.http.as_ref()), declared, world.mesh.upgrades_to_http2()),

@@ -247,10 +247,7 @@ fn the_proxy_protocol_of_a_policy() {
         ("", None),
         ("trafficPolicy: {proxyProtocol: {version: V1}}", Some(ProxyProtocol::V1)),
         ("trafficPolicy: {proxyProtocol: {version: V2}}", Some(ProxyProtocol::V2)),
-        (
-            "trafficPolicy: {proxyProtocol: {version: V2}, portLevelSettings: [{port: {number: 80}}]}",
-            Some(ProxyProtocol::V2),
-        ),
+        ("trafficPolicy: {proxyProtocol: {version: V2}, portLevelSettings: [{port: {number: 80}}]}", None),
     ] {
         let (_, cluster, ..) = routed("host: a, port: {number: 80}", &rule(policy));
         assert_eq!(cluster.unwrap().proxy_protocol, expected, "{policy}");
