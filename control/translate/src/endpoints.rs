@@ -6,11 +6,11 @@ use crate::world::{Item, port, selects};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use tidegate_api::Object;
 use tidegate_api::istio::{Resolution, ServiceEntry, WorkloadEntry};
 use tidegate_api::kubernetes::{
     EndpointPort, NumberOrName, ObjectReference, Pod, Service as KubeService, ServicePort,
 };
+use tidegate_api::{Object, Value};
 use tidegate_model::{Address, Endpoint, Locality};
 
 impl<'a> Registry<'a> {
@@ -29,7 +29,7 @@ impl<'a> Registry<'a> {
             }
         }
         let mut seen = BTreeSet::new();
-        found.retain(|e| selects(subset, &e.labels) && seen.insert(e.address.clone()));
+        found.retain(|e| locality::has(e, subset) && seen.insert(e.address.clone()));
         found
     }
 
@@ -159,13 +159,32 @@ impl<'a> Registry<'a> {
         target: Option<&NumberOrName>,
         out: &mut Vec<Endpoint>,
     ) {
-        for (object, entry) in self.workload_entries.get(namespace).into_iter().flatten() {
-            let labels = if entry.labels.is_empty() { &object.labels } else { &entry.labels };
-            if selects(selector, labels) {
-                out.extend(of_workload(entry, Some(object), at, target));
-            }
+        let selected = |(object, entry): &&Item<'_, WorkloadEntry>| {
+            let label = |key| object.labels.get(key).or_else(|| entry.labels.get(key));
+            selector.iter().all(|(key, value)| label(key) == Some(value))
+        };
+        let all = self.workload_entries.get(namespace).into_iter().flatten();
+        for (object, entry) in all.filter(selected).filter(|(object, _)| is_healthy(object)) {
+            out.extend(of_workload(entry, Some(object), at, target));
         }
     }
+}
+
+/// The annotation of a WorkloadEntry whose workload says how it is.
+const HEALTH_CHECKS: &str = "proxy.istio.io/health-checks-enabled";
+
+/// Whether a WorkloadEntry may have requests: where its workload is checked, only after it was found to be healthy.
+pub(crate) fn is_healthy(entry: &Object) -> bool {
+    let enabled = entry.annotations.get(HEALTH_CHECKS).map(String::as_str);
+    if !matches!(enabled, Some("1" | "t" | "T" | "true" | "TRUE" | "True")) {
+        return true;
+    }
+    let conditions = entry.field("status.conditions");
+    let mut conditions = conditions.iter().flat_map(Value::items);
+    let is = |condition: &Value, key: &str, text: &str| {
+        condition.get(key).and_then(Value::as_str).is_some_and(|found| found == text)
+    };
+    conditions.find(|c| is(c, "type", "Healthy")).is_some_and(|c| is(c, "status", "True"))
 }
 
 /// The number of the port that `declared` is at endpoints.
@@ -213,19 +232,18 @@ fn of_workload(
         Some(NumberOrName::Number(n)) => by_name(&at.name).or(port(*n)).unwrap_or(at.number),
         None => by_name(&at.name).unwrap_or(at.number),
     };
-    let labels = match object {
-        Some(object) if entry.labels.is_empty() => &object.labels,
-        _ => &entry.labels,
-    };
+    // those of the object count first
+    let mut labels = entry.labels.clone();
+    labels.extend(object.iter().flat_map(|o| o.labels.clone()));
     Some(Endpoint {
         address: address_of(address, number),
         weight: entry.weight.unwrap_or(1).max(1),
         workload: object.map(|o| o.reference.name.clone()).unwrap_or_default(),
-        labels: Arc::new(labels.clone()),
         locality: entry
             .locality
             .as_deref()
-            .map_or_else(|| locality::of_labels(labels), |l| locality::parse(l, '/')),
+            .map_or_else(|| locality::of_labels(&labels), |l| locality::parse(l, '/')),
+        labels: Arc::new(labels),
         priority: 0,
         locality_weight: None,
     })

@@ -45,6 +45,7 @@ mod tls;
 mod tracing;
 mod unreachable;
 mod unserved;
+mod unused_endpoints;
 mod unused_rules;
 mod upstream_tls;
 mod validate;

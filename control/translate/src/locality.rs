@@ -163,13 +163,19 @@ fn by_labels(
     u32::try_from(labels.len() - first).unwrap_or(u32::MAX)
 }
 
-/// A label's value; for those that say where something runs, what is known of that otherwise.
+/// Whether an endpoint has all of these labels, of which some say where it runs.
+pub(crate) fn has(endpoint: &Endpoint, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(key, wanted)| {
+        let known = endpoint.labels.contains_key(key) || PARTS.contains(&key.as_str());
+        known && value(&endpoint.labels, &endpoint.locality, key) == wanted
+    })
+}
+
+/// A label's value; for those that say where something runs, what is known of that.
 fn value<'a>(labels: &'a BTreeMap<String, String>, locality: &'a Locality, key: &str) -> &'a str {
-    if let Some(value) = labels.get(key) {
-        return value;
-    }
     let parts = [&locality.region, &locality.zone, &locality.subzone];
-    PARTS.iter().position(|part| *part == key).map_or("", |i| parts[i])
+    let part = PARTS.iter().position(|part| *part == key).map_or("", |i| parts[i]);
+    if part.is_empty() { labels.get(key).map_or("", String::as_str) } else { part }
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use crate::matches::{asks_for_claims, gateway_name};
 use crate::report::Report;
 use crate::servers::full_name;
 use crate::unserved::selects_gateway;
-use crate::unused_rules;
 use crate::upstream_tls;
 use crate::world::{Item, World, selects};
+use crate::{unused_endpoints, unused_rules};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_api::Object;
 use tidegate_api::istio::{DestinationRule, Gateway, VirtualService};
@@ -40,6 +40,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
         destination_rule(world, item, report);
     }
     unused_rules::report(world, report);
+    unused_endpoints::report(world, report);
 }
 
 /// The hosts of the servers of each Gateway.
@@ -177,6 +178,9 @@ fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>
     upstream_tls::report(world, (object, rule), report);
 }
 
+/// Labels that endpoints have in Istio, which knows of several clusters and networks.
+const UNKNOWN_LABELS: [&str; 2] = ["topology.istio.io/cluster", "topology.istio.io/network"];
+
 /// Istio's IST0173: a subset without endpoints, of a service that has some.
 fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &str, report: &mut Report) {
     let Some(service) = world.registry.get(host) else { return };
@@ -186,9 +190,12 @@ fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &st
     if rule.subsets.is_empty() || !selected(&BTreeMap::new()) {
         return;
     }
-    for (i, _) in rule.subsets.iter().enumerate().filter(|(_, s)| !selected(&s.labels)) {
-        let text =
-            format!("no endpoint of {host} has these labels; requests to this subset are answered with 503");
+    for (i, subset) in rule.subsets.iter().enumerate().filter(|(_, s)| !selected(&s.labels)) {
+        let unknown = UNKNOWN_LABELS.into_iter().find(|label| subset.labels.contains_key(*label));
+        let why = unknown.map_or(String::new(), |label| format!(" ({label} is not known here)"));
+        let text = format!(
+            "no endpoint of {host} has these labels{why}; requests to this subset are answered with 503"
+        );
         let advice = "correct the labels, or start workloads that have them";
         report.warning(object, &format!("spec.subsets[{i}].labels"), "empty-subset", text, advice);
     }

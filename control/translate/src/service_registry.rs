@@ -7,7 +7,9 @@ use crate::world::{Item, port, selects};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_api::istio::{Resolution, ServiceEntry, WorkloadEntry};
-use tidegate_api::kubernetes::{EndpointSlice, Endpoints, Pod, Service as KubeService, ServiceType};
+use tidegate_api::kubernetes::{
+    AddressType, EndpointSlice, Endpoints, Pod, Service as KubeService, ServiceType,
+};
 use tidegate_api::{Object, Objects};
 
 /// The label of an EndpointSlice that names its Service.
@@ -171,6 +173,9 @@ impl<'a> Registry<'a> {
 
     fn index_workloads(&mut self, objects: &'a Objects) {
         for (object, slice) in objects.endpoint_slices() {
+            if slice.address_type == AddressType::Fqdn {
+                continue;
+            }
             if let Some(service) = object.labels.get(SERVICE_NAME) {
                 self.slices.entry((&object.reference.namespace, service)).or_default().push((object, slice));
             }

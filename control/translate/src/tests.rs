@@ -7,6 +7,7 @@ mod authorization;
 mod clusters;
 mod delegates;
 mod diagnostics;
+mod endpoints;
 mod fields;
 mod gateways;
 mod l4;
