@@ -54,7 +54,7 @@ impl<'a> Registry<'a> {
         } else if !kube.selector.is_empty() {
             let pods = self.pods.get(key.0).map_or(&[][..], Vec::as_slice);
             for pod in pods.iter().filter(|(o, _)| selects(&kube.selector, &o.labels)) {
-                out.extend(of_pod(*pod, declared, unready_too));
+                out.extend(self.of_pod(*pod, declared, unready_too));
             }
         }
         if !kube.selector.is_empty() {
@@ -79,7 +79,7 @@ impl<'a> Registry<'a> {
                     continue;
                 }
                 let pod = self.pod_of(e.target_ref.as_ref(), &object.reference.namespace, address);
-                let mut made = with_pod(address_of(address, number), pod);
+                let mut made = self.with_pod(address_of(address, number), pod, e.node_name.as_deref());
                 if let (Some(zone), true) = (&e.zone, made.locality == Locality::default()) {
                     made.locality.zone = zone.as_str().into();
                 }
@@ -101,7 +101,7 @@ impl<'a> Registry<'a> {
             let unready = subset.not_ready_addresses.iter().filter(|_| unready_too);
             for e in subset.addresses.iter().chain(unready) {
                 let pod = self.pod_of(e.target_ref.as_ref(), &object.reference.namespace, &e.ip);
-                out.push(with_pod(address_of(&e.ip, number), pod));
+                out.push(self.with_pod(address_of(&e.ip, number), pod, e.node_name.as_deref()));
             }
         }
     }
@@ -112,6 +112,31 @@ impl<'a> Registry<'a> {
             self.pods_by_name.get(&(namespace, t.name.as_deref()?))
         });
         named.or_else(|| self.pods_by_ip.get(address)).copied()
+    }
+
+    fn of_pod(&self, pod: Item<'_, Pod>, declared: &ServicePort, unready_too: bool) -> Option<Endpoint> {
+        let spec = pod.1;
+        let ip = spec.status.pod_ip.as_deref()?;
+        let number = match &declared.target_port {
+            None => port(declared.port)?,
+            Some(NumberOrName::Number(n)) => port(*n)?,
+            Some(NumberOrName::Name(name)) => container_port(spec, name)?,
+        };
+        (unready_too || is_ready(spec)).then(|| self.with_pod(address_of(ip, number), Some(pod), None))
+    }
+
+    /// An endpoint with what its pod says of it, and the pod's node, or else the one that is named.
+    fn with_pod(&self, address: Address, pod: Option<Item<'_, Pod>>, node: Option<&str>) -> Endpoint {
+        let node = pod.and_then(|(_, pod)| pod.spec.node_name.as_deref()).or(node);
+        let none = BTreeMap::new();
+        let labels = pod.map_or(&none, |(object, _)| &object.labels);
+        let of_node = node.and_then(|name| self.nodes.get(name)).map(|node| &node.labels);
+        Endpoint {
+            workload: pod.map_or(Arc::default(), |(object, _)| workload_of(object)),
+            locality: locality::of_pod(labels, of_node),
+            labels: Arc::new(labels.clone()),
+            ..bare(address)
+        }
     }
 
     fn of_entry(
@@ -132,7 +157,7 @@ impl<'a> Registry<'a> {
             for (pod, spec) in pods.iter().filter(|(o, _)| selects(&selector.labels, &o.labels)) {
                 if let (Some(ip), true) = (spec.status.pod_ip.as_deref(), is_ready(spec)) {
                     let number = target.unwrap_or(at.number);
-                    out.push(with_pod(address_of(ip, number), Some((pod, spec))));
+                    out.push(self.with_pod(address_of(ip, number), Some((pod, spec)), None));
                 }
             }
             return;
@@ -192,17 +217,6 @@ fn endpoint_port(ports: &[EndpointPort], declared: &ServicePort) -> Option<u16> 
     let name = |n: &Option<String>| n.clone().unwrap_or_default();
     let wanted = name(&declared.name);
     ports.iter().find(|p| name(&p.name) == wanted).and_then(|p| port(p.port?))
-}
-
-fn of_pod(pod: Item<'_, Pod>, declared: &ServicePort, unready_too: bool) -> Option<Endpoint> {
-    let spec = pod.1;
-    let ip = spec.status.pod_ip.as_deref()?;
-    let number = match &declared.target_port {
-        None => port(declared.port)?,
-        Some(NumberOrName::Number(n)) => port(*n)?,
-        Some(NumberOrName::Name(name)) => container_port(spec, name)?,
-    };
-    (unready_too || is_ready(spec)).then(|| with_pod(address_of(ip, number), Some(pod)))
 }
 
 /// The port that a container of `pod` gives that name.
@@ -273,16 +287,6 @@ fn bare(address: Address) -> Endpoint {
         locality: Locality::default(),
         priority: 0,
         locality_weight: None,
-    }
-}
-
-fn with_pod(address: Address, pod: Option<Item<'_, Pod>>) -> Endpoint {
-    let Some((object, _)) = pod else { return bare(address) };
-    Endpoint {
-        workload: workload_of(object),
-        labels: Arc::new(object.labels.clone()),
-        locality: locality::of_labels(&object.labels),
-        ..bare(address)
     }
 }
 

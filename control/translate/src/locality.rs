@@ -48,6 +48,26 @@ pub(crate) fn of_labels(labels: &BTreeMap<String, String>) -> Locality {
     }
 }
 
+/// Where a pod with these labels runs, on a node with those: as the pod says, else as the node does, else as the labels
+/// say that the cluster gave the pod.
+pub(crate) fn of_pod(pod: &BTreeMap<String, String>, node: Option<&BTreeMap<String, String>>) -> Locality {
+    match node {
+        Some(node) if !pod.contains_key(LOCALITY) => {
+            let label = |keys: [&str; 2]| {
+                let found = keys.into_iter().filter_map(|key| node.get(key)).find(|value| !value.is_empty());
+                found.map_or("", String::as_str).into()
+            };
+            let [region, zone, subzone] = PARTS;
+            Locality {
+                region: label([region, "failure-domain.beta.kubernetes.io/region"]),
+                zone: label([zone, "failure-domain.beta.kubernetes.io/zone"]),
+                subzone: label([subzone, subzone]),
+            }
+        }
+        _ => of_labels(pod),
+    }
+}
+
 /// `region/zone/subzone`, or with another separator.
 pub(crate) fn parse(written: &str, separator: char) -> Locality {
     let mut parts = written.splitn(3, separator);

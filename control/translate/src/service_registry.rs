@@ -68,6 +68,7 @@ pub(crate) struct Registry<'a> {
     pub(crate) pods: BTreeMap<&'a str, Vec<Item<'a, Pod>>>,
     pub(crate) pods_by_name: BTreeMap<(&'a str, &'a str), Item<'a, Pod>>,
     pub(crate) pods_by_ip: BTreeMap<&'a str, Item<'a, Pod>>,
+    pub(crate) nodes: BTreeMap<&'a str, &'a Object>,
     /// By namespace.
     pub(crate) workload_entries: BTreeMap<&'a str, Vec<Item<'a, WorkloadEntry>>>,
 }
@@ -83,6 +84,7 @@ impl<'a> Registry<'a> {
             pods: BTreeMap::new(),
             pods_by_name: BTreeMap::new(),
             pods_by_ip: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             workload_entries: BTreeMap::new(),
         };
         for (object, service) in objects.services() {
@@ -192,6 +194,7 @@ impl<'a> Registry<'a> {
                 self.pods_by_ip.entry(ip).or_insert(item);
             }
         }
+        self.nodes = objects.nodes().into_iter().map(|(o, _)| (&*o.reference.name, o)).collect();
         for item in objects.workload_entries() {
             self.workload_entries.entry(&item.0.reference.namespace).or_default().push(item);
         }
@@ -202,7 +205,15 @@ impl<'a> Registry<'a> {
         self.services.get(host)
     }
 
-    /// Whether there is a service whose every name is one of `host`.
+    /// The services that have only names of `host`.
+    pub(crate) fn within(&self, host: &str) -> Vec<&Service<'a>> {
+        match host.starts_with('*') {
+            true => self.services.values().filter(|s| is_subset(&s.host, host)).collect(),
+            false => self.services.get(host).into_iter().collect(),
+        }
+    }
+
+    /// Whether there is one.
     pub(crate) fn has_within(&self, host: &str) -> bool {
         self.services.contains_key(host)
             || (host.starts_with('*') && self.services.keys().any(|s| is_subset(s, host)))

@@ -1,6 +1,6 @@
 //! DestinationRules, and parts of them, that say nothing of any request.
 
-use crate::hosts::{is_subset, resolve};
+use crate::hosts::resolve;
 use crate::report::{Report, list};
 use crate::rule_index::export_to;
 use crate::service_registry::Service;
@@ -26,7 +26,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
         .collect();
     for item in rules {
         let host = resolve(&item.1.host, &item.0.reference.namespace, &world.env.domain);
-        let services = within(world, &host);
+        let services = world.registry.within(&host);
         if services.is_empty() {
             continue;
         }
@@ -34,14 +34,6 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             unreached(world, item, &services, report);
         }
         ports(item, &host, &services, report);
-    }
-}
-
-/// The services that have only names of `host`.
-fn within<'w, 'a>(world: &'w World<'a>, host: &str) -> Vec<&'w Service<'a>> {
-    match host.starts_with('*') {
-        true => world.registry.services().filter(|s| is_subset(&s.host, host)).collect(),
-        false => world.registry.get(host).into_iter().collect(),
     }
 }
 

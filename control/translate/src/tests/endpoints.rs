@@ -94,3 +94,81 @@ fn slices_of_names_are_not_used() {
     assert_eq!(addresses(&endpoints), ["10.0.0.1:8080"]);
     assert_eq!(said, ["warning addressType not-enforced"]);
 }
+
+const NODES: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z1, topology.istio.io/subzone: s1}}
+spec: {podCIDR: 10.0.0.0/24}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2, labels: {failure-domain.beta.kubernetes.io/region: r1, failure-domain.beta.kubernetes.io/zone: z2, topology.kubernetes.io/zone: ''}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n3}
+";
+
+/// A pod of `a` with these labels, and what says where it is.
+fn pod(name: &str, labels: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {{app: a{labels}}}}}\nspec: {{containers: []{spec}}}\nstatus: {{podIP: 10.0.0.1}}\n"
+    )
+}
+
+fn slice(endpoint: &str) -> String {
+    format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a-x, namespace: default, labels: {{kubernetes.io/service-name: a}}}}\naddressType: IPv4\nendpoints: [{{addresses: [10.0.0.1]{endpoint}}}]\nports: [{{name: http, port: 8080}}]\n"
+    )
+}
+
+#[test]
+fn endpoints_are_where_their_nodes_are() {
+    let (node, of_pod) =
+        (", nodeName: n1", ", topology.kubernetes.io/region: r9, topology.kubernetes.io/zone: z9");
+    for (yaml, expected) in [
+        (pod("p", "", node), "r1/z1/s1"),
+        (pod("p", ", istio-locality: r7.z7.s7", node), "r7/z7/s7"),
+        // labels that the cluster gave it count less than its node
+        (pod("p", of_pod, node), "r1/z1/s1"),
+        (pod("p", of_pod, ", nodeName: unknown"), "r9/z9/"),
+        (pod("p", "", ", nodeName: n2"), "r1/z2/"),
+        (pod("p", "", ", nodeName: n3"), "//"),
+        (slice(", nodeName: n1, zone: z8"), "r1/z1/s1"),
+        (slice(", nodeName: unknown, zone: z8"), "/z8/"),
+        (format!("{}{}", slice(", targetRef: {kind: Pod, name: p}, zone: z8"), pod("p", "", node)), "r1/z1/s1"),
+        (
+            "---\napiVersion: v1\nkind: Endpoints\nmetadata: {name: a, namespace: default}\nsubsets: [{addresses: [{ip: 10.0.0.1, nodeName: n2}], ports: [{name: http, port: 80}]}]\n".to_owned(),
+            "r1/z2/",
+        ),
+    ] {
+        let (endpoints, said) = endpoints_of("", "", &format!("{NODES}{yaml}"));
+        let at = &endpoints[0].locality;
+        assert_eq!(format!("{}/{}/{}", at.region, at.zone, at.subzone), expected, "{yaml}");
+        assert_eq!(said, [""; 0], "{yaml}");
+    }
+}
+
+#[test]
+fn zones_whose_region_is_not_known_are_reported_where_localities_count() {
+    let setting = |setting: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{outlierDetection: {{}}, loadBalancer: {{localityLbSetting: {{{setting}}}}}}}}}"
+        )
+    };
+    let distribute = setting("distribute: [{from: r1/*, to: {r1/z1: 100}}]");
+    let field = "warning spec.trafficPolicy.loadBalancer.localityLbSetting unknown-region";
+    for (rule, yaml, expected) in [
+        (&distribute, slice(", nodeName: n9, zone: z8"), vec![field]),
+        (&distribute, slice(", nodeName: n1, zone: z8"), vec![]),
+        (&distribute, slice(""), vec![]),
+        (&setting("failover: [{from: a, to: b}]"), slice(", zone: z8"), vec![field]),
+        (&setting("enabled: false"), slice(", zone: z8"), vec![]),
+        (&String::new(), slice(", zone: z8"), vec![]),
+    ] {
+        let (_, said) = endpoints_of("", rule, &format!("{NODES}{yaml}"));
+        let said: Vec<_> = said.into_iter().filter(|s| !s.ends_with("unknown-locality")).collect();
+        assert_eq!(said, expected, "{rule} {yaml}");
+    }
+}
