@@ -218,8 +218,11 @@ impl<'w, 'a> Clusters<'w, 'a> {
         if wire == Wire::MeshTls {
             endpoints.retain(|e| e.labels.get(TLS_MODE).is_some_and(|mode| mode == "istio"));
         }
-        let failover = policy.outlier_detection.is_some();
-        locality::apply(&mut endpoints, policy.locality, &self.world.env.labels, failover);
+        // what the service prefers counts before the mesh, and also where nobody notices that endpoints fail
+        let preferred = self.world.distribution.of(service).filter(|_| policy.locality.is_none());
+        let failover = policy.outlier_detection.is_some() || preferred.is_some();
+        let locality = policy.locality.or(preferred).or(self.world.mesh.locality_lb_setting());
+        locality::apply(&mut endpoints, locality, &self.world.env.labels, failover);
         let cluster = Cluster {
             name: name.clone(),
             host: service.host.clone(),

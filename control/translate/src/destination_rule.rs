@@ -32,7 +32,7 @@ pub(crate) struct Policy<'a> {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) warmup: Option<Warmup>,
-    /// How localities count, where that is said.
+    /// How localities count, where a rule says that.
     pub(crate) locality: Option<&'a LocalityLoadBalancerSetting>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) connect_timeout: Duration,
@@ -129,10 +129,7 @@ pub(crate) fn policy<'a>(
     Policy {
         outlier_detection: outlier::detection(blocks.outlier_detection),
         warmup: outlier::warmup(blocks.load_balancer, &load_balancer),
-        locality: blocks
-            .load_balancer
-            .and_then(|l| l.locality_lb_setting.as_ref())
-            .or(world.mesh.locality_lb_setting()),
+        locality: blocks.load_balancer.and_then(|l| l.locality_lb_setting.as_ref()),
         load_balancer,
         limits: limits(pool, world.mesh.tcp_keepalive()),
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),

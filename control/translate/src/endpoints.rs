@@ -128,13 +128,12 @@ impl<'a> Registry<'a> {
     /// An endpoint with what its pod says of it, and the pod's node, or else the one that is named.
     fn with_pod(&self, address: Address, pod: Option<Item<'_, Pod>>, node: Option<&str>) -> Endpoint {
         let node = pod.and_then(|(_, pod)| pod.spec.node_name.as_deref()).or(node);
-        let none = BTreeMap::new();
-        let labels = pod.map_or(&none, |(object, _)| &object.labels);
         let of_node = node.and_then(|name| self.nodes.get(name)).map(|node| &node.labels);
+        let labels = pod.map(labels_of).unwrap_or_default();
         Endpoint {
             workload: pod.map_or(Arc::default(), |(object, _)| workload_of(object)),
-            locality: locality::of_pod(labels, of_node),
-            labels: Arc::new(labels.clone()),
+            locality: locality::of_pod(&labels, of_node),
+            labels: Arc::new(labels),
             ..bare(address)
         }
     }
@@ -288,6 +287,13 @@ fn bare(address: Address) -> Endpoint {
         priority: 0,
         locality_weight: None,
     }
+}
+
+/// The labels of a pod, of which one names its node.
+fn labels_of((object, pod): Item<'_, Pod>) -> BTreeMap<String, String> {
+    let mut labels = object.labels.clone();
+    labels.extend(pod.spec.node_name.iter().map(|node| (locality::HOSTNAME.to_owned(), node.clone())));
+    labels
 }
 
 /// The Deployment of a pod that a ReplicaSet owns; any other owner; else the pod.

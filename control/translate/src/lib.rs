@@ -43,6 +43,7 @@ mod service_registry;
 mod telemetry;
 mod tls;
 mod tracing;
+mod traffic_distribution;
 mod unreachable;
 mod unserved;
 mod unused_endpoints;

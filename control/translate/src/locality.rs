@@ -11,6 +11,10 @@ const LOCALITY: &str = "istio-locality";
 /// Labels that say it part by part.
 pub(crate) const PARTS: [&str; 3] =
     ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+/// The label of the network that something is in.
+pub(crate) const NETWORK: &str = "topology.istio.io/network";
+/// The label of the node that something runs on.
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 /// A locality's weight in the model, for 1 %: it may have to be split among several.
 const PERCENT: u64 = 10_000;
 /// How many priorities there are by locality: same subzone, zone, region, failover's region, others.
@@ -179,8 +183,13 @@ fn by_labels(
         let wanted = wanted.unwrap_or_else(|| value(client, here, key));
         wanted != value(&endpoint.labels, &endpoint.locality, key)
     };
-    let first = labels.iter().position(differs).unwrap_or(labels.len());
-    u32::try_from(labels.len() - first).unwrap_or(u32::MAX)
+    // of other networks all come behind those of this one, and are ranked as they are
+    let networks = labels.first().is_some_and(|first| first == NETWORK);
+    let elsewhere = networks && labels.first().is_some_and(differs);
+    let compared = if elsewhere { &labels[1..] } else { labels };
+    let first = compared.iter().position(differs).unwrap_or(compared.len());
+    let rank = compared.len() - first + if elsewhere { labels.len() } else { 0 };
+    u32::try_from(rank).unwrap_or(u32::MAX)
 }
 
 /// Whether an endpoint has all of these labels, of which some say where it runs.

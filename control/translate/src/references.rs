@@ -9,7 +9,7 @@ use crate::servers::full_name;
 use crate::unserved::selects_gateway;
 use crate::upstream_tls;
 use crate::world::{Item, World, selects};
-use crate::{unused_endpoints, unused_rules};
+use crate::{locality, unused_endpoints, unused_rules};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_api::Object;
 use tidegate_api::istio::{DestinationRule, Gateway, VirtualService};
@@ -41,6 +41,7 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
     }
     unused_rules::report(world, report);
     unused_endpoints::report(world, report);
+    world.distribution.report(world, report);
 }
 
 /// The hosts of the servers of each Gateway.
@@ -179,7 +180,7 @@ fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>
 }
 
 /// Labels that endpoints have in Istio, which knows of several clusters and networks.
-const UNKNOWN_LABELS: [&str; 2] = ["topology.istio.io/cluster", "topology.istio.io/network"];
+const UNKNOWN_LABELS: [&str; 2] = ["topology.istio.io/cluster", locality::NETWORK];
 
 /// Istio's IST0173: a subset without endpoints, of a service that has some.
 fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &str, report: &mut Report) {

@@ -21,6 +21,7 @@ mod routes;
 mod rule_index;
 mod tls;
 mod tracing;
+mod traffic_distribution;
 mod unused_rules;
 mod upstream_tls;
 

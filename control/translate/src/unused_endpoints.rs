@@ -7,8 +7,8 @@ use crate::report::Report;
 use crate::service_registry::Service;
 use crate::world::{Item, World};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use tidegate_api::istio::DestinationRule;
+use tidegate_api::Object;
+use tidegate_api::istio::{DestinationRule, LocalityLoadBalancerSetting};
 use tidegate_api::kubernetes::AddressType;
 
 /// Reports them.
@@ -28,39 +28,50 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
         }
     }
     for item in world.objects.destination_rules() {
-        without_region(world, item, report);
+        of_rule(world, item, report);
+    }
+    let says = |s: &&LocalityLoadBalancerSetting| {
+        let empty = s.distribute.is_empty() && s.failover.is_empty() && s.failover_priority.is_empty();
+        s.enabled != Some(false) && !empty
+    };
+    if let (Some(object), Some(_)) = (world.mesh.object(), world.mesh.locality_lb_setting().filter(says)) {
+        let text = world.registry.services().find_map(|service| without_region(world, service));
+        text.into_iter().for_each(|text| unknown_region(object, "data.mesh.localityLbSetting", text, report));
     }
 }
 
-/// Endpoints that a rule would have judged by where they run, and of which only the zone is known.
-fn without_region(world: &World<'_>, (object, rule): Item<'_, DestinationRule>, report: &mut Report) {
+/// Endpoints that a rule would have judged by where they run.
+fn of_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>, report: &mut Report) {
     let settings = locality::settings(rule);
-    let mut settings = settings.iter().filter(|(_, s)| s.enabled != Some(false)).peekable();
-    if settings.peek().is_none() {
+    let counting: Vec<_> = settings.iter().filter(|(_, s)| s.enabled != Some(false)).collect();
+    if counting.is_empty() {
         return;
     }
     let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
-    for service in world.registry.within(&host) {
-        let Some(zone) = zone_alone(world, service) else { continue };
-        let text = format!(
-            "endpoints of {} are in zone {zone:?} of a region that is not known, so they are in no locality that this names",
-            service.host
-        );
-        let advice = "add the Node objects of the cluster, whose labels name the region";
-        settings
-            .by_ref()
-            .for_each(|(field, _)| report.warning(object, field, "unknown-region", text.clone(), advice));
-        return;
+    let services = world.registry.within(&host);
+    let Some(text) = services.into_iter().find_map(|service| without_region(world, service)) else { return };
+    for (field, _) in counting {
+        unknown_region(object, field, text.clone(), report);
     }
 }
 
-/// The zone of an endpoint whose region is not known.
-fn zone_alone(world: &World<'_>, service: &Service<'_>) -> Option<Arc<str>> {
+/// Says of what localities count for that they do not for these endpoints.
+pub(crate) fn unknown_region(object: &Object, field: &str, text: String, report: &mut Report) {
+    let advice = "add the Node objects of the cluster, whose labels name the region";
+    report.warning(object, field, "unknown-region", text, advice);
+}
+
+/// Says that of endpoints of a service only the zone is known, where that is so.
+pub(crate) fn without_region(world: &World<'_>, service: &Service<'_>) -> Option<String> {
     let all = BTreeMap::new();
-    service.ports.iter().find_map(|port| {
+    let zone = service.ports.iter().find_map(|port| {
         let endpoints = world.registry.endpoints_of(service, port, &all);
         let found =
             endpoints.into_iter().find(|e| e.locality.region.is_empty() && !e.locality.zone.is_empty());
         found.map(|e| e.locality.zone)
-    })
+    })?;
+    Some(format!(
+        "endpoints of {} are in zone {zone:?} of a region that is not known, so they are in no locality that is named",
+        service.host
+    ))
 }

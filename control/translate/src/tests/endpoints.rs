@@ -158,6 +158,9 @@ fn zones_whose_region_is_not_known_are_reported_where_localities_count() {
         )
     };
     let distribute = setting("distribute: [{from: r1/*, to: {r1/z1: 100}}]");
+    let mesh = "ConfigMap istio-system/istio: {mesh: 'localityLbSetting: {failover: [{from: r1, to: r2}]}'}"
+        .to_owned();
+    let prefers = A.replace("ports", "trafficDistribution: PreferClose, ports");
     let field = "warning spec.trafficPolicy.loadBalancer.localityLbSetting unknown-region";
     for (rule, yaml, expected) in [
         (&distribute, slice(", nodeName: n9, zone: z8"), vec![field]),
@@ -166,6 +169,8 @@ fn zones_whose_region_is_not_known_are_reported_where_localities_count() {
         (&setting("failover: [{from: a, to: b}]"), slice(", zone: z8"), vec![field]),
         (&setting("enabled: false"), slice(", zone: z8"), vec![]),
         (&String::new(), slice(", zone: z8"), vec![]),
+        (&mesh, slice(", zone: z8"), vec!["warning data.mesh.localityLbSetting unknown-region"]),
+        (&prefers, slice(", zone: z8"), vec!["warning spec.trafficDistribution unknown-region"]),
     ] {
         let (_, said) = endpoints_of("", rule, &format!("{NODES}{yaml}"));
         let said: Vec<_> = said.into_iter().filter(|s| !s.ends_with("unknown-locality")).collect();
