@@ -103,8 +103,13 @@ fn unreached(
         ("", "unreachable-rule", text)
     } else {
         let first = services.iter().flat_map(|s| world.rules.lookup(&s.host, &s.namespace)).next();
-        let by = first.map_or("others".to_owned(), |(object, _)| object.reference.to_string());
-        let text = format!("has no effect here: {by} comes first for every service of the host");
+        let text = match first {
+            Some((by, _)) => {
+                format!("has no effect here: {} comes first for every service of the host", by.reference)
+            }
+            None => "has no effect here: a rule for the host alone hides it, which is not for this gateway"
+                .to_owned(),
+        };
         ("spec.host", "unreachable-rule", text)
     };
     // one that sets up TLS was surely meant for all who send there

@@ -39,8 +39,19 @@ fn failover(check: &mut Check<'_>, rule: &DestinationRule) {
     let counting = locality_settings((check.object, rule));
     for (field, setting) in locality::settings(rule) {
         let written = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
-        if written && !counting.iter().any(|(counts, detects)| *detects && std::ptr::eq(*counts, setting)) {
-            let text = "failover has no effect without outlierDetection beside it, which notices that endpoints fail";
+        let mut detects =
+            counting.iter().filter(|(counts, _)| std::ptr::eq(*counts, setting)).map(|(_, d)| *d);
+        // the first is where the setting itself stands
+        let text = match (detects.next() == Some(true), detects.any(|detects| detects)) {
+            (true, _) => continue,
+            (false, true) => {
+                "failover has an effect only on subsets and ports that have outlierDetection, which notices that endpoints fail"
+            }
+            (false, false) => {
+                "failover has no effect without outlierDetection beside it, which notices that endpoints fail"
+            }
+        };
+        if written {
             check.warning(&field, "no-effect", text, "add outlierDetection");
         }
     }

@@ -265,8 +265,8 @@ fn failover_and_who_notices_that_endpoints_fail() {
         |case| format!("{{host: reviews, {case}}}"),
         &[
             (Accepted, &format!("trafficPolicy: {{{failover}, {detects}}}")),
-            // a subset has what the rule says
-            (Accepted, &format!("trafficPolicy: {{{failover}}}, {}", subset(detects))),
+            // a subset has what the rule says, and the rule not what the subset says
+            (Warned, &format!("trafficPolicy: {{{failover}}}, {}", subset(detects))),
             (Accepted, &format!("trafficPolicy: {{{detects}}}, {}", subset(failover))),
             (Warned, &format!("trafficPolicy: {{{failover}}}, {}", subset(&format!("{detects}, {robin}")))),
             (
@@ -279,7 +279,7 @@ fn failover_and_who_notices_that_endpoints_fail() {
             (Warned, &format!("trafficPolicy: {{{failover}, {}}}", port(detects))),
             (Warned, &format!("trafficPolicy: {{{detects}, {}}}", port(failover))),
             (Accepted, &format!("trafficPolicy: {{{}}}", port(&format!("{failover}, {detects}")))),
-            (Accepted, &format!("trafficPolicy: {{{}}}, {}", port(detects), subset(failover))),
+            (Warned, &format!("trafficPolicy: {{{}}}, {}", port(detects), subset(failover))),
         ],
     );
 }
