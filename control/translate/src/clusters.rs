@@ -144,7 +144,13 @@ impl<'w, 'a> Clusters<'w, 'a> {
         if let Some(known) = self.known.get(&name) {
             return (name, known.clone());
         }
-        let made = self.make(service, number, subset, &name, Wire::AsRuled).map(|(made, tcp_idle)| {
+        let mut made = self.make(service, number, subset, &name, Wire::AsRuled);
+        for former in &service.former {
+            if matches!(made, Err(Absent::Port { .. } | Absent::Subset(_))) {
+                made = self.make(former, number, subset, &name, Wire::AsRuled).or(made);
+            }
+        }
+        let made = made.map(|(made, tcp_idle)| {
             self.made.insert(name.clone(), made);
             self.tcp_idle.insert(name.clone(), tcp_idle);
         });
@@ -208,7 +214,7 @@ impl<'w, 'a> Clusters<'w, 'a> {
         let named = named.flatten();
         let policy = policy(&rules, named, number, at.protocol, self.world);
         let tls = policy.tls.filter(|_| wire == Wire::AsRuled);
-        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, service, number))?;
+        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, service))?;
         if service.has_no_endpoints_by_nature() {
             return Err(Absent::NoAddress);
         }
@@ -250,13 +256,12 @@ impl<'w, 'a> Clusters<'w, 'a> {
         &mut self,
         (object, tls): (&Object, Tls<'_>),
         service: &Service<'a>,
-        number: u16,
     ) -> Result<Option<UpstreamTls>, Absent> {
         match tls {
             Tls::Own(settings) => {
                 // what is wrong with them is said where all rules are looked at
                 let place = upstream_tls::place(self.world, object, "");
-                let names = service.subject_alt_names(number);
+                let names = service.subject_alt_names();
                 let silent = &mut Report::default();
                 Ok(Some(upstream_tls::settings(&place, settings, &names, &mut self.credentials, silent)))
             }

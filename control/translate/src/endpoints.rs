@@ -22,7 +22,7 @@ impl<'a> Registry<'a> {
         subset: &BTreeMap<String, String>,
     ) -> Vec<Endpoint> {
         let mut found = Vec::new();
-        for source in service.sources_of(at.number) {
+        for source in &service.sources {
             match source {
                 Source::Kubernetes(item) => self.of_kubernetes(*item, service, at, &mut found),
                 Source::Entry(item) => self.of_entry(*item, service, at, &mut found),

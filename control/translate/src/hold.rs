@@ -328,7 +328,8 @@ fn lost(last: &Admitted, new: &Arc<Object>, owners: Option<&Owners>, env: &Env) 
             let own = reference.namespace.clone();
             let is_own = |of: &BTreeMap<Arc<str>, Arc<str>>, host: &str| of.get(host) == Some(&own);
             let mut has = pairs(entry);
-            has.retain(|(host, _)| is_own(&owners.now, host));
+            // what it says of a host that is another's now it does not have
+            has.retain(|(host, _)| is_own(&owners.now, host) || !owners.now.contains_key(&**host));
             let mut found = Vec::new();
             let mut kept = reference;
             // what stayed before, and then the last version

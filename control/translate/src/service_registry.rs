@@ -29,6 +29,8 @@ pub(crate) struct Service<'a> {
     pub(crate) sources: Vec<Source<'a>>,
     /// Of an ExternalName Service: what it stands for, in lower case.
     pub(crate) alias: Option<String>,
+    /// What is kept of namespaces that had the host before, for what routes need and this one does not have.
+    pub(crate) former: Vec<Service<'a>>,
 }
 
 /// A port of a [`Service`].
@@ -133,33 +135,30 @@ impl<'a> Registry<'a> {
             ports: ports.collect(),
             sources: vec![Source::Kubernetes(item)],
             alias: alias.map(|a| a.trim_end_matches('.').to_ascii_lowercase()),
+            former: Vec::new(),
         };
         self.services.insert(host, made);
     }
 
     /// A host is of one namespace. Of several entries there ports are merged, endpoints combined; a Service of
-    /// Kubernetes has the ports that it has. What is kept of an earlier version adds the ports that are needed.
+    /// Kubernetes has the ports that it has.
     fn add_entry(&mut self, item: Item<'a, ServiceEntry>) {
         let (object, entry) = item;
         let namespace = &object.reference.namespace;
         for (i, host) in entry.hosts.iter().enumerate() {
             let host: Arc<str> = canonical(host).into();
-            let service = self.services.entry(host.clone()).or_insert_with(|| Service {
-                host: host.clone(),
-                name: host.clone(),
-                namespace: namespace.clone(),
-                ports: Vec::new(),
-                sources: Vec::new(),
-                alias: None,
-            });
-            let owner = service.sources.first().map(|source| source.object());
+            let new = || Service::of_entries(&host, namespace);
+            let mut service = self.services.entry(host.clone()).or_insert_with(new);
+            let owner = service.sources.first().map(Source::object);
             let deny = |field, owner| Denied { entry: object, field, host: host.clone(), owner };
             if let Some(owner) = owner
                 && service.namespace != *namespace
-                && !is_kept(object)
             {
-                self.denied.push(deny(format!("spec.hosts[{i}]"), owner));
-                continue;
+                if !is_kept(object) {
+                    self.denied.push(deny(format!("spec.hosts[{i}]"), owner));
+                    continue;
+                }
+                service = service.before_in(namespace);
             }
             let closed = matches!(service.sources.first(), Some(Source::Kubernetes(_))) && !is_kept(object);
             service.sources.push(Source::Entry(item));
@@ -261,13 +260,6 @@ impl<'a> Source<'a> {
             Source::Kubernetes((object, _)) | Source::Entry((object, _)) => object,
         }
     }
-
-    fn declares(&self, number: u16) -> bool {
-        match self {
-            Source::Kubernetes((_, service)) => service.declared(number).is_some(),
-            Source::Entry((_, entry)) => entry.ports.iter().any(|p| p.number == u32::from(number)),
-        }
-    }
 }
 
 impl<'a> Service<'a> {
@@ -276,18 +268,32 @@ impl<'a> Service<'a> {
         self.ports.iter().find(|p| p.number == number)
     }
 
-    /// Where the endpoints of a port come from: the owner of the host, and for ports that it does not have what is kept
-    /// of who had the host before.
-    pub(crate) fn sources_of(&self, number: u16) -> impl Iterator<Item = &Source<'a>> {
-        let is_own = |s: &Source<'_>| s.object().reference.namespace == self.namespace;
-        let kept = !self.sources.iter().any(|s| is_own(s) && s.declares(number))
-            && self.sources.iter().any(|s| !is_own(s) && s.declares(number));
-        self.sources.iter().filter(move |s| is_own(s) != kept)
+    /// One that ServiceEntries of a namespace make.
+    fn of_entries(host: &Arc<str>, namespace: &Arc<str>) -> Self {
+        Service {
+            host: host.clone(),
+            name: host.clone(),
+            namespace: namespace.clone(),
+            ports: Vec::new(),
+            sources: Vec::new(),
+            alias: None,
+            former: Vec::new(),
+        }
     }
 
-    /// The names of which certificates of a port's endpoints must have one; empty where that is not said.
-    pub(crate) fn subject_alt_names(&self, number: u16) -> Vec<Arc<str>> {
-        let entries = self.sources_of(number).filter_map(|source| match source {
+    /// What it was when it was of that namespace, as far as that is kept.
+    fn before_in(&mut self, namespace: &Arc<str>) -> &mut Self {
+        let known = self.former.iter().position(|former| former.namespace == *namespace);
+        let at = known.unwrap_or_else(|| {
+            self.former.push(Service::of_entries(&self.host, namespace));
+            self.former.len() - 1
+        });
+        &mut self.former[at]
+    }
+
+    /// The names of which certificates of its endpoints must have one; empty where that is not said.
+    pub(crate) fn subject_alt_names(&self) -> Vec<Arc<str>> {
+        let entries = self.sources.iter().filter_map(|source| match source {
             Source::Kubernetes(_) => None,
             Source::Entry((_, entry)) => Some(entry),
         });

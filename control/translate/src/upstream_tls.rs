@@ -4,7 +4,6 @@ use crate::hosts::resolve;
 use crate::protocol::Protocol;
 use crate::report::Report;
 use crate::secret::{self, Place};
-use crate::service_registry::Service;
 use crate::world::{Item, World};
 use std::sync::Arc;
 use tidegate_api::Object;
@@ -186,8 +185,7 @@ fn unverified(
     }
     let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
     let service = world.registry.get(&host);
-    let named = |s: &Service<'_>| s.ports.iter().any(|p| !s.subject_alt_names(p.number).is_empty());
-    if !tls.subject_alt_names.is_empty() || service.is_some_and(named) {
+    if !tls.subject_alt_names.is_empty() || service.is_some_and(|s| !s.subject_alt_names().is_empty()) {
         return;
     }
     let bytes = service.filter(|service| service.ports.iter().any(|port| port.protocol == Protocol::Tcp));

@@ -116,9 +116,46 @@ fn a_host_that_changes_its_owner_keeps_the_ports_that_routes_need() {
     let moved = [dropped.clone(), new.clone(), route(80), route(81)];
     assert_eq!(admitted(&mut admission, &moved, 81), (vec!["10.0.0.1:81".into()], 1));
     assert_eq!(admitted(&mut admission, &[dropped, new.clone(), route(80)], 81), (vec![], 0));
+    // one that is no longer for this gateway is gone
+    let mut admission = Admission::new();
+    assert_eq!(admitted(&mut admission, &before, 81).0, ["10.0.0.1:81"]);
+    let hidden = before.map(|line| line.replace("{hosts: [e.com]", "{exportTo: [.], hosts: [e.com]"));
+    assert_eq!(admitted(&mut admission, &hidden, 81), (vec![], 0));
     // who never had the host gets no port of it by being named
     let squatter = entry("zz/e", &[81], 3);
     let all = [new, squatter, route(81)];
     assert_eq!(admitted(&mut admission, &all, 81), (vec![], 0));
     assert_eq!(admitted(&mut admission, &all, 81), (vec![], 0));
+}
+
+#[test]
+fn a_host_that_changes_its_owner_keeps_the_subsets_that_routes_need() {
+    let route = "VirtualService default/v: {hosts: [x.com], gateways: [gateway], http: [{route: [{destination: {host: e.com, subset: v1}}]}]}".to_owned();
+    let rule = |place: &str| {
+        format!(
+            "DestinationRule {place}: {{host: e.com, subsets: [{{name: v1, labels: {{}}}}], trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}"
+        )
+    };
+    let (old, new) = (entry("default/e", &[80], 1), entry("aa/e", &[80], 2));
+    let served = |admission: &mut Admission, lines: &[String]| {
+        let admitted = admission.admit(objects(&format!("{GATEWAY}\n{}", lines.join("\n"))), &env());
+        let model = translate(&admitted.objects, &env()).model;
+        let name = ClusterName::outbound(80, "v1", "e.com");
+        let tls = model.clusters.get(&name).is_some_and(|c| c.tls.is_some());
+        let held = admitted.diagnostics.iter().filter(|d| d.code == "held").count();
+        (model.endpoints.get(&name).map(|e| addresses(&e.endpoints)), tls, held)
+    };
+    let at = |n: u8| Some(vec![format!("10.0.0.{n}:80")]);
+    for dropped in [old.clone(), of("f.com", "default/e", &[80], 1)] {
+        let mut admission = Admission::new();
+        let before = [old.clone(), rule("default/e"), route.clone()];
+        assert_eq!(served(&mut admission, &before), (at(1), true, 0));
+        // the new owner has no such subset: what was there serves on, with its own policy
+        let moving = [dropped.clone(), rule("default/e"), new.clone(), route.clone()];
+        for _ in 0..2 {
+            assert_eq!(served(&mut admission, &moving), (at(1), true, 1), "{dropped}");
+        }
+        let moved = [dropped, rule("default/e"), new.clone(), rule("aa/e"), route.clone()];
+        assert_eq!(served(&mut admission, &moved), (at(2), true, 0));
+    }
 }
