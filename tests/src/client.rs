@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpSocket;
 
 /// The HTTP version that a request is sent with.
@@ -294,7 +294,7 @@ impl Connection {
         let Protocol::Http1(stream) = &mut self.protocol else {
             return Err(Failure::Closed("raw bytes need an HTTP/1 connection".into()));
         };
-        stream.io.write_all(bytes).await?;
+        stream.send(bytes).await?;
         let mut answer = http1::read_answer(stream, method).await?;
         if watch_close {
             answer.closed_after = Some(http1::is_closed(stream).await);
@@ -307,7 +307,7 @@ impl Connection {
         let Protocol::Http1(stream) = &mut self.protocol else {
             return Err(Failure::Closed("raw bytes need an HTTP/1 connection".into()));
         };
-        stream.io.write_all(bytes).await?;
+        stream.send(bytes).await?;
         stream.exactly(bytes.len()).await
     }
 

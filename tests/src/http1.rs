@@ -16,6 +16,12 @@ impl Stream {
         Stream { io, ahead: Vec::new() }
     }
 
+    /// Sends these bytes: over TLS a write may leave some of them where only a flush takes them out.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.io.write_all(bytes).await?;
+        Ok(self.io.flush().await?)
+    }
+
     /// Reads more; false at the end.
     async fn fill(&mut self) -> Result<bool, Failure> {
         Ok(self.io.read_buf(&mut self.ahead).await? > 0)
@@ -53,12 +59,12 @@ impl Stream {
 
 /// Sends a request and reads its answer.
 pub(crate) async fn exchange(stream: &mut Stream, request: &Request) -> Result<Answer, Failure> {
-    stream.io.write_all(&serialize(request)).await?;
+    stream.send(&serialize(request)).await?;
     let mut answer = read_answer(stream, &request.method).await?;
     if answer.status == 101 {
         // an empty masked close-free text frame head and five bytes: the workload echoes whatever comes
         let frame = b"\x81\x85\0\0\0\0hello";
-        stream.io.write_all(frame).await?;
+        stream.send(frame).await?;
         answer.after_upgrade = Some(stream.exactly(frame.len()).await?);
     } else if request.watch_close {
         answer.closed_after = Some(is_closed(stream).await);

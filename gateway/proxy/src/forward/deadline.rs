@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Sleep;
 
 /// The longest that the timer sleeps. A deadline further away than this is never late, because
@@ -175,8 +176,10 @@ impl Deadline {
         if self.wakes.as_ref().is_some_and(|w| w.will_wake(cx.waker())) && !self.sleep.is_elapsed() {
             return Poll::Pending;
         }
+        // a task whose turn is over is told to come again, and the timer does not learn whom to wake
+        let learns = has_budget_remaining();
         let timer = self.sleep.as_mut().poll(cx);
-        self.wakes = timer.is_pending().then(|| cx.waker().clone());
+        self.wakes = (learns && timer.is_pending()).then(|| cx.waker().clone());
         timer
     }
 
@@ -289,6 +292,7 @@ fn over(expired: Expired, uploaded: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::testing::spend_budget;
 
     async fn expiry(d: &mut Deadline) -> (Expired, Duration) {
         let began = Instant::now();
@@ -323,5 +327,18 @@ mod tests {
         let (e, t) = expiry(&mut d).await;
         assert_eq!(e, Expired::Idle);
         assert!((ms(30)..ms(1000)).contains(&t), "{t:?}");
+    }
+
+    #[tokio::test]
+    async fn a_task_whose_turn_is_over_is_woken_all_the_same() {
+        let mut d = Deadline::new(Duration::from_millis(20));
+        poll_fn(|cx| {
+            spend_budget(cx);
+            assert!(d.poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let expired = tokio::time::timeout(Duration::from_secs(20), poll_fn(|cx| d.poll(cx))).await;
+        assert_eq!(expired, Ok(Expired::Idle));
     }
 }

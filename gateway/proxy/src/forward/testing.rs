@@ -17,9 +17,11 @@ use crate::worker::{Cut, SnapshotCache, Worker};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tidegate_engine::Table;
 use tidegate_model::*;
+use tokio::task::coop::poll_proceed;
 
 /// The key of the one listener.
 pub(crate) const KEY: ListenerKey = ListenerKey { bind: Bind::Default, port: 80 };
@@ -171,4 +173,11 @@ pub(crate) fn connection() -> Rc<Connection> {
         rest: Default::default(),
         began: crate::l4::Began::now(),
     })
+}
+
+/// What is left of the turn that the runtime gives to the task.
+pub(crate) fn spend_budget(cx: &mut Context<'_>) {
+    while let Poll::Ready(turn) = poll_proceed(cx) {
+        turn.made_progress();
+    }
 }

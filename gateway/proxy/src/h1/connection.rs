@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
+use tokio::task::coop::unconstrained;
 
 /// Serves requests on a connection until it ends. `shutdown` turning true ends it after the
 /// request in flight, or after one that comes soon; the answer says so.
@@ -99,9 +100,10 @@ impl Woken {
     /// The task's waker is left with the watch and with the worker, once.
     fn new(client: &Client, site: Site<'_>, cx: &mut Context<'_>) -> Box<Self> {
         let mut shutdown = client.shutdown.clone();
-        let mut stop: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+        // the watch takes the waker even where the task's turn is over
+        let mut stop: Pin<Box<dyn Future<Output = ()>>> = Box::pin(unconstrained(async move {
             let _ = shutdown.wait_for(|stop| *stop).await;
-        });
+        }));
         // whether it is ready is asked in another way
         let _ = stop.as_mut().poll(cx);
         let seat = Seat::take(site.worker, site.connection, cx.waker());

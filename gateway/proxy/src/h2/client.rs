@@ -209,7 +209,7 @@ fn raise(head: &[u8], tunnel: Option<Tunnel>) -> io::Result<Response<()>> {
         Known::WebSocketAccept => tunnel.keyed,
         _ => true,
     };
-    raise_fields(head, response.headers_mut(), |name| tunnel.is_none_or(|t| keep(name, t)))?;
+    *response.headers_mut() = raise_fields(head, |name| tunnel.is_none_or(|t| keep(name, t)))?;
     Ok(response)
 }
 

@@ -2,7 +2,7 @@
 //! form of HTTP/1 on this side, so that one guard and one life serve both protocols.
 
 use super::fields::{broken, fields, poll_send, raise_fields, write_fields};
-use super::memory::copied;
+use super::memory::{copied, give_back_map};
 use super::session::Place;
 use crate::forward::buffers::Bulk;
 use crate::forward::head::lines;
@@ -184,7 +184,9 @@ impl Exchange {
             let _ = self.end();
         }
         let into = into.get_or_insert_with(Bulk::take);
-        Poll::Ready(lower_response(parts.status, &parts.headers, accept.as_deref(), into))
+        let lowered = lower_response(parts.status, &parts.headers, accept.as_deref(), into);
+        give_back_map(parts.headers);
+        Poll::Ready(lowered)
     }
 
     /// The next content; may be empty at the end.
@@ -267,7 +269,7 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     *request.method_mut() = Method::from_bytes(method).ok()?;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.version_mut() = http::Version::HTTP_2;
-    raise_fields(&shared, request.headers_mut(), |name| {
+    *request.headers_mut() = raise_fields(&shared, |name| {
         !matches!(
             known(name.as_str().as_bytes()),
             Known::Host
@@ -293,6 +295,9 @@ fn raise_request(head: &[u8], scheme: &str, end: bool) -> Option<(Request<()>, O
     Some((request, Some(websocket::accept(key))))
 }
 
+/// Bytes that the lines of a head have at most which are no fields of the response.
+const HEAD_LINES: usize = 256;
+
 /// Writes a head of HTTP/2 as one of HTTP/1, without framing; that of a WebSocket that was
 /// accepted as a 101.
 fn lower_response(
@@ -302,30 +307,23 @@ fn lower_response(
     into: &mut Bulk,
 ) -> Result<(), Broken> {
     let status = if accept.is_some() { StatusCode::SWITCHING_PROTOCOLS } else { status };
-    let mut text = Vec::with_capacity(512);
-    text.extend_from_slice(b"HTTP/1.1 ");
-    text.extend_from_slice(status.as_str().as_bytes());
-    text.push(b' ');
-    text.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    text.extend_from_slice(b"\r\n");
-    if let Some(accept) = accept {
-        text.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ");
-        text.extend_from_slice(accept.as_bytes());
-        text.extend_from_slice(b"\r\n");
-    }
-    for (name, value) in headers {
-        if accept.is_some() && *name == SEC_WEBSOCKET_ACCEPT {
-            continue;
-        }
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            text.extend_from_slice(part);
-        }
-    }
-    text.extend_from_slice(b"\r\n");
-    if text.len() > into.room() {
+    let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if HEAD_LINES + length > into.room() {
         return Err(Broken::Malformed);
     }
-    into.push(&text);
+    let mut write = |parts: &[&[u8]]| parts.iter().for_each(|part| into.push(part));
+    let reason = status.canonical_reason().unwrap_or_default();
+    write(&[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    if let Some(accept) = accept {
+        write(&[b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: "]);
+        write(&[accept.as_bytes(), b"\r\n"]);
+    }
+    for (name, value) in headers {
+        if accept.is_none() || *name != SEC_WEBSOCKET_ACCEPT {
+            write(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+    }
+    write(&[b"\r\n"]);
     Ok(())
 }
 

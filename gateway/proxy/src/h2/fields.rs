@@ -1,6 +1,6 @@
 //! What both sides of HTTP/2 share: field lines there and back, and sending content.
 
-use super::memory::{Lines, copied, header_name};
+use super::memory::{Lines, copied, header_name, take_map};
 use crate::forward::head::{self, field_lines};
 use crate::h1::field::{forbidden_in_trailers, known};
 use bytes::Bytes;
@@ -23,21 +23,17 @@ pub(super) fn broken(e: h2::Error) -> io::Error {
 }
 
 /// The fields of a head that we wrote and whose names `keep` accepts.
-pub(super) fn raise_fields(
-    head: &[u8],
-    into: &mut HeaderMap,
-    keep: impl Fn(&HeaderName) -> bool,
-) -> io::Result<()> {
-    into.reserve(16);
+pub(super) fn raise_fields(head: &[u8], keep: impl Fn(&HeaderName) -> bool) -> io::Result<HeaderMap> {
+    let mut fields = take_map();
     Lines::with(|before| {
         for line in field_lines(head) {
             before.field(line, |name, value| {
                 if keep(name) {
-                    into.append(name, value.clone());
+                    fields.append(name, value.clone());
                 }
             })?;
         }
-        Ok(())
+        Ok(fields)
     })
 }
 

@@ -5,7 +5,7 @@ use crate::forward::head;
 use crate::scatter;
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, COOKIE, InvalidHeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::cell::RefCell;
 use std::io;
 
@@ -21,6 +21,13 @@ const LONGEST_NAME: usize = 64;
 const LONGEST_LINE: usize = 128;
 /// A line that was said since is not forgotten for fewer others.
 const OTHERS: u8 = 8;
+
+/// How many maps of fields are kept.
+const MAPS: usize = 64;
+/// How many fields a map has room for at first, as `HeaderMap` counts.
+const FIELDS: usize = 24;
+/// One with more is not kept.
+const MOST_FIELDS: usize = 64;
 
 /// A name with how it was spelled.
 type Name = (Box<[u8]>, HeaderName);
@@ -40,6 +47,7 @@ struct Place {
 thread_local! {
     static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     static NAMES: RefCell<Vec<Option<Name>>> = RefCell::new(vec![None; PLACES]);
+    static MAPS_KEPT: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     static LINES: RefCell<Lines> = RefCell::new(Lines(vec![Place::default(); PLACES]));
 }
 
@@ -89,6 +97,22 @@ impl Place {
         }
         Ok((name, value))
     }
+}
+
+/// An empty map for the fields of a message.
+pub(super) fn take_map() -> HeaderMap {
+    MAPS_KEPT.with_borrow_mut(Vec::pop).unwrap_or_else(|| HeaderMap::with_capacity(FIELDS))
+}
+
+/// Gives back a map whose fields are no longer needed.
+pub(super) fn give_back_map(mut map: HeaderMap) {
+    let usual = (1..=MOST_FIELDS).contains(&map.len());
+    map.clear();
+    MAPS_KEPT.with_borrow_mut(|kept| {
+        if usual && kept.len() < MAPS {
+            kept.push(map);
+        }
+    });
 }
 
 /// A copy.

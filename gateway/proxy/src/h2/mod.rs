@@ -156,8 +156,8 @@ impl Streams {
                 self.leave();
             }
             let (connection, open) = (self.connection.clone(), self.open.clone());
-            let worker = self.worker.clone();
-            self.worker.streams.serve(tasks::Stream { request, respond, connection, worker, open });
+            let stream = tasks::Stream { request, respond, connection, open };
+            self.worker.streams.serve(stream, &self.worker);
         }
         // what ends it, it is told
         if self.refuses(flusher) && self.h2.poll_accept(cx).is_ready() {

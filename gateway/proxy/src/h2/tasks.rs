@@ -4,6 +4,7 @@
 use super::abuse::Ends;
 use super::client::Client;
 use super::lower::{LowerLimits, lower};
+use super::memory::give_back_map;
 use crate::connection::Connection;
 use crate::forward::buffers::Work;
 use crate::forward::deadline::Deadline;
@@ -30,7 +31,6 @@ pub(super) struct Stream {
     pub(super) request: Request<RecvStream>,
     pub(super) respond: SendResponse<Bytes>,
     pub(super) connection: Rc<Connection>,
-    pub(super) worker: Rc<Worker>,
     /// Shared by the streams of the connection that are open.
     pub(super) open: Rc<Ends>,
 }
@@ -39,27 +39,29 @@ pub(super) struct Stream {
 #[derive(Default)]
 pub(crate) struct Tasks(RefCell<Vec<Rc<Seat>>>);
 
-/// Where a waiting task finds its next stream.
+/// Where a task finds its next stream.
 #[derive(Default)]
 struct Seat {
-    next: Cell<Option<Stream>>,
+    next: RefCell<Option<Stream>>,
     waker: Cell<Option<Waker>>,
 }
 
 impl Tasks {
-    /// Has the stream served by a task that waits, or else by a new one.
-    pub(super) fn serve(&self, stream: Stream) {
+    /// Has the stream served by a task of the worker that waits, or else by a new one.
+    pub(super) fn serve(&self, stream: Stream, worker: &Rc<Worker>) {
         let waiting = self.0.borrow_mut().pop();
-        let Some(seat) = waiting else {
-            let worker = stream.worker.clone();
+        let is_new = waiting.is_none();
+        let seat = waiting.unwrap_or_default();
+        seat.next.replace(Some(stream));
+        if is_new {
+            let worker = worker.clone();
             tokio::task::spawn_local(async move {
                 // cut, a stream is reset when its handles are dropped
-                worker.cut.unless(pin!(run(stream))).await;
+                worker.cut.unless(pin!(run(&worker, seat))).await;
             });
-            return;
-        };
-        seat.next.set(Some(stream));
-        seat.waker.take().inspect(Waker::wake_by_ref);
+        } else {
+            seat.waker.take().inspect(Waker::wake_by_ref);
+        }
     }
 
     /// Lets a task wait; false when enough do.
@@ -74,46 +76,44 @@ impl Tasks {
 }
 
 impl Seat {
-    async fn next(&self) -> Stream {
-        poll_fn(|cx| match self.next.take() {
-            Some(stream) => Poll::Ready(stream),
-            None => {
-                self.waker.set(Some(cx.waker().clone()));
-                Poll::Pending
+    /// Waits for a stream.
+    async fn filled(&self) {
+        poll_fn(|cx| {
+            if self.next.borrow().is_some() {
+                return Poll::Ready(());
             }
+            self.waker.set(Some(cx.waker().clone()));
+            Poll::Pending
         })
-        .await
+        .await;
     }
 }
 
 /// A task: serves one stream after the other.
-async fn run(mut stream: Stream) {
-    let seat = Rc::new(Seat::default());
-    let mut deadline = Deadline::new(stream.worker.limits.request_idle).paced(stream.worker.rates.clone());
+async fn run(worker: &Rc<Worker>, seat: Rc<Seat>) {
+    let mut deadline = Deadline::new(worker.limits.request_idle).paced(worker.rates.clone());
     loop {
-        let worker = stream.worker.clone();
-        let began = Instant::now();
-        deadline.start(began, worker.limits.request_idle);
-        one(stream, &mut deadline, began).await;
+        seat.filled().await;
+        one(&seat, worker, &mut deadline).await;
         if !worker.streams.wait(&seat) {
             return;
         }
-        drop(worker);
-        stream = seat.next().await;
     }
 }
 
-/// Serves one stream.
-async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
-    let Stream { request, respond, connection, worker, open } = stream;
-    let site = Site { worker: &worker, connection: &connection, protocol: Protocol::Http2 };
+/// Serves the stream that waits.
+async fn one(seat: &Seat, worker: &Rc<Worker>, deadline: &mut Deadline) {
+    let Some(Stream { request, respond, connection, open }) = seat.next.take() else { return };
+    let began = Instant::now();
+    deadline.start(began, worker.limits.request_idle);
+    let site = Site { worker, connection: &connection, protocol: Protocol::Http2 };
     let limits = LowerLimits { fields: worker.limits.h2_fields, target: worker.limits.target_bytes };
     let (parts, body) = request.into_parts();
     let mut w = Work::take();
     let uploaded = body.is_end_stream();
     let lowered = lower(&parts, uploaded, limits, &mut w);
     let to_head = parts.method == http::Method::HEAD;
-    drop(parts);
+    give_back_map(parts.headers);
     let tunnel = lowered.ok().flatten();
     let mut client = Client::new(respond, body, uploaded, deadline, &open, tunnel);
     // a body where none was announced must not be found out after the request was passed on
@@ -146,7 +146,7 @@ async fn one(stream: Stream, deadline: &mut Deadline, began: Instant) {
 mod tests {
     use super::*;
 
-    fn size<A, F: Future>(_: fn(A) -> F) -> usize {
+    fn size<A, B, F: Future>(_: fn(A, B) -> F) -> usize {
         size_of::<F>()
     }
 

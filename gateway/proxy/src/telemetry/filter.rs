@@ -1,7 +1,8 @@
 //! Which requests are logged.
 
 use super::Record;
-use super::format::{Held, held, render_value};
+use super::format::{Reader, render_value};
+use super::source::{Sources, sources};
 use memchr::memmem::Finder;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ enum Condition {
 }
 
 /// Where a value is found.
-struct Value(Operator, [Held; 2]);
+struct Value(Operator, Sources);
 
 enum Test {
     Equals(Arc<str>),
@@ -47,7 +48,7 @@ impl Filter {
 
 impl Condition {
     fn of(condition: &LogCondition) -> Self {
-        let value = |operator: &Operator| Value(operator.clone(), held(operator));
+        let value = |operator: &Operator| Value(operator.clone(), sources(operator, Reader::Log));
         match condition {
             LogCondition::All(all) => Condition::All(all.iter().map(Condition::of).collect()),
             LogCondition::Any(all) => Condition::Any(all.iter().map(Condition::of).collect()),

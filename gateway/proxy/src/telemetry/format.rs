@@ -1,14 +1,11 @@
 //! What the operators of format strings stand for.
 
-use super::metrics::grpc_status;
-use super::{Record, escape, rare, time};
-use crate::address;
+use super::source::{self, Sources, sources};
+use super::{Record, escape};
 use ahash::AHashMap;
 use std::io::Cursor;
-use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::Duration;
-use tidegate_model::{Field, FormatPart, FormatString, GrpcStatusForm, HeaderName, Operator};
+use tidegate_model::{Field, FormatPart, FormatString, GrpcStatusForm, Operator};
 
 /// No value is longer, whatever a client sends.
 pub(super) const MAX_VALUE: usize = 8 << 10;
@@ -27,15 +24,14 @@ pub(super) enum Reader {
 /// Renders a format string that a header operation adds, with what is known so far.
 /// Absent values render as nothing, and so do bytes that no header value may have.
 pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mut Vec<u8>) {
-    const STYLE: Style = Style { escape: escape::header, absent: b"", quoted: false };
+    const STYLE: Style = Style { escape: escape::header, quoted: false };
     for part in format.parts() {
         match part {
             FormatPart::Literal(text) => escape::header(text.as_bytes(), out),
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
-                let mut value = Value::new(out, STYLE, limit);
-                write(operator, held(operator), record, Reader::HeaderOperation, &mut value);
-                value.end();
+                let form = Form { style: STYLE, limit };
+                source::write(operator, sources(operator, Reader::HeaderOperation), record, form, out);
             }
         }
     }
@@ -43,16 +39,15 @@ pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mu
 
 /// Renders a format string for a tag of a span. Absent values render as nothing.
 pub(crate) fn render_tag(format: &FormatString, record: &Record<'_>) -> String {
-    const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
+    const STYLE: Style = Style { escape: as_it_is, quoted: false };
     let mut out = Vec::new();
     for part in format.parts() {
         match part {
             FormatPart::Literal(text) => out.extend_from_slice(text.as_bytes()),
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.map_or(MAX_TAG, |n| n.min(MAX_TAG));
-                let mut value = Value::new(&mut out, STYLE, limit);
-                write(operator, held(operator), record, Reader::Log, &mut value);
-                value.end();
+                let form = Form { style: STYLE, limit };
+                source::write(operator, sources(operator, Reader::Log), record, form, &mut out);
             }
         }
     }
@@ -62,14 +57,12 @@ pub(crate) fn render_tag(format: &FormatString, record: &Record<'_>) -> String {
 /// Appends what an operator stands for as it is; whether there is anything.
 pub(super) fn render_value(
     operator: &Operator,
-    held: [Held; 2],
+    sources: Sources,
     record: &Record<'_>,
     out: &mut Vec<u8>,
 ) -> bool {
-    const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
-    let mut value = Value::new(out, STYLE, MAX_VALUE);
-    write(operator, held, record, Reader::Log, &mut value);
-    value.any
+    const STYLE: Style = Style { escape: as_it_is, quoted: false };
+    source::write(operator, sources, record, Form { style: STYLE, limit: MAX_VALUE }, out)
 }
 
 fn as_it_is(piece: &[u8], out: &mut Vec<u8>) {
@@ -91,80 +84,123 @@ pub(crate) fn render_constant(format: &FormatString) -> String {
 pub(super) struct Style {
     /// What is done to bytes that others wrote.
     pub(super) escape: fn(&[u8], &mut Vec<u8>),
-    /// What stands for a value that is absent.
-    pub(super) absent: &'static [u8],
-    /// Whether a value that is not absent stands in quotes.
+    /// Whether it stands in quotes.
     pub(super) quoted: bool,
 }
 
-/// What the record holds that formats know by the name of a header.
+/// How a value is written, and how long it may be before it is escaped.
 #[derive(Clone, Copy)]
-pub(super) enum Held {
-    Method,
-    Path,
-    Authority,
-    ForwardedFor,
-    UserAgent,
-    RequestId,
-    Status,
-    ServiceTime,
-    /// A header it is.
-    Nothing,
+pub(super) struct Form {
+    pub(super) style: Style,
+    pub(super) limit: usize,
 }
 
-/// What the two names of an operator stand for: to be found out once, since it takes comparing texts. What the record
-/// holds of the request itself is never taken from headers, which a client may have sent under the same names.
-pub(super) fn held(operator: &Operator) -> [Held; 2] {
-    let of_request = |name: &HeaderName| match name.as_str() {
-        ":method" => Held::Method,
-        ":path" | "x-envoy-original-path" => Held::Path,
-        ":authority" | "host" => Held::Authority,
-        "x-forwarded-for" => Held::ForwardedFor,
-        "user-agent" => Held::UserAgent,
-        "x-request-id" => Held::RequestId,
-        _ => Held::Nothing,
-    };
-    let of_response = |name: &HeaderName| match name.as_str() {
-        ":status" => Held::Status,
-        "x-envoy-upstream-service-time" => Held::ServiceTime,
-        _ => Held::Nothing,
-    };
-    let both = |first, second: Option<Held>| [first, second.unwrap_or(Held::Nothing)];
-    match operator {
-        Operator::Request(name, other) | Operator::RequestWithoutQuery(name, other) => {
-            both(of_request(name), other.as_ref().map(of_request))
+/// Each appends a value, if there is one that the limit leaves something of, and says whether.
+impl Form {
+    /// Text that others wrote; empty for none.
+    #[inline(always)]
+    pub(super) fn text(self, text: &[u8], out: &mut Vec<u8>) -> bool {
+        let text = &text[..text.len().min(self.limit)];
+        if text.is_empty() {
+            return false;
         }
-        Operator::Response(name, other) => both(of_response(name), other.as_ref().map(of_response)),
-        _ => [Held::Nothing; 2],
+        self.quote(out);
+        (self.style.escape)(text, out);
+        self.quote(out);
+        true
+    }
+
+    #[inline(always)]
+    pub(super) fn number(self, number: u64, out: &mut Vec<u8>) -> bool {
+        self.own(out, |out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()))
+    }
+
+    /// Text of our own, in which nothing is ever escaped.
+    #[inline(always)]
+    pub(super) fn own(self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if self.limit == 0 {
+            return false;
+        }
+        self.quote(out);
+        let most = out.len() + self.limit;
+        write(out);
+        out.truncate(most);
+        self.quote(out);
+        true
+    }
+
+    /// What comes in pieces.
+    pub(super) fn pieces(self, out: &mut Vec<u8>, write: impl FnOnce(&mut Value<'_>)) -> bool {
+        let mut value = Value { out, form: self, any: false };
+        write(&mut value);
+        let any = value.any;
+        if any {
+            self.quote(out);
+        }
+        any
+    }
+
+    #[inline(always)]
+    fn quote(self, out: &mut Vec<u8>) {
+        if self.style.quoted {
+            out.push(b'"');
+        }
     }
 }
 
-/// Writes what an operator stands for, if there is anything.
-#[inline(always)]
-pub(super) fn write(
-    operator: &Operator,
-    held: [Held; 2],
-    record: &Record<'_>,
-    reader: Reader,
-    out: &mut Value<'_>,
-) {
-    match operator {
-        Operator::Request(name, alternative) | Operator::Response(name, alternative) => {
-            header(operator, held[0], name, record, reader, out);
-            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
-                header(operator, held[1], alternative, record, reader, out);
-            }
+/// A value that comes in pieces.
+pub(super) struct Value<'a> {
+    out: &'a mut Vec<u8>,
+    /// Its limit is what is left of it.
+    form: Form,
+    any: bool,
+}
+
+impl Value<'_> {
+    /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
+    pub(super) fn piece(&mut self, piece: &[u8]) {
+        if piece.is_empty() || self.form.limit == 0 {
+            return;
         }
-        Operator::Trailer(name, alternative) => {
-            record.headers.trailer(name, &mut |v| out.piece(v));
-            if let Some(alternative) = alternative.as_ref().filter(|_| !out.any) {
-                record.headers.trailer(alternative, &mut |v| out.piece(v));
-            }
+        if self.any {
+            self.form.limit -= 1;
+            self.out.push(b',');
+        } else {
+            self.begin();
         }
-        Operator::StartTime(None) => out.own(|w| time::write_iso(record.start, w)),
-        Operator::StartTime(Some(format)) => out.short(|w| time::write_format(format, record.start, w)),
-        Operator::Field(named) => field(*named, record, out),
-        _ => rare::operator(operator, held, record, out),
+        let piece = &piece[..piece.len().min(self.form.limit)];
+        self.form.limit -= piece.len();
+        (self.form.style.escape)(piece, self.out);
+    }
+
+    /// Text of our own, in which nothing is ever escaped.
+    pub(super) fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.form.limit == 0 {
+            return;
+        }
+        self.begin();
+        let from = self.out.len();
+        write(self.out);
+        self.out.truncate(from + self.form.limit);
+    }
+
+    fn begin(&mut self) {
+        self.any = true;
+        self.form.quote(self.out);
+    }
+
+    /// Text that is made on the spot and short; what does not fit is cut.
+    pub(super) fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
+        let mut buffer = [0u8; 256];
+        let mut cursor = Cursor::new(&mut buffer[..]);
+        // The only error is a full buffer, and then it is cut.
+        let _ = write(&mut cursor);
+        let length = cursor.position() as usize;
+        self.piece(&buffer[..length]);
+    }
+
+    pub(super) fn number(&mut self, number: impl itoa::Integer) {
+        self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
     }
 }
 
@@ -189,167 +225,6 @@ pub(super) fn is_number(operator: &Operator) -> bool {
                 | Field::UpstreamRequestAttemptCount
         ) | Operator::GrpcStatus(GrpcStatusForm::Number)
     )
-}
-
-/// A value on its way out, cut to a limit.
-pub(super) struct Value<'a> {
-    out: &'a mut Vec<u8>,
-    style: Style,
-    /// How many bytes more it may have before they are escaped.
-    left: usize,
-    any: bool,
-}
-
-impl<'a> Value<'a> {
-    /// Of at most `limit` bytes before they are escaped, appended to `out`.
-    pub(super) fn new(out: &'a mut Vec<u8>, style: Style, limit: usize) -> Self {
-        Value { out, style, left: limit, any: false }
-    }
-
-    /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
-    pub(super) fn piece(&mut self, piece: &[u8]) {
-        if piece.is_empty() || self.left == 0 {
-            return;
-        }
-        if self.any {
-            self.left -= 1;
-            self.out.push(b',');
-        } else {
-            self.begin();
-        }
-        let piece = &piece[..piece.len().min(self.left)];
-        self.left -= piece.len();
-        (self.style.escape)(piece, self.out);
-    }
-
-    /// Text of our own, in which nothing is ever escaped.
-    pub(super) fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.left == 0 {
-            return;
-        }
-        self.begin();
-        let from = self.out.len();
-        write(self.out);
-        self.out.truncate(from + self.left);
-    }
-
-    fn begin(&mut self) {
-        self.any = true;
-        if self.style.quoted {
-            self.out.push(b'"');
-        }
-    }
-
-    /// After its last piece.
-    pub(super) fn end(self) {
-        if !self.any {
-            self.out.extend_from_slice(self.style.absent);
-        } else if self.style.quoted {
-            self.out.push(b'"');
-        }
-    }
-
-    /// Text that is made on the spot and short; what does not fit is cut.
-    fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
-        let mut buffer = [0u8; 256];
-        let mut cursor = Cursor::new(&mut buffer[..]);
-        // The only error is a full buffer, and then it is cut.
-        let _ = write(&mut cursor);
-        let length = cursor.position() as usize;
-        self.piece(&buffer[..length]);
-    }
-
-    pub(super) fn number(&mut self, number: impl itoa::Integer) {
-        self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
-    }
-
-    fn milliseconds(&mut self, duration: Option<Duration>) {
-        if let Some(duration) = duration {
-            let whole = duration.as_secs().saturating_mul(1000);
-            self.number(whole.saturating_add(u64::from(duration.subsec_millis())));
-        }
-    }
-
-    fn address(&mut self, address: SocketAddr) {
-        self.own(|out| address::write(address, out));
-    }
-
-    pub(super) fn ip(&mut self, address: SocketAddr) {
-        self.own(|out| address::write_ip(address.ip(), out));
-    }
-}
-
-#[inline(always)]
-fn header(
-    operator: &Operator,
-    held: Held,
-    name: &HeaderName,
-    record: &Record<'_>,
-    reader: Reader,
-    out: &mut Value<'_>,
-) {
-    let sent_authority = reader == Reader::Log && !record.upstream_authority.is_empty();
-    match held {
-        Held::Method => out.piece(record.method),
-        Held::Path => out.piece(record.path),
-        Held::Authority if sent_authority => out.piece(record.upstream_authority),
-        Held::Authority => out.piece(record.authority),
-        Held::ForwardedFor => out.piece(record.forwarded_for),
-        Held::UserAgent => out.piece(record.user_agent),
-        Held::RequestId => out.piece(record.request_id),
-        Held::Status if record.status > 0 => out.number(record.status),
-        Held::ServiceTime => out.milliseconds(record.upstream_service_time),
-        Held::Status | Held::Nothing if matches!(operator, Operator::Request(..)) => {
-            record.headers.request(name, &mut |v| out.piece(v));
-        }
-        Held::Status | Held::Nothing => record.headers.response(name, &mut |v| out.piece(v)),
-    }
-}
-
-#[inline(always)]
-fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
-    match field {
-        Field::Protocol => out.own(|out| out.extend_from_slice(record.protocol.as_bytes())),
-        Field::ResponseCode => out.number(record.status),
-        Field::ResponseFlags => out.own(|out| record.flags.write(out)),
-        Field::ResponseCodeDetails => out.piece(record.details.as_bytes()),
-        Field::UpstreamTransportFailureReason => out.piece(record.transport_failure.as_bytes()),
-        Field::BytesReceived => out.number(record.bytes_received),
-        Field::BytesSent => out.number(record.bytes_sent),
-        Field::Duration => out.milliseconds(Some(record.duration)),
-        Field::ResponseDuration => out.milliseconds(record.upstream_service_time),
-        Field::RequestDuration => out.milliseconds(record.request_duration),
-        Field::UpstreamCluster | Field::UpstreamClusterRaw => out.piece(record.cluster_name.as_bytes()),
-        Field::RequestedServerName => out.piece(record.sni.as_bytes()),
-        Field::RouteName => out.piece(record.route.map_or("", |r| &r.name).as_bytes()),
-        Field::GrpcStatusNumber => grpc_status(record).into_iter().for_each(|status| out.number(status)),
-        Field::UpstreamRequestAttemptCount => out.number(record.attempts),
-        // Neither a network policy that ends connections nor virtual clusters exist here.
-        Field::ConnectionTerminationDetails | Field::VirtualClusterName => {}
-        _ => address_field(field, record, out),
-    }
-}
-
-#[inline(always)]
-fn address_field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
-    match field {
-        Field::UpstreamHost | Field::UpstreamRemoteAddress => {
-            record.upstream_host.into_iter().for_each(|a| out.address(a));
-        }
-        Field::UpstreamRemoteAddressWithoutPort => record.upstream_host.into_iter().for_each(|a| out.ip(a)),
-        Field::UpstreamRemotePort => record.upstream_host.into_iter().for_each(|a| out.number(a.port())),
-        Field::UpstreamLocalAddress => record.upstream_local.into_iter().for_each(|a| out.address(a)),
-        Field::DownstreamLocalAddress => out.address(record.downstream_local),
-        Field::DownstreamLocalAddressWithoutPort => out.ip(record.downstream_local),
-        Field::DownstreamLocalPort => out.number(record.downstream_local.port()),
-        Field::DownstreamRemoteAddress => out.address(record.downstream_remote),
-        Field::DownstreamRemoteAddressWithoutPort => out.ip(record.downstream_remote),
-        Field::DownstreamRemotePort => out.number(record.downstream_remote.port()),
-        Field::DownstreamDirectRemotePort => out.number(record.downstream_direct.port()),
-        Field::DownstreamDirectRemoteAddress => out.address(record.downstream_direct),
-        Field::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.downstream_direct),
-        _ => rare::field(field, record, out),
-    }
 }
 
 /// A variable of the process, as it was when the first one was asked for.

@@ -16,6 +16,7 @@ mod metrics;
 mod rare;
 mod record;
 mod refusals;
+mod source;
 mod time;
 mod workload;
 mod writer;

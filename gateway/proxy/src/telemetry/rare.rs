@@ -1,6 +1,6 @@
 //! Operators of format strings that no default format has: kept apart from those on the way of every request.
 
-use super::format::{Held, Value, environment};
+use super::format::{Value, environment};
 use super::metrics::grpc_status;
 use super::{Record, time};
 use crate::tls::{ClientCertificate, NameKind};
@@ -31,7 +31,7 @@ const GRPC_STATUSES: [(&str, &str); 17] = [
 
 /// Writes what an operator stands for, if there is anything.
 #[cold]
-pub(super) fn operator(operator: &Operator, held: [Held; 2], record: &Record<'_>, out: &mut Value<'_>) {
+pub(super) fn operator(operator: &Operator, record: &Record<'_>, out: &mut Value<'_>) {
     match operator {
         Operator::Environment(name) => out.piece(environment(name).as_bytes()),
         Operator::GrpcStatus(form) => grpc_status(record).into_iter().for_each(|status| {
@@ -42,33 +42,33 @@ pub(super) fn operator(operator: &Operator, held: [Held; 2], record: &Record<'_>
             }
         }),
         Operator::RequestWithoutQuery(name, alternative) => {
-            if !without_query(held[0], name, record, out)
+            if !without_query(name, record, out)
                 && let Some(name) = alternative
             {
-                without_query(held[1], name, record, out);
+                without_query(name, record, out);
             }
         }
+        Operator::StartTime(Some(format)) => out.short(|w| time::write_format(format, record.start, w)),
+        Operator::Field(named) => field(*named, record, out),
         _ => {}
     }
 }
 
 /// Writes a request header up to its first `?`; whether there is one.
-fn without_query(held: Held, name: &HeaderName, record: &Record<'_>, out: &mut Value<'_>) -> bool {
+fn without_query(name: &HeaderName, record: &Record<'_>, out: &mut Value<'_>) -> bool {
     let mut any = false;
     let mut write = |value: &[u8]| {
         any |= !value.is_empty();
         out.piece(value.split(|c| *c == b'?').next().unwrap_or_default());
     };
-    match held {
-        Held::Path => write(record.path),
+    match name.as_str() {
+        ":path" | "x-envoy-original-path" => write(record.path),
         _ => record.headers.request(name, &mut write),
     }
     any
 }
 
-/// Writes what a field stands for, if there is anything.
-#[cold]
-pub(super) fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
+fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
     let certificate = record.tls.and_then(|tls| tls.client.as_ref());
     match field {
         Field::ResponseFlagsLong => out.own(|out| record.flags.write_words(out)),
@@ -77,8 +77,6 @@ pub(super) fn field(field: Field, record: &Record<'_>, out: &mut Value<'_>) {
         Field::Hostname => out.piece(HOSTNAME.as_bytes()),
         Field::TraceId => record.traced.iter().for_each(|traced| out.piece(&traced.context.trace_id())),
         Field::SpanId => record.traced.iter().for_each(|traced| out.piece(&traced.context.span_id())),
-        Field::UpstreamLocalAddressWithoutPort => record.upstream_local.into_iter().for_each(|a| out.ip(a)),
-        Field::UpstreamLocalPort => record.upstream_local.into_iter().for_each(|a| out.number(a.port())),
         Field::DownstreamTlsVersion => out.piece(record.tls.map_or("", |tls| tls.version).as_bytes()),
         Field::DownstreamTlsCipher => out.piece(record.tls.map_or("", |tls| tls.cipher).as_bytes()),
         _ => certificate.into_iter().for_each(|certificate| of_certificate(field, certificate, out)),

@@ -11,13 +11,15 @@ use ahash::AHashMap;
 use pingora::protocols::Stream;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 use tidegate_model::ConnectionLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
+use tokio::task::coop::unconstrained;
 
 /// Idle connections that one worker keeps to one endpoint.
 const PER_ENDPOINT: usize = 1024;
@@ -253,7 +255,10 @@ impl IdleConnections {
 fn is_open(stream: &mut Stream) -> bool {
     let mut byte = [0u8; 1];
     let mut context = Context::from_waker(Waker::noop());
-    Pin::new(stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    // a task whose turn is over would not get to look
+    let look =
+        unconstrained(poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut ReadBuf::new(&mut byte))));
+    pin!(look).poll(&mut context).is_pending()
 }
 
 #[cfg(test)]

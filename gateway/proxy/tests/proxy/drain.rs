@@ -1,7 +1,7 @@
 use crate::support::*;
 use std::time::{Duration, Instant};
 use tidegate_model::Model;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -20,6 +20,28 @@ async fn drain_ends_idle_connections_and_closes_listeners() {
     assert_eq!(drained.await.unwrap(), 0);
     TcpStream::connect(at).await.unwrap_err();
     TcpStream::connect(status).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn who_asked_much_at_once_hears_of_the_drain_too() {
+    let proxy = start();
+    let mut model = Model::default();
+    plain(&mut model, key(1));
+    proxy.apply(model);
+    let at = address(&proxy, key(1));
+    let mut idle = Vec::new();
+    for requests in TURN {
+        let mut client = TcpStream::connect(at).await.unwrap();
+        let all = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(requests);
+        client.write_all(all.as_bytes()).await.unwrap();
+        let mut answers = Vec::new();
+        while String::from_utf8_lossy(&answers).matches("HTTP/1.1 404 ").count() < requests {
+            client.read_buf(&mut answers).await.unwrap();
+        }
+        idle.push(client);
+    }
+    let drained = tokio::task::spawn_blocking(move || proxy.drain());
+    assert_eq!(drained.await.unwrap(), 0, "connections that did not end by themselves");
 }
 
 #[tokio::test]

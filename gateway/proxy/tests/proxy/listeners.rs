@@ -5,6 +5,8 @@ use tidegate_model::{MeshSettings, Model};
 use tidegate_proxy::{Limits, Options, Proxy, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn listeners_open_and_close_while_running() {
@@ -228,4 +230,26 @@ async fn a_silent_client_is_closed_at_the_head_deadline() {
     assert_eq!(exchange(address(&proxy, key(1)), b"").await, "");
     let took = start.elapsed();
     assert!(took >= options().limits.head_time && took < Duration::from_secs(30), "{took:?}");
+}
+
+#[tokio::test]
+async fn much_at_once_buys_a_client_no_time() {
+    let proxy = start();
+    let mut model = Model::default();
+    plain(&mut model, key(1));
+    proxy.apply(model);
+    let at = address(&proxy, key(1));
+    let clients: JoinSet<()> = TURN
+        .map(|requests| async move {
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            let all = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(requests) + "GET / HTTP/1.1\r\nHost:";
+            stream.write_all(all.as_bytes()).await.unwrap();
+            let mut answers = String::new();
+            let ended = timeout(Duration::from_secs(30), stream.read_to_string(&mut answers)).await;
+            ended.unwrap_or_else(|_| panic!("open after {requests} requests")).unwrap();
+            let count = |status: &str| answers.matches(&format!("HTTP/1.1 {status} ")).count();
+            assert_eq!((count("404"), count("408")), (requests, 1));
+        })
+        .collect();
+    clients.join_all().await;
 }

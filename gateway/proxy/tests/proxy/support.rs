@@ -44,6 +44,9 @@ pub(crate) fn options() -> Options {
     }
 }
 
+/// So many requests at once use up what the runtime lets a connection do at a time, or a little less or more.
+pub(crate) const TURN: std::ops::RangeInclusive<usize> = 120..=132;
+
 pub(crate) fn start() -> Proxy {
     Proxy::start(options()).unwrap()
 }

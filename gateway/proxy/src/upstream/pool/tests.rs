@@ -1,6 +1,8 @@
 use super::super::testing::{cluster, endpoint, model};
 use super::super::{Clusters, Registry, SystemResolver};
 use super::*;
+use crate::forward::testing::spend_budget;
+use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -88,6 +90,19 @@ async fn closed_and_talking_connections_are_not_reused() {
     tokio::time::sleep(MOMENT).await;
     assert!(!bench.get(false).await.reused);
     assert_eq!(bench.pool.idle(), 0);
+}
+
+#[tokio::test]
+async fn a_closed_connection_is_known_by_a_task_whose_turn_is_over() {
+    let bench = Bench::new(LONG).await;
+    let (mut connection, peer) = bench.connect().await;
+    drop(peer);
+    tokio::time::sleep(MOMENT).await;
+    let looks_open = poll_fn(|cx| {
+        spend_budget(cx);
+        Poll::Ready(is_open(&mut connection.stream))
+    });
+    assert!(!looks_open.await);
 }
 
 #[tokio::test]
