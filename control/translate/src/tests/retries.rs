@@ -91,8 +91,9 @@ fn budgets_of_clusters() {
         (
             "retryBudget: {percent: 0}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]",
             env(),
-            share(0, 3, 0),
+            share(200_000, 3, 0),
         ),
+        ("retryBudget: {percent: 0}", env(), share(0, 3, 0)),
     ] {
         let all = format!(
             "{SERVICES}
