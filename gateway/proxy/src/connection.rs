@@ -5,7 +5,7 @@ use crate::listener::proxy_protocol::{self, InvalidHeader, Proxied};
 use crate::listener::{Accepted, Http, Rewound, Slot, TooMany, canonical, sniff};
 use crate::resting::Rest;
 use crate::snapshot::LastSnapshot;
-use crate::telemetry::Flag;
+use crate::telemetry::{Flag, Flags, NoHeaders, Record};
 use crate::tls::{self, HandshakeError, Terminator};
 use crate::worker::Worker;
 use crate::{h1, h2};
@@ -62,6 +62,46 @@ impl Connection {
     pub(crate) fn sni(&self) -> &str {
         let terminated = self.tls.as_ref().and_then(|t| t.sni.as_deref());
         terminated.or(self.passed_sni.as_deref()).unwrap_or_default()
+    }
+
+    /// What is known of it where there is no request.
+    pub(crate) fn record(&self) -> Record<'_> {
+        Record {
+            start: self.began.at,
+            duration: self.began.instant.elapsed(),
+            upstream_service_time: None,
+            protocol: "",
+            method: b"",
+            path: b"",
+            authority: b"",
+            upstream_authority: b"",
+            request_duration: None,
+            attempts: 0,
+            transport_failure: "",
+            tls: self.tls.as_ref(),
+            connection_id: self.id,
+            status: 0,
+            flags: Flags::default(),
+            details: "",
+            bytes_received: 0,
+            bytes_sent: 0,
+            forwarded_for: b"",
+            user_agent: b"",
+            request_id: b"",
+            route: None,
+            cluster: None,
+            cluster_name: "",
+            workload: None,
+            upstream_host: None,
+            upstream_local: None,
+            downstream_local: self.local,
+            downstream_remote: self.peer,
+            downstream_direct: self.peer,
+            sni: self.sni(),
+            grpc: false,
+            traced: None,
+            headers: &NoHeaders,
+        }
     }
 }
 
