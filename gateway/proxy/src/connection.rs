@@ -6,7 +6,7 @@ use crate::listener::{Accepted, Http, Rewound, Slot, TooMany, canonical, sniff};
 use crate::resting::Rest;
 use crate::snapshot::LastSnapshot;
 use crate::telemetry::{Flag, Flags, NoHeaders, Record};
-use crate::tls::{self, HandshakeError, Terminator};
+use crate::tls::{self, HandshakeError, Reason, Terminator};
 use crate::worker::Worker;
 use crate::{h1, h2};
 use pingora::protocols::l4::stream::Stream as L4Stream;
@@ -201,27 +201,37 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         Err(e) => e,
     };
     tracing::debug!(%listener, %peer, "connection closed: {e}");
-    // Connecting and leaving is what TCP health checks do.
-    if matches!(&e, OpenError::Tls(e) if !matches!(e, HandshakeError::Silent)) {
-        slot.spread().handshake_failed();
+    if let OpenError::Tls(e) = &e
+        && let Some(reason) = e.reason()
+    {
+        slot.spread().handshake_failed(reason);
     }
-    let (flag, details) = match e {
-        OpenError::Tls(HandshakeError::Refused { name, why }) => {
-            connection.passed_sni = name;
-            (Flag::NoRoute, format!("filter_chain_not_found{{{why}}}"))
-        }
-        OpenError::Refused(why) => (Flag::NoRoute, format!("filter_chain_not_found{{{why}}}")),
-        OpenError::Proxied(e @ InvalidHeader::Malformed(_)) => {
-            (Flag::DownstreamProtocolError, format!("proxy_protocol{{{e}}}"))
-        }
-        OpenError::Io(_)
-        | OpenError::Tls(_)
-        | OpenError::Proxied(_)
-        | OpenError::TooMany(_)
-        | OpenError::Silent => return None,
-    };
-    l4::refused(Some(flag), details, &connection, &worker);
+    if let Some((flag, details)) = told(e) {
+        l4::refused(flag, details, &connection, &worker);
+    }
     None
+}
+
+/// The flag and the details of its line in the log, where a connection that was not opened has one.
+fn told(e: OpenError) -> Option<(Option<Flag>, String)> {
+    let (flag, details) = match e {
+        OpenError::Tls(HandshakeError::Refused(why)) | OpenError::Refused(why) => {
+            (Some(Flag::NoRoute), format!("filter_chain_not_found{{{why}}}"))
+        }
+        OpenError::Tls(e) => {
+            let flag = match e.reason()? {
+                Reason::Closed => Some(Flag::DownstreamTermination),
+                Reason::Timeout | Reason::NoCertificate => None,
+                _ => Some(Flag::DownstreamProtocolError),
+            };
+            (flag, format!("tls_handshake_failed{{{e}}}"))
+        }
+        OpenError::Proxied(e @ InvalidHeader::Malformed(_)) => {
+            (Some(Flag::DownstreamProtocolError), format!("proxy_protocol{{{e}}}"))
+        }
+        OpenError::Io(_) | OpenError::Proxied(_) | OpenError::TooMany(_) | OpenError::Silent => return None,
+    };
+    Some((flag, details))
 }
 
 /// What a decision asks for, without the snapshot from which it came.
@@ -322,7 +332,7 @@ async fn proxied(
 
 async fn open_tls(
     stream: L4Stream,
-    connection: &Connection,
+    connection: &mut Connection,
     worker: &Worker,
     shutdown: &ShutdownWatch,
 ) -> Result<Opened, OpenError> {
@@ -355,10 +365,12 @@ enum Shaken {
 
 async fn shake_hands(
     mut stream: L4Stream,
-    connection: &Connection,
+    connection: &mut Connection,
     worker: &Worker,
 ) -> Result<Shaken, HandshakeError> {
     let hello = tls::client_hello(&mut stream).await?;
+    // for the log, should TLS not come about
+    connection.passed_sni = hello.sni.clone();
     let view = ConnectionView { sni: hello.sni.as_deref(), protocols: &hello.protocols };
     let (termination, target) = match decide(connection, worker, &view) {
         Next::Tcp(target) => return Ok(Shaken::Passed(Box::new(stream), hello.sni, target)),
@@ -366,14 +378,11 @@ async fn shake_hands(
         Next::TlsToTcp(termination, target) => (termination, Some(target)),
         Next::Refuse(why, alert) => {
             tls::refuse(&mut stream, alert).await?;
-            return Err(HandshakeError::Refused { name: hello.sni, why });
+            return Err(HandshakeError::Refused(why));
         }
         Next::Http => {
             tls::refuse(&mut stream, AlertDescription::HandshakeFailure).await?;
-            return Err(HandshakeError::Refused {
-                name: hello.sni,
-                why: "the listener has just changed".into(),
-            });
+            return Err(HandshakeError::Refused("the listener has just changed".into()));
         }
     };
     let Termination { table, terminator } = termination;

@@ -1,4 +1,5 @@
 use crate::server::State;
+use crate::tls::Reason;
 use std::fmt::Write;
 
 /// Name, kind, help and value.
@@ -11,15 +12,39 @@ pub(super) fn prometheus(state: &State) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
-    let name = "tidegate_worker_connections";
-    let _ = writeln!(out, "# HELP {name} Open downstream connections by worker.\n# TYPE {name} gauge");
-    for (worker, active) in state.spread.by_worker().enumerate() {
-        let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {active}");
-    }
+    let workers = state.spread.by_worker().enumerate();
+    family(
+        &mut out,
+        ("tidegate_worker_connections", "gauge", "Open downstream connections by worker."),
+        workers.map(|(worker, active)| (format!("worker=\"{worker}\""), active as u64)),
+    );
+    let failed = Reason::NAMES.iter().zip(state.spread.counts().failed_handshakes);
+    family(
+        &mut out,
+        (
+            "tidegate_tls_handshake_failures_total",
+            "counter",
+            "Downstream connections on which TLS did not come about, by reason.",
+        ),
+        failed.map(|(reason, count)| (format!("reason=\"{reason}\""), count)),
+    );
     out
 }
 
-fn counts(state: &State) -> [Metric; 8] {
+/// One metric with labels: name, kind and help, then labels and value of each.
+fn family(
+    out: &mut String,
+    (name, kind, help): (&str, &str, &str),
+    values: impl IntoIterator<Item = (String, u64)>,
+) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(out, "{name}{{{labels}}} {value}");
+    }
+}
+
+fn counts(state: &State) -> [Metric; 7] {
     let c = state.spread.counts();
     [
         ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
@@ -35,12 +60,6 @@ fn counts(state: &State) -> [Metric; 8] {
             "counter",
             "Downstream connections closed at once because their client had as many as it may have.",
             c.too_many_of_one,
-        ),
-        (
-            "tidegate_tls_handshake_failures_total",
-            "counter",
-            "Downstream connections on which TLS did not come about.",
-            c.failed_handshakes,
         ),
         (
             "tidegate_connection_panics_total",

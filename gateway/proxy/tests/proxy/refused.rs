@@ -1,13 +1,17 @@
 //! What is refused before it is a request has a line in the access log, and is counted.
 
 use crate::support::*;
+use crate::tls::{BOTH, client, connect};
 use bytes::Bytes;
 use http::Request;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tempfile::TempDir;
 use tidegate_model::{AccessLog, AccessLogFormat, Model};
 use tidegate_proxy::{Options, Proxy};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// A data plane whose access log is read.
@@ -79,4 +83,56 @@ async fn header_lists_that_are_too_large_are_requests_of_http2() {
     client.send_request(most, true).unwrap().0.await.unwrap_err();
     let lines = logged.logged(4).await;
     assert_eq!(lines[3]["response_code_details"], "http2.enhance_your_calm", "{lines:?}");
+}
+
+/// A client that trusts nobody.
+fn suspicious() -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+#[tokio::test]
+async fn connections_without_tls_are_logged_and_counted_by_reason() {
+    let logged = Logged::start();
+    let mut model = Model::default();
+    secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
+    tls(&mut model, key(1), &[("https", &["a.b"], &["s"]), ("broken", &["broken.b"], &["missing"])]);
+    logged.proxy.apply(model);
+    let at = address(&logged.proxy, key(1));
+    // a health check
+    drop(TcpStream::connect(at).await.unwrap());
+    for (n, (bytes, flags, said)) in [
+        (&b"GET / HTTP/1.1\r\nHost: a.b\r\n\r\n"[..], "DPE", "the client does not speak TLS"),
+        (b"\x16\x03\x01\x00\x04\x02\0\0\0", "DPE", "invalid ClientHello: "),
+        (b"\x16\x03\x01\x00", "DC", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let line = logged.logged(n + 1).await.remove(n);
+        assert_eq!(line["response_flags"], flags, "{line}");
+        let details = line["response_code_details"].as_str().unwrap();
+        assert!(details.starts_with(&format!("tls_handshake_failed{{{said}")), "{line}");
+    }
+    for (n, (name, config, flags, said)) in [
+        ("a.b", suspicious(), Some("DPE"), "received fatal alert: UnknownCA"),
+        ("broken.b", Arc::new(client(&[], BOTH)), None, "the TLS server broken has no usable certificate"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        connect(at, name, config).await.unwrap_err();
+        let line = logged.logged(n + 4).await.remove(n + 3);
+        assert_eq!(line["response_flags"].as_str(), flags.or(Some("-")), "{line}");
+        assert_eq!(line["response_code_details"], format!("tls_handshake_failed{{{said}}}"));
+        assert_eq!(line["requested_server_name"], name);
+    }
+    for reason in ["not_tls", "invalid_hello", "closed", "alert", "no_certificate"] {
+        let name = format!("tidegate_tls_handshake_failures_total{{reason=\"{reason}\"}}");
+        assert_eq!(metric(&logged.proxy, &name).await, 1, "{reason}");
+    }
 }
