@@ -8,11 +8,14 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use tidegate_model::{AccessLog, AccessLogFormat, Model};
 use tidegate_proxy::{Options, Proxy};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+const HEAD_TIME: Duration = Duration::from_millis(500);
 
 /// A data plane whose access log is read.
 struct Logged {
@@ -25,7 +28,9 @@ impl Logged {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("log").to_str().unwrap().into();
         let log = AccessLog { file, format: AccessLogFormat::DefaultJson, filter: None };
-        let proxy = Proxy::start(Options { access_log: Some(log), ..options() }).unwrap();
+        let mut options = Options { access_log: Some(log), ..options() };
+        options.limits.head_time = HEAD_TIME;
+        let proxy = Proxy::start(options).unwrap();
         Logged { proxy, folder }
     }
 
@@ -135,4 +140,43 @@ async fn connections_without_tls_are_logged_and_counted_by_reason() {
         let name = format!("tidegate_tls_handshake_failures_total{{reason=\"{reason}\"}}");
         assert_eq!(metric(&logged.proxy, &name).await, 1, "{reason}");
     }
+}
+
+#[tokio::test]
+async fn what_is_refused_as_a_request_is_logged_as_far_as_it_came() {
+    let logged = Logged::start();
+    let mut model = Model::default();
+    plain(&mut model, key(1));
+    logged.proxy.apply(model);
+    let at = address(&logged.proxy, key(1));
+    let fields = "Host: a.b\r\nUser-Agent: some client\r\n";
+    let long = format!("/{}", "x".repeat(10_000));
+    for (n, (method, path, rest, status)) in [
+        ("GET", "/a?b", "Expect: more\r\n\r\n", 417),
+        ("GET", "/a\u{e9}", "\r\n", 400),
+        ("CONNECT", "a.b:80", "\r\n", 405),
+        ("GET", &*long, "\r\n", 414),
+        // and no more
+        ("GET", "/late", "X: ", 408),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = exchange(at, format!("{method} {path} HTTP/1.1\r\n{fields}{rest}").as_bytes()).await;
+        assert_eq!(answer.get(9..12), Some(&*status.to_string()), "{answer}");
+        let line = logged.logged(n + 1).await.remove(n);
+        assert_eq!((&line["response_code"], &line["method"]), (&status.into(), &method.into()), "{line}");
+        let kept = if status == 414 { &path[..256] } else { path };
+        assert_eq!((&line["path"], &line["authority"]), (&kept.into(), &"a.b".into()), "{line}");
+        assert_eq!(line["user_agent"], "some client", "{line}");
+        let took = Duration::from_millis(line["duration"].as_u64().unwrap());
+        assert!(status != 408 || took >= HEAD_TIME, "{line}");
+    }
+    let request = Request::put("http://a.b/a").header("user-agent", "some client").header("host", "c.d");
+    let mut client = two(at).await;
+    let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 400);
+    let line = logged.logged(6).await.remove(5);
+    assert_eq!((&line["method"], &line["path"]), (&"PUT".into(), &"/a".into()), "{line}");
+    assert_eq!((&line["authority"], &line["user_agent"]), (&"a.b".into(), &"some client".into()), "{line}");
 }
