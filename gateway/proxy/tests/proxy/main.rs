@@ -7,6 +7,7 @@ mod clients;
 mod coalescing;
 mod drain;
 mod listeners;
+mod logged;
 mod refused;
 mod requests;
 mod support;

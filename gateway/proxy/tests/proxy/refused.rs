@@ -1,5 +1,6 @@
 //! What is refused before it is a request has a line in the access log, and is counted.
 
+use crate::logged::{HEAD_TIME, start_logged};
 use crate::support::*;
 use crate::tls::{BOTH, client, connect};
 use bytes::Bytes;
@@ -9,47 +10,9 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tempfile::TempDir;
-use tidegate_model::{AccessLog, AccessLogFormat, Model};
-use tidegate_proxy::{Options, Proxy};
+use tidegate_model::Model;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-const HEAD_TIME: Duration = Duration::from_millis(500);
-
-/// A data plane whose access log is read.
-struct Logged {
-    proxy: Proxy,
-    folder: TempDir,
-}
-
-impl Logged {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("log").to_str().unwrap().into();
-        let log = AccessLog { file, format: AccessLogFormat::DefaultJson, filter: None };
-        let mut options = Options { access_log: Some(log), ..options() };
-        options.limits.head_time = HEAD_TIME;
-        let proxy = Proxy::start(options).unwrap();
-        Logged { proxy, folder }
-    }
-
-    fn lines(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        text.split_inclusive('\n')
-            .filter(|l| l.ends_with('\n'))
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect()
-    }
-
-    /// The lines of the log, once there are so many.
-    async fn logged(&self, many: usize) -> Vec<Value> {
-        eventually("all is logged", async || self.lines().len() >= many).await;
-        let lines = self.lines();
-        assert_eq!(lines.len(), many, "{lines:?}");
-        lines
-    }
-}
 
 async fn two(at: SocketAddr) -> h2::client::SendRequest<Bytes> {
     let (send, connection) = h2::client::handshake(TcpStream::connect(at).await.unwrap()).await.unwrap();
@@ -59,18 +22,18 @@ async fn two(at: SocketAddr) -> h2::client::SendRequest<Bytes> {
 
 #[tokio::test]
 async fn header_lists_that_are_too_large_are_requests_of_http2() {
-    let logged = Logged::start();
+    let (proxy, log) = start_logged();
     let mut model = Model::default();
     plain(&mut model, key(1));
-    logged.proxy.apply(model);
-    let mut client = two(address(&logged.proxy, key(1))).await;
+    proxy.apply(model);
+    let mut client = two(address(&proxy, key(1))).await;
     // with a body the stream is reset behind the answer
     for (bytes, end) in [(33_000, true), (33_000, false), (70_000, true)] {
         let request = Request::get("http://a.b/").header("x", "x".repeat(bytes)).body(()).unwrap();
         let (answer, _body) = client.send_request(request, end).unwrap();
         assert_eq!(answer.await.unwrap().status(), 431, "{bytes} bytes");
     }
-    for line in logged.logged(3).await {
+    for line in log.lines(3).await {
         for (key, value) in [
             ("response_code", 431.into()),
             ("protocol", "HTTP/2".into()),
@@ -80,13 +43,13 @@ async fn header_lists_that_are_too_large_are_requests_of_http2() {
             assert_eq!(line[key], value, "{line}");
         }
     }
-    let text = get(logged.proxy.status_address(), "/stats/prometheus").await.1;
+    let text = get(proxy.status_address(), "/stats/prometheus").await.1;
     let counted = text.lines().find(|l| l.starts_with("istio_requests_total{")).unwrap();
     assert!(counted.contains("response_code=\"431\"") && counted.ends_with(" 3"), "{counted}");
     assert!(!text.contains("tidegate_http2_refused_total{"), "{text}");
     let most = Request::get("http://a.b/").header("x", "x".repeat(140_000)).body(()).unwrap();
     client.send_request(most, true).unwrap().0.await.unwrap_err();
-    let lines = logged.logged(4).await;
+    let lines = log.lines(4).await;
     assert_eq!(lines[3]["response_code_details"], "http2.enhance_your_calm", "{lines:?}");
 }
 
@@ -99,12 +62,12 @@ fn suspicious() -> Arc<ClientConfig> {
 
 #[tokio::test]
 async fn connections_without_tls_are_logged_and_counted_by_reason() {
-    let logged = Logged::start();
+    let (proxy, log) = start_logged();
     let mut model = Model::default();
     secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
     tls(&mut model, key(1), &[("https", &["a.b"], &["s"]), ("broken", &["broken.b"], &["missing"])]);
-    logged.proxy.apply(model);
-    let at = address(&logged.proxy, key(1));
+    proxy.apply(model);
+    let at = address(&proxy, key(1));
     // a health check
     drop(TcpStream::connect(at).await.unwrap());
     for (n, (bytes, flags, said)) in [
@@ -118,7 +81,7 @@ async fn connections_without_tls_are_logged_and_counted_by_reason() {
         let mut stream = TcpStream::connect(at).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream.shutdown().await.unwrap();
-        let line = logged.logged(n + 1).await.remove(n);
+        let line = log.lines(n + 1).await.remove(n);
         assert_eq!(line["response_flags"], flags, "{line}");
         let details = line["response_code_details"].as_str().unwrap();
         assert!(details.starts_with(&format!("tls_handshake_failed{{{said}")), "{line}");
@@ -131,24 +94,24 @@ async fn connections_without_tls_are_logged_and_counted_by_reason() {
     .enumerate()
     {
         connect(at, name, config).await.unwrap_err();
-        let line = logged.logged(n + 4).await.remove(n + 3);
+        let line = log.lines(n + 4).await.remove(n + 3);
         assert_eq!(line["response_flags"].as_str(), flags.or(Some("-")), "{line}");
         assert_eq!(line["response_code_details"], format!("tls_handshake_failed{{{said}}}"));
         assert_eq!(line["requested_server_name"], name);
     }
     for reason in ["not_tls", "invalid_hello", "closed", "alert", "no_certificate"] {
         let name = format!("tidegate_tls_handshake_failures_total{{reason=\"{reason}\"}}");
-        assert_eq!(metric(&logged.proxy, &name).await, 1, "{reason}");
+        assert_eq!(metric(&proxy, &name).await, 1, "{reason}");
     }
 }
 
 #[tokio::test]
 async fn what_is_refused_as_a_request_is_logged_as_far_as_it_came() {
-    let logged = Logged::start();
+    let (proxy, log) = start_logged();
     let mut model = Model::default();
     plain(&mut model, key(1));
-    logged.proxy.apply(model);
-    let at = address(&logged.proxy, key(1));
+    proxy.apply(model);
+    let at = address(&proxy, key(1));
     let fields = "Host: a.b\r\nUser-Agent: some client\r\n";
     let long = format!("/{}", "x".repeat(10_000));
     for (n, (method, path, rest, status)) in [
@@ -164,7 +127,7 @@ async fn what_is_refused_as_a_request_is_logged_as_far_as_it_came() {
     {
         let answer = exchange(at, format!("{method} {path} HTTP/1.1\r\n{fields}{rest}").as_bytes()).await;
         assert_eq!(answer.get(9..12), Some(&*status.to_string()), "{answer}");
-        let line = logged.logged(n + 1).await.remove(n);
+        let line = log.lines(n + 1).await.remove(n);
         assert_eq!((&line["response_code"], &line["method"]), (&status.into(), &method.into()), "{line}");
         let kept = if status == 414 { &path[..256] } else { path };
         assert_eq!((&line["path"], &line["authority"]), (&kept.into(), &"a.b".into()), "{line}");
@@ -176,7 +139,7 @@ async fn what_is_refused_as_a_request_is_logged_as_far_as_it_came() {
     let mut client = two(at).await;
     let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
     assert_eq!(answer.await.unwrap().status(), 400);
-    let line = logged.logged(6).await.remove(5);
+    let line = log.lines(6).await.remove(5);
     assert_eq!((&line["method"], &line["path"]), (&"PUT".into(), &"/a".into()), "{line}");
     assert_eq!((&line["authority"], &line["user_agent"]), (&"a.b".into(), &"some client".into()), "{line}");
 }
