@@ -1,6 +1,8 @@
 use crate::server::State;
 use crate::tls::Reason;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
+use std::sync::atomic::Ordering;
+use tidegate_model::Severity;
 
 /// Name, kind, help and value.
 type Metric = (&'static str, &'static str, &'static str, u64);
@@ -18,6 +20,7 @@ pub(super) fn prometheus(state: &State) -> String {
         ("tidegate_worker_connections", "gauge", "Open downstream connections by worker."),
         workers.map(|(worker, active)| (format!("worker=\"{worker}\""), active as u64)),
     );
+    of_config(state, &mut out);
     let failed = Reason::NAMES.iter().zip(state.spread.counts().failed_handshakes);
     family(
         &mut out,
@@ -35,7 +38,7 @@ pub(super) fn prometheus(state: &State) -> String {
 fn family(
     out: &mut String,
     (name, kind, help): (&str, &str, &str),
-    values: impl IntoIterator<Item = (String, u64)>,
+    values: impl IntoIterator<Item = (String, impl Display)>,
 ) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -44,8 +47,51 @@ fn family(
     }
 }
 
-fn counts(state: &State) -> [Metric; 7] {
+/// What there is to say of the config, and what of it needs somebody soon.
+fn of_config(state: &State, out: &mut String) {
+    let shown = state.shown();
+    let mut said = [(Severity::Error, 0), (Severity::Warning, 0), (Severity::Note, 0)];
+    for diagnostic in shown.diagnostics() {
+        said.iter_mut().filter(|(of, _)| *of == diagnostic.severity).for_each(|(_, n)| *n += 1);
+    }
+    family(
+        out,
+        ("tidegate_config_diagnostics", "gauge", "What is said of the live config, by severity."),
+        said.map(|(severity, n): (_, u64)| (format!("severity=\"{severity}\""), n)),
+    );
+    family(
+        out,
+        (
+            "tidegate_certificate_not_after_seconds",
+            "gauge",
+            "When the first certificate of a chain in use ends, in seconds since 1970, by its secret.",
+        ),
+        shown
+            .not_after
+            .iter()
+            .map(|(secret, end)| (format!("secret=\"{}\"", escaped(&secret.to_string())), *end)),
+    );
+    let kept = shown.report.kept.as_ref().map(|kept| u64::from(kept.load(Ordering::Relaxed)));
+    if let Some(kept) = kept {
+        let (name, help) = (
+            "tidegate_state_kept",
+            "Whether the last good objects are on the disk, or cannot be written: 0.",
+        );
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {kept}");
+    }
+}
+
+/// The value of a label.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn counts(state: &State) -> [Metric; 8] {
     let c = state.spread.counts();
+    let (restored, not_opened) = {
+        let shown = state.shown();
+        (shown.report.restored, shown.not_opened)
+    };
     [
         ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
         ("tidegate_connections_total", "counter", "Accepted downstream connections.", c.accepted),
@@ -71,7 +117,13 @@ fn counts(state: &State) -> [Metric; 7] {
             "tidegate_config_restored_objects",
             "gauge",
             "Objects of the live config that are from before the process began.",
-            state.shown().report.restored as u64,
+            restored as u64,
+        ),
+        (
+            "tidegate_listeners_failed",
+            "gauge",
+            "Listeners of the live config that are not open; they are tried again every second.",
+            not_opened as u64,
         ),
         ("tidegate_config_generation", "gauge", "Number of the live config.", state.live.generation()),
     ]

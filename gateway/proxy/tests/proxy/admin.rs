@@ -1,5 +1,6 @@
 use crate::support::*;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tidegate_model::{
     Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Severity,
     StringMatch, ValueMatch,
@@ -47,7 +48,20 @@ async fn config_and_table_show_everything_but_keys() {
         objects: Arc::new(|| vec![serde_json::json!({"kind": "Gateway"})]),
         restored: 1,
         diagnostics: vec![said],
+        kept: Some(Arc::new(AtomicBool::new(false))),
     });
+    let end = "tidegate_certificate_not_after_seconds{secret=\"test/s\"}";
+    for (name, value) in [
+        ("tidegate_config_diagnostics{severity=\"error\"}", 1),
+        ("tidegate_config_diagnostics{severity=\"warning\"}", 1),
+        ("tidegate_config_diagnostics{severity=\"note\"}", 0),
+        // the last day that a certificate can say, which it has where nobody says another
+        (end, 67_090_118_400),
+        ("tidegate_listeners_failed", 0),
+        ("tidegate_state_kept", 0),
+    ] {
+        assert_eq!(metric(&proxy, name).await, value, "{name}");
+    }
 
     let config = get_json(proxy.admin_address(), "/config").await;
     assert_eq!(config["objects"][0]["kind"], "Gateway");
