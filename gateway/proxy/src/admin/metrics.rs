@@ -1,4 +1,5 @@
 use crate::server::State;
+use crate::telemetry::{At, PIECE, escaped};
 use crate::tls::Reason;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
@@ -7,23 +8,34 @@ use tidegate_model::Severity;
 /// Name, kind, help and value.
 type Metric = (&'static str, &'static str, &'static str, u64);
 
-/// Everything that is counted, in Prometheus' text format: requests, then connections, memory and config.
-pub(super) fn prometheus(state: &State) -> String {
-    let mut out = state.telemetry.prometheus();
+/// A piece of everything that is counted, in Prometheus' text format: requests, then connections, memory and config.
+/// Also where the next one begins, if there is one.
+pub(super) fn piece(state: &State, at: At) -> (String, Option<At>) {
+    let (mut out, mut next) = (String::with_capacity(PIECE), Some(at));
+    while let Some(at) = next.filter(|_| out.len() < PIECE) {
+        next = state.telemetry.write_metrics(at, &mut out);
+        if next.is_none() {
+            of_process(state, &mut out);
+        }
+    }
+    (out, next)
+}
+
+fn of_process(state: &State, out: &mut String) {
     for (name, kind, help, value) in counts(state).into_iter().chain(memory(state).into_iter().flatten()) {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
     let workers = state.spread.by_worker().enumerate();
     family(
-        &mut out,
+        out,
         ("tidegate_worker_connections", "gauge", "Open downstream connections by worker."),
         workers.map(|(worker, active)| (format!("worker=\"{worker}\""), active as u64)),
     );
-    of_config(state, &mut out);
+    of_config(state, out);
     let failed = Reason::NAMES.iter().zip(state.spread.counts().failed_handshakes);
     family(
-        &mut out,
+        out,
         (
             "tidegate_tls_handshake_failures_total",
             "counter",
@@ -31,7 +43,6 @@ pub(super) fn prometheus(state: &State) -> String {
         ),
         failed.map(|(reason, count)| (format!("reason=\"{reason}\""), count)),
     );
-    out
 }
 
 /// One metric with labels: name, kind and help, then labels and value of each.
@@ -79,11 +90,6 @@ fn of_config(state: &State, out: &mut String) {
         );
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {kept}");
     }
-}
-
-/// The value of a label.
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn counts(state: &State) -> [Metric; 8] {

@@ -195,3 +195,33 @@ async fn a_taken_admin_address_names_its_flag() {
     assert!(matches!(e, StartError::Bind { .. }));
     assert!(e.to_string().contains("--admin") && e.to_string().contains(&proxy.admin_address().to_string()));
 }
+
+#[tokio::test]
+async fn metrics_of_many_label_sets_are_streamed() {
+    let proxy = start();
+    let mut model = Model::default();
+    let table = plain(&mut model, key(1));
+    for status in 200..260 {
+        let mut route = respond("");
+        if let Action::DirectResponse(response) = Arc::make_mut(&mut route.action) {
+            response.status = status;
+        }
+        host(&mut model, &table, &format!("{status}.b"), vec![route]);
+    }
+    proxy.apply(model);
+    let mut client = tokio::net::TcpStream::connect(address(&proxy, key(1))).await.unwrap();
+    for status in 200..260 {
+        let last = if status == 259 { "Connection: close\r\n" } else { "" };
+        let request = format!("HEAD / HTTP/1.1\r\nHost: {status}.b\r\n{last}\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes()).await.unwrap();
+    }
+    assert_eq!(read_to_end(&mut client).await.matches("HTTP/1.1 2").count(), 60);
+    eventually("all is counted and shown", async || {
+        let text = get(proxy.status_address(), "/stats/prometheus").await.1;
+        text.matches("\nistio_requests_total{").count() == 60
+            && text.matches("\nistio_response_bytes_count{").count() == 60
+            && text.contains("\ntidegate_config_generation 1\n")
+            && text.ends_with("\r\n0\r\n\r\n")
+    })
+    .await;
+}
