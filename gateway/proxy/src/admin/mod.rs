@@ -6,10 +6,9 @@ mod page;
 mod pieces;
 mod views;
 
-use self::pieces::Pieces;
+use self::pieces::{Pieces, Rest};
 use crate::listener::canonical;
 use crate::server::{ExplainQuery, Phase, State};
-use crate::telemetry::At;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
@@ -159,7 +158,7 @@ async fn answer(request: &Request<Incoming>, server: Server, local: SocketAddr, 
     }
     let path = request.uri().path();
     match (server, path) {
-        (_, "/stats/prometheus") => scrape(state).await,
+        (_, "/stats/prometheus") => scrape(state, pieces::takes_gzip(request.headers())).await,
         (Server::Status, "/healthz/ready") => readiness(&state),
         (Server::Status, _) => error(StatusCode::NOT_FOUND, "try /healthz/ready or /stats/prometheus"),
         (Server::Admin, "/") => text("text/html; charset=utf-8", page::page(&state)),
@@ -240,14 +239,18 @@ async fn aside(make: impl FnOnce() -> Answer + Send + 'static) -> Answer {
 }
 
 /// The metrics, in pieces where they are large.
-async fn scrape(state: Arc<State>) -> Answer {
-    let Ok((first, next)) = pieces::render(state.clone(), At::default()).await else {
+async fn scrape(state: Arc<State>, gzip: bool) -> Answer {
+    let Ok((first, rest)) = pieces::render(state.clone(), Rest::all(gzip)).await else {
         return error(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the gateway; see its log");
     };
-    let answer = text("text/plain; version=0.0.4", String::new());
-    answer.map(|_| match next {
+    let mut answer = text("text/plain; version=0.0.4", String::new());
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if gzip {
+        answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    answer.map(|_| match rest {
         None => Either::Left(Full::new(first)),
-        Some(next) => Either::Right(Pieces::new(first, next, state)),
+        Some(rest) => Either::Right(Pieces::new(first, rest, state)),
     })
 }
 

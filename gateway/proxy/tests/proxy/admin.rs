@@ -196,6 +196,26 @@ async fn a_taken_admin_address_names_its_flag() {
     assert!(e.to_string().contains("--admin") && e.to_string().contains(&proxy.admin_address().to_string()));
 }
 
+/// The content of a body in chunks.
+fn chunked(mut body: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        let line = body.windows(2).position(|w| w == b"\r\n").unwrap();
+        let size = usize::from_str_radix(str::from_utf8(&body[..line]).unwrap(), 16).unwrap();
+        if size == 0 {
+            return content;
+        }
+        content.extend_from_slice(&body[line + 2..][..size]);
+        body = &body[line + 2 + size + 2..];
+    }
+}
+
+fn inflated(gzip: &[u8]) -> String {
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(gzip), &mut text).unwrap();
+    text
+}
+
 #[tokio::test]
 async fn metrics_of_many_label_sets_are_streamed() {
     let proxy = start();
@@ -224,4 +244,19 @@ async fn metrics_of_many_label_sets_are_streamed() {
             && text.ends_with("\r\n0\r\n\r\n")
     })
     .await;
+    let status = proxy.status_address();
+    let request = format!(
+        "GET /stats/prometheus HTTP/1.1\r\nHost: {status}\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    );
+    let mut scraper = tokio::net::TcpStream::connect(status).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut scraper, request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut scraper, &mut answer).await.unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+    assert!(answer.len() < 300_000, "{} bytes", answer.len());
+    let text = inflated(&chunked(&answer[end..]));
+    assert_eq!(text.matches("\nistio_response_bytes_count{").count(), 60);
+    assert!(text.contains("\ntidegate_config_generation 1\n"), "{text}");
 }
