@@ -309,6 +309,7 @@ impl Feed {
             objects: report::objects(admitted.objects.clone()),
             restored,
             diagnostics,
+            kept: self.last_good.is_kept(),
         });
         self.ready = unknown.others.is_empty();
         self.proxy.set_ready(self.ready);

@@ -82,5 +82,6 @@ impl Control {
             shown.settled.push(diagnostic);
         }
         shown.addresses = self.listeners.addresses();
+        shown.not_opened = self.not_opened.len();
     }
 }
