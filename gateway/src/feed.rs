@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_api::Objects;
 use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, TlsAction, TlsServer};
-use tidegate_proxy::{Proxy, Report};
+use tidegate_proxy::{NotReady, Proxy, Report};
 use tidegate_source::{Folder, NamedFiles};
 use tidegate_translate::{Admission, Env, files, translate};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What `/explain` asks: the config that is live.
 pub(crate) type Live = Arc<ArcSwapOption<World>>;
@@ -45,8 +45,12 @@ pub(crate) struct Feed {
     /// Sockets of the service manager that nothing is for.
     unused: BTreeSet<SocketAddr>,
     output: Output,
-    /// Whether the config that is live may be served.
+    /// Whether the config that is live may be served, and all listeners were open once.
     ready: bool,
+    /// Turns true when they are.
+    complete: watch::Receiver<bool>,
+    /// What was told the service manager last.
+    status: String,
     notifier: Notifier,
     /// Why the last upgrade failed, if it did.
     failed: Option<String>,
@@ -84,6 +88,8 @@ impl Feed {
             mesh_env: setup.mesh_env.clone(),
             echo: serve.echo.then(Echo::start).transpose().context("--echo")?,
             every_address: serve.bind.is_none_or(|ip| ip.is_unspecified()),
+            complete: proxy.complete(),
+            status: String::new(),
             proxy,
             live,
             said: HashSet::new(),
@@ -125,6 +131,12 @@ impl Feed {
                 () = self.alone.notified() => {
                     // addresses that it kept to itself are free now
                     self.is_alone = true;
+                    continue;
+                }
+                Ok(()) = self.complete.changed() => {
+                    tracing::info!("all listeners are open");
+                    self.tell();
+                    changed = false;
                     continue;
                 }
                 said = signals.next() => said,
@@ -208,7 +220,7 @@ impl Feed {
         tracing::error!("no upgrade, this process keeps serving: {failed}");
         self.failed = Some(failed.to_string());
         // the round that follows says the rest
-        self.notifier.ready(&format!("the last upgrade failed: {failed}"));
+        self.tell();
         Attempt::Failed
     }
 
@@ -304,15 +316,18 @@ impl Feed {
                  with --allow-unenforced that it is not enforced"
             );
         }
-        let status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
+        self.status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
         self.proxy.publish(Report {
             objects: report::objects(admitted.objects.clone()),
             restored,
             diagnostics,
         });
-        self.ready = unknown.others.is_empty();
-        self.proxy.set_ready(self.ready);
-        self.tell(&status);
+        self.proxy.set_ready(unknown.others.is_empty());
+        self.complete.mark_unchanged();
+        if let Err(why @ NotReady::NotOpen(_)) = self.proxy.readiness() {
+            tracing::error!("not ready: {why}; they are tried again every second");
+        }
+        self.tell();
         if self.is_alone {
             self.last_good.keep(&admitted.objects);
         }
@@ -325,13 +340,15 @@ impl Feed {
     }
 
     /// Tells the service manager, who does not know of this process while another serves.
-    fn tell(&self, status: &str) {
+    fn tell(&mut self) {
+        let readiness = self.proxy.readiness();
+        self.ready = readiness.is_ok();
         let failed = self.failed.as_ref().map(|why| format!("; the last upgrade failed: {why}"));
-        let status = format!("{status}{}", failed.unwrap_or_default());
-        match (&self.predecessor, self.ready) {
+        let status = format!("{}{}", self.status, failed.unwrap_or_default());
+        match (&self.predecessor, readiness) {
             (Some(_), _) => {}
-            (None, true) => self.notifier.ready(&status),
-            (None, false) => self.notifier.status(&format!("not ready; {status}")),
+            (None, Ok(())) => self.notifier.ready(&status),
+            (None, Err(why)) => self.notifier.status(&format!("not ready: {why}; {status}")),
         }
     }
 

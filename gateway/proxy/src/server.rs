@@ -2,8 +2,11 @@
 
 mod handover;
 mod ports;
+mod readiness;
 
 pub(crate) use handover::Phase;
+pub use readiness::NotReady;
+use readiness::Readiness;
 
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
@@ -209,7 +212,7 @@ pub(crate) struct State {
     pub(crate) phase: watch::Sender<Phase>,
     /// Open connections to the admin and status servers.
     pub(crate) asked_by: AtomicUsize,
-    ready: AtomicBool,
+    pub(crate) readiness: Readiness,
     draining: Arc<AtomicBool>,
 }
 
@@ -248,13 +251,6 @@ struct WorkerThread {
 }
 
 impl State {
-    /// Whether traffic may come.
-    pub(crate) fn is_ready(&self) -> bool {
-        // Who asks means the address, which another process serves once it was passed on.
-        let draining = self.draining.load(Ordering::Relaxed) && !self.is_passed_on();
-        self.ready.load(Ordering::Relaxed) && !draining && self.live.generation() > 0
-    }
-
     /// Whether another process accepts in place of this one.
     pub(crate) fn is_passed_on(&self) -> bool {
         *self.phase.borrow() == Phase::PassedOn
@@ -302,7 +298,7 @@ impl Proxy {
             scrape: Arc::default(),
             phase: watch::Sender::new(phase),
             asked_by: AtomicUsize::new(0),
-            ready: AtomicBool::new(false),
+            readiness: Readiness::new(phase == Phase::Held),
             draining: Arc::default(),
         });
         let workers = start_workers(&options, &state)?;
@@ -350,6 +346,7 @@ impl Proxy {
         control.keys.wait(FIRST_KEYS);
 
         diagnostics.extend(control.change_listeners(&model, &old));
+        self.state.readiness.set_not_open(control.not_opened.len());
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -369,6 +366,7 @@ impl Proxy {
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
         drop(prepared);
+        self.state.settle();
         let live = self.state.live.load();
         diagnostics.extend(live.clusters.unusable());
         if is_new {
@@ -401,11 +399,6 @@ impl Proxy {
     /// When it cannot be opened: lines go on to the old one.
     pub fn reopen_access_log(&self) -> std::io::Result<()> {
         self.state.telemetry.reopen_access_log()
-    }
-
-    /// Whether `/healthz/ready` may answer 200 (it does so only once a config is live).
-    pub fn set_ready(&self, ready: bool) {
-        self.state.ready.store(ready, Ordering::Relaxed);
     }
 
     /// Where the admin page is served.

@@ -82,5 +82,8 @@ impl Control {
             shown.settled.push(diagnostic);
         }
         shown.addresses = self.listeners.addresses();
+        drop(shown);
+        state.readiness.set_not_open(self.not_opened.len());
+        state.settle();
     }
 }

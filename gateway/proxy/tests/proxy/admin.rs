@@ -158,7 +158,7 @@ async fn silent_connections_do_not_keep_probes_out() {
     for _ in 0..300 {
         silent.push(tokio::net::TcpStream::connect(status).await.unwrap());
     }
-    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready\n".into()));
+    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready: no config is live yet\n".into()));
     assert_eq!(get(status, "/stats/prometheus").await.0, 200);
     // It was the first that had to go, and others stay.
     assert_eq!(read_to_end(&mut silent[0]).await, "");
