@@ -218,7 +218,8 @@ struct ExplainArgs {
     /// The request's method
     #[arg(value_parser = method)]
     method: String,
-    /// The request's URL, such as http://shop.example.com/cart?id=1
+    /// The request's URL, such as http://shop.example.com/cart?id=1; a connection is asked about as tls://NAME:PORT or
+    /// tcp://NAME:PORT
     #[arg(value_parser = url)]
     url: String,
     /// A header of the request; may be repeated
@@ -435,9 +436,10 @@ fn method(text: &str) -> anyhow::Result<String> {
 }
 
 fn url(text: &str) -> anyhow::Result<String> {
-    let example = "write it like http://shop.example.com/cart";
+    let example = "write it like http://shop.example.com/cart, or https://, tls:// or tcp://";
     let url: http::Uri = text.parse().context(example)?;
-    ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some(), "{example}");
+    let is_known = matches!(url.scheme_str(), Some("http" | "https" | "tls" | "tcp"));
+    ensure!(is_known && url.host().is_some(), "{example}");
     Ok(text.to_owned())
 }
 
@@ -536,6 +538,7 @@ mod tests {
         let line =
             ["x", "explain", "GET", "http://a/b", "-H", "X-A: 1: 2", "--gateway", "ns/gw", "--config", "a"];
         let Invocation::Explain(setup, query) = parse(line).unwrap() else { panic!("not explain") };
+        read("explain GET tls://a:443 --config a").unwrap();
         assert_eq!(setup.config, [PathBuf::from("a")]);
         assert_eq!((query.method.as_str(), query.url.as_str()), ("GET", "http://a/b"));
         assert_eq!(query.headers, [("X-A".to_owned(), "1: 2".to_owned())]);
