@@ -62,6 +62,7 @@ pub(crate) struct Feed {
     is_alone: bool,
     program: Program,
     upgrade_timeout: Duration,
+    drain_delay: Duration,
 }
 
 impl Feed {
@@ -104,6 +105,7 @@ impl Feed {
             alone: Arc::default(),
             program: Program::of_this_process().context("cannot find this program")?,
             upgrade_timeout: serve.upgrade_timeout,
+            drain_delay: serve.limits.drain_delay,
         })
     }
 
@@ -158,7 +160,10 @@ impl Feed {
     }
 
     fn stop(self, signals: Signals, name: &str) -> Stopped {
-        tracing::info!("{name}: draining");
+        match self.drain_delay {
+            Duration::ZERO => tracing::info!("{name}: draining"),
+            delay => tracing::info!("{name}: not ready any more, draining in {delay:?}"),
+        }
         self.notifier.stopping();
         Stopped { proxy: self.proxy, signals, _echo: self.echo, _served: None }
     }
@@ -433,30 +438,34 @@ pub(crate) struct Stopped {
 }
 
 impl Stopped {
-    /// Drains the data plane; another signal to stop ends the process at once.
+    /// Drains the data plane. Another signal to stop has it cut what still goes on; the one after that ends the process.
     ///
     /// # Errors
-    /// When the thread for it fails.
+    /// When something was cut because of another signal, or the thread for it fails.
     pub(crate) async fn drain(self) -> anyhow::Result<()> {
         let Stopped { proxy, mut signals, _echo, _served } = self;
-        let drained = tokio::task::spawn_blocking(move || proxy.drain());
-        let stop = async {
-            loop {
-                match signals.next().await {
-                    Said::Stop(name) => return name,
-                    other => tracing::warn!("draining: {other:?} has no effect any more"),
+        let hurry = proxy.hurry();
+        let mut drained = tokio::task::spawn_blocking(move || proxy.drain());
+        let mut hurried = None;
+        let cut = loop {
+            let said = tokio::select! {
+                cut = &mut drained => break cut?,
+                said = signals.next() => said,
+            };
+            match (said, hurried) {
+                (Said::Stop(name), None) => {
+                    tracing::warn!("{name} again: cutting what still goes on");
+                    hurry.now();
+                    hurried = Some(name);
                 }
+                (Said::Stop(_), Some(_)) => std::process::exit(1),
+                (other, _) => tracing::warn!("draining: {other:?} has no effect any more"),
             }
         };
-        tokio::select! {
-            cut = drained => match cut? {
-                0 => tracing::info!("drained"),
-                cut => tracing::warn!("the drain time is over: {cut} connections were cut"),
-            },
-            name = stop => {
-                tracing::warn!("{name} again: ending at once");
-                std::process::exit(1);
-            }
+        match (cut, hurried) {
+            (0, _) => tracing::info!("drained"),
+            (_, None) => tracing::warn!("the drain time is over: {cut} connections were cut"),
+            (_, Some(name)) => bail!("{cut} connections were cut, because {name} came again"),
         }
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
+mod drain;
 mod handover;
 mod ports;
 mod readiness;
 
+use drain::DrainTimes;
+pub use drain::Hurry;
 pub(crate) use handover::Phase;
 pub use readiness::NotReady;
 use readiness::Readiness;
@@ -31,10 +34,10 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tidegate_engine::{Claims, Table};
 use tidegate_model::{
     AccessLog, AccessLogFormat, ClusterName, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity,
@@ -112,8 +115,6 @@ pub struct ExplainQuery {
 
 /// Connections on their way to another worker; beyond it the one that accepted keeps them.
 const HANDED_ON: usize = 256;
-/// How long the goodbyes to what is cut may take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the last spans may take to their collector.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How long a config waits for the token keys that were never fetched before.
@@ -190,7 +191,7 @@ pub struct Proxy {
     control_thread: JoinHandle<()>,
     admin: OwnServer,
     status: OwnServer,
-    drain: Duration,
+    drain: DrainTimes,
 }
 
 /// Where the admin or the status server listens, and its socket once more.
@@ -214,6 +215,8 @@ pub(crate) struct State {
     pub(crate) asked_by: AtomicUsize,
     pub(crate) readiness: Readiness,
     draining: Arc<AtomicBool>,
+    /// Whether what still goes on is to be cut.
+    hurried: AtomicBool,
 }
 
 /// The live config, as it is shown.
@@ -300,6 +303,7 @@ impl Proxy {
             asked_by: AtomicUsize::new(0),
             readiness: Readiness::new(phase == Phase::Held),
             draining: Arc::default(),
+            hurried: AtomicBool::new(false),
         });
         let workers = start_workers(&options, &state)?;
         let control = Arc::new(Mutex::new(Control {
@@ -320,7 +324,7 @@ impl Proxy {
         let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
             serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
         })?;
-        let drain = options.limits.drain;
+        let drain = DrainTimes { delay: options.limits.drain_delay, most: options.limits.drain };
         Ok(Proxy { state, control, workers, stop, control_thread, admin, status, drain })
     }
 
@@ -414,44 +418,6 @@ impl Proxy {
     /// The listeners that are open, with the addresses they are bound to.
     pub fn addresses(&self) -> Vec<(ListenerKey, SocketAddr)> {
         lock(&self.control).listeners.addresses()
-    }
-
-    /// Stops: readiness fails first, then listeners close, connections end after what is in
-    /// flight, HTTP/2 gets GOAWAY. Returns when empty; when the drain time is over, it ends what is
-    /// left as the protocol has it, and says how many connections it had to cut.
-    pub fn drain(self) -> usize {
-        let deadline = Instant::now() + self.drain;
-        self.state.draining.store(true, Ordering::Relaxed);
-        let live = self.state.live.load();
-        let closing = lock(&self.control).close_all(&live);
-        live.tls.drain_changed(&ServerConfigs::default());
-        closing.wait(deadline);
-        self.wait_until_empty(deadline);
-        let cut = self.state.spread.active();
-        if cut > 0 {
-            // An error means that the worker has ended, here and below.
-            self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Cut));
-            self.wait_until_empty(Instant::now() + LAST_WORDS);
-        }
-        for worker in self.workers {
-            let _ = worker.commands.send(Command::Stop);
-            if worker.thread.join().is_err() {
-                tracing::error!("a worker thread had ended by a defect of the gateway");
-            }
-        }
-        self.state.telemetry.flush();
-        if self.state.is_passed_on() {
-            self.state.answer_last_questions();
-        }
-        drop(self.stop);
-        let _ = self.control_thread.join();
-        cut
-    }
-
-    fn wait_until_empty(&self, deadline: Instant) {
-        while self.state.spread.active() > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 

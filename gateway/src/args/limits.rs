@@ -70,7 +70,11 @@ pub(crate) struct LimitArgs {
     /// Flow-control window of an HTTP/2 connection
     #[arg(long, value_name = "SIZE", default_value = "1Mi", value_parser = window)]
     http2_connection_window: u32,
-    /// How long a stop waits for requests in flight
+    /// How long a stop goes on accepting before it drains: not ready from its beginning, so that load balancers send what
+    /// is new elsewhere, and answers of HTTP/1 end their connections
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::duration)]
+    pub(crate) drain_delay: Duration,
+    /// How long a stop waits for requests in flight, after --drain-delay
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::duration)]
     drain_timeout: Duration,
 }
@@ -109,6 +113,7 @@ impl LimitArgs {
             h2_streams: self.http2_max_streams,
             h2_stream_window: self.http2_stream_window,
             h2_connection_window: self.http2_connection_window,
+            drain_delay: self.drain_delay,
             drain: self.drain_timeout,
         }
     }
@@ -190,7 +195,8 @@ mod tests {
                     --max-header-bytes 16Ki --max-headers 50 --max-target-bytes 1024 --max-request-body 10Mi --retry-body 0 \
                     --tls-handshake-timeout 1s --header-timeout 2s --keep-alive-timeout 3s --stream-idle-timeout 4s \
                     --min-rate 1Ki --slow-request-timeout 5s --slow-response-timeout 6s --http2-max-streams 10 \
-                    --http2-stream-window 128Ki --http2-connection-window 2Mi --drain-timeout 7s";
+                    --http2-stream-window 128Ki --http2-connection-window 2Mi --drain-delay 8s \
+                    --drain-timeout 7s";
         let seconds = Duration::from_secs;
         let expected = Limits {
             connections: 7,
@@ -214,6 +220,7 @@ mod tests {
             h2_streams: 10,
             h2_stream_window: 128 << 10,
             h2_connection_window: 2 << 20,
+            drain_delay: seconds(8),
             drain: seconds(7),
         };
         assert_eq!(limits(line, Some(1000)).unwrap(), expected);

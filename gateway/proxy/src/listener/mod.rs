@@ -68,9 +68,14 @@ impl Closing {
         self.0.is_empty()
     }
 
+    /// Whether their sockets are.
+    pub(crate) fn are_closed(&self) -> bool {
+        self.0.iter().all(|l| l.strong_count() == 0)
+    }
+
     /// Waits until their sockets are closed, at most until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) {
-        while self.0.iter().any(|l| l.strong_count() > 0) && Instant::now() < deadline {
+        while !self.are_closed() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
