@@ -28,7 +28,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tidegate_model::{Bind, Diagnostic, Listener, ListenerKey, Model, Origin, Severity};
+use tidegate_model::{Bind, Diagnostic, Listener, ListenerKey, Model, Severity};
 use tokio::sync::watch;
 
 /// The sockets that listen, as the control side knows them. The workers own them.
@@ -251,13 +251,13 @@ pub(crate) fn not_opened(listener: &Listener, address: SocketAddr, e: &io::Error
             "stop what listens there, or move it with --port {port}=LOCAL_PORT; it is tried again every \
              second"
         ),
-        _ => "check the address in servers.bind or --bind".into(),
+        _ => "check the address in servers.bind or --bind; it is tried again every second".into(),
     };
     Diagnostic {
         severity: Severity::Error,
-        origin: Origin::default(),
+        origin: listener.origin.clone(),
         object: listener.owners.first().cloned(),
-        field: "spec.servers.port".into(),
+        field: format!("spec.servers[{}].port", listener.index),
         text: format!("cannot listen on {address} for {}: {e}", owners.join(", ")),
         advice,
         code: "listen-failed",

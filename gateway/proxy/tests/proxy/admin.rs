@@ -1,8 +1,8 @@
 use crate::support::*;
 use std::sync::Arc;
 use tidegate_model::{
-    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Severity,
-    StringMatch, ValueMatch,
+    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Secret,
+    Severity, StringMatch, ValueMatch,
 };
 use tidegate_proxy::{Options, Proxy, Report, StartError};
 
@@ -30,7 +30,10 @@ async fn config_and_table_show_everything_but_keys() {
     let proxy = start();
     let mut model = Model::default();
     secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
-    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "gone"])]);
+    let broken = Secret { key: secret_key("broken"), ..(*model.secrets[&secret_key("s")]).clone() };
+    let broken = Secret { certificate_chain: b"".as_slice().into(), ..broken };
+    model.secrets.insert(broken.key.clone(), broken.into());
+    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "broken"])]);
     let table = plain(&mut model, key(1));
     host(&mut model, &table, "<b>.example.com", vec![respond("hello")]);
     proxy.apply(model);

@@ -125,6 +125,8 @@ async fn a_taken_port_is_named_and_the_rest_goes_live() {
     TcpStream::connect(address(&proxy, key(2))).await.unwrap();
     let [diagnostic] = applied.diagnostics.as_slice() else { panic!("{:?}", applied.diagnostics) };
     let text = diagnostic.to_string();
+    let begins = "error gateway.yaml:3:5 Gateway/test/gateway spec.servers[1].port: cannot listen on ";
+    assert!(text.starts_with(begins), "{text}");
     for part in [taken.to_string().as_str(), "Gateway/test/gateway", "Gateway/b/other", "--port"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
