@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_engine::Claims;
@@ -17,6 +18,7 @@ use tidegate_model::{AccessLog, AccessLogFormat};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::Env;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -165,7 +167,7 @@ struct ServeArgs {
     /// The access log on stdout [default: as meshConfig says, else text]
     #[arg(long, value_name = "FORMAT", value_enum)]
     access_log: Option<LogFormat>,
-    /// Worker threads [default: the cores that this process may use]
+    /// Worker threads, 1 to 1024 [default: the cores that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: Option<u16>,
     /// Keep the last good objects here, with the contents of Secrets, and serve them at a start whose files are missing or
@@ -280,7 +282,11 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
     if serve.check {
         return Ok(Invocation::Check(setup));
     }
-    ensure!(serve.admin != serve.status, "--admin and --status are both {}", serve.admin);
+    ensure!(
+        serve.admin != serve.status || serve.admin.port() == 0,
+        "--admin and --status are both {}",
+        serve.admin
+    );
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Invocation::Serve(Box::new(Serve {
         setup,
@@ -394,7 +400,9 @@ fn ip(text: &str) -> anyhow::Result<IpAddr> {
 
 fn address(text: &str) -> anyhow::Result<SocketAddr> {
     if let Some(port) = text.strip_prefix(':') {
-        return Ok(SocketAddr::new(any_address(), port_number(port)?));
+        // 0 has the system choose one, as with an IP in front
+        let port = if port == "0" { 0 } else { port_number(port)? };
+        return Ok(SocketAddr::new(any_address(), port));
     }
     text.parse().context("write IP:PORT, such as 127.0.0.1:15000 or [::1]:15000, or :PORT for every address")
 }
@@ -426,7 +434,12 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
 }
 
 fn filter(text: &str) -> anyhow::Result<Filter> {
-    EnvFilter::try_new(text).context("write a level, or directives such as info,tidegate_proxy=debug")?;
+    const ADVICE: &str = "write a level (off, error, warn, info, debug or trace), or directives such as \
+                          info,tidegate_proxy=debug";
+    // a word alone would be a target that nobody has, and silence
+    let is_known = |word: &str| word.contains('=') || LevelFilter::from_str(word).is_ok();
+    ensure!(!text.is_empty() && text.split(',').all(|word| is_known(word.trim())), ADVICE);
+    EnvFilter::try_new(text).context(ADVICE)?;
     Ok(Filter(text.to_owned()))
 }
 
@@ -566,6 +579,8 @@ mod tests {
             ("--config a --dns-server dns.example", "IP:PORT"),
             ("--config a --allow-dns-answers here", "127.0.0.0/8"),
             ("--config a --log x=y=z", "level"),
+            ("--config a --log wran", "level"),
+            ("--config a --log info,tidegate_proxy", "tidegate_proxy=debug"),
             ("--config a --access-log xml", "possible values"),
             ("--config a --nonsense", "--nonsense"),
             ("explain GET --config a", "URL"),

@@ -162,7 +162,7 @@ impl Default for Report {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address of our own is taken.
-    #[error("{what} cannot listen on {address}: {source}; choose another with {flag}")]
+    #[error("{what} cannot listen on {address}: {error}; choose another with {flag}")]
     Bind {
         /// Which server.
         what: &'static str,
@@ -170,8 +170,8 @@ pub enum StartError {
         address: SocketAddr,
         /// The flag that changes it.
         flag: &'static str,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said; not a source, since it is said.
+        error: std::io::Error,
     },
     /// The authorities for fetching keys cannot be used.
     #[error("--jwks-ca: {0}")]
@@ -511,7 +511,7 @@ fn own_server(
     flag: &'static str,
 ) -> Result<OwnServer, StartError> {
     let opened = inherited.open(wanted);
-    let (socket, _) = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
+    let (socket, _) = opened.map_err(|error| StartError::Bind { what, address: wanted, flag, error })?;
     let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
     Ok(OwnServer { address, socket })
 }

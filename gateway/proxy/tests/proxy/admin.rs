@@ -181,6 +181,6 @@ async fn a_taken_admin_address_names_its_flag() {
     let Err(e) = Proxy::start(Options { admin: proxy.admin_address(), ..options() }) else {
         panic!("started twice on one address")
     };
-    assert!(matches!(e, StartError::Bind { .. }));
+    assert!(matches!(e, StartError::Bind { .. }) && std::error::Error::source(&e).is_none());
     assert!(e.to_string().contains("--admin") && e.to_string().contains(&proxy.admin_address().to_string()));
 }
