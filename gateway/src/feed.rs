@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_api::Objects;
@@ -28,6 +29,8 @@ pub(crate) type Live = Arc<ArcSwapOption<World>>;
 
 /// The way of a config into the data plane.
 pub(crate) struct Feed {
+    /// Where it comes from.
+    config: Vec<PathBuf>,
     folder: Folder,
     /// Certificates that Gateways name by file.
     files: NamedFiles,
@@ -81,6 +84,7 @@ impl Feed {
         let mut folder = Folder::open(setup.config.clone());
         folder.remember(last_good.objects());
         Ok(Feed {
+            config: setup.config.clone(),
             folder,
             files: NamedFiles::default(),
             admission: Admission::of(last_good.objects()),
@@ -304,15 +308,20 @@ impl Feed {
         diagnostics.extend(of_last_good);
         diagnostics.extend(admitted.diagnostics);
         diagnostics.extend(translation.diagnostics.iter().cloned());
+        let nothing = report::nothing_served(&translation, &diagnostics, &self.env, &self.config);
+        diagnostics.extend(nothing);
         diagnostics.extend(applied.diagnostics);
         report::sort(&mut diagnostics);
         self.say(&diagnostics);
         self.say_listening(&translation.model);
+        let before = self.live.load().as_ref().map(|world| world.generation());
+        let is_new = before.is_none_or(|before| before != applied.generation);
         tracing::info!(
-            "config {} is live after {} ms: {} objects, {}",
+            "config {} {} after {} ms: {}, {}",
             applied.generation,
+            if is_new { "is live" } else { "stays as it is" },
             begin.elapsed().as_millis(),
-            admitted.objects.len(),
+            report::objects_in(&admitted.objects),
             report::counts(&diagnostics)
         );
         for policy in &unknown.others {

@@ -89,6 +89,11 @@ impl World {
         }
     }
 
+    /// Its number.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What it was translated to.
     pub(crate) fn model(&self) -> &Model {
         &self.gateway.model
