@@ -28,7 +28,14 @@ pub(crate) enum Invocation {
     /// Say what is wrong with the config.
     Check(Setup),
     /// Say what would happen to a request.
-    Explain(Setup, ExplainQuery),
+    Explain {
+        /// The config.
+        setup: Setup,
+        /// The request.
+        query: ExplainQuery,
+        /// Whether workloads are played.
+        echo: bool,
+    },
 }
 
 /// What every way of running needs.
@@ -236,6 +243,9 @@ struct ExplainArgs {
     /// Only the servers of this Gateway, or `mesh` for what a sidecar does
     #[arg(long, value_name = "NS/NAME|mesh", value_parser = gateway)]
     gateway: Option<String>,
+    /// As a gateway with --echo would, which plays the workloads
+    #[arg(long)]
+    echo: bool,
     #[command(flatten)]
     setup: SetupArgs,
 }
@@ -274,7 +284,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             client: explain.client,
             gateway: explain.gateway,
         };
-        return Ok(Invocation::Explain(setup(explain.setup)?, query));
+        return Ok(Invocation::Explain { setup: setup(explain.setup)?, query, echo: explain.echo });
     }
     let (mut setup, serve) = (setup(cli.setup)?, cli.serve);
     // the flags of a running gateway are about itself
@@ -550,7 +560,9 @@ mod tests {
         assert!(matches!(read("--check --config a").unwrap(), Invocation::Check(_)));
         let line =
             ["x", "explain", "GET", "http://a/b", "-H", "X-A: 1: 2", "--gateway", "ns/gw", "--config", "a"];
-        let Invocation::Explain(setup, query) = parse(line).unwrap() else { panic!("not explain") };
+        let Invocation::Explain { setup, query, echo: false } = parse(line).unwrap() else {
+            panic!("not explain")
+        };
         read("explain GET tls://a:443 --config a").unwrap();
         assert_eq!(setup.config, [PathBuf::from("a")]);
         assert_eq!((query.method.as_str(), query.url.as_str()), ("GET", "http://a/b"));

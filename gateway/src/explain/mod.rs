@@ -10,6 +10,7 @@ mod tests;
 
 use crate::args::{Output, Setup};
 use crate::check::Config;
+use crate::echo::Echo;
 use crate::report;
 use answer::{Answer, Lost, Rewritten, Rule, Share};
 use anyhow::{Context, anyhow};
@@ -27,12 +28,19 @@ use tidegate_model::{ClusterName, HostPattern, Model, Severity, VirtualHostKey};
 use tidegate_proxy::{ExplainQuery, Standings, standings};
 use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
 
-/// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr.
+/// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr. With `echo` its
+/// workloads are played meanwhile.
 ///
 /// # Errors
 /// What is wrong with the question, or that nothing can be printed.
-pub(crate) fn print(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
-    let config = Config::read(setup);
+pub(crate) fn print(setup: &Setup, query: &ExplainQuery, echo: bool) -> anyhow::Result<()> {
+    let mut config = Config::read(setup);
+    let mut echo = echo.then(Echo::start).transpose().context("--echo")?;
+    if let Some(echo) = &mut echo {
+        let listeners = translate(&config.objects, &config.env).model.listeners;
+        let avoid = listeners.into_keys().map(|key| key.port).collect();
+        config.objects = echo.replace(&config.objects, &avoid, &config.env.domain);
+    }
     let translation = translate(&config.objects, &config.env);
     // what was refused is not in the answer, and may be why it is not the expected one
     for diagnostic in config.diagnostics.iter().chain(&translation.diagnostics) {
