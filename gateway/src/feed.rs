@@ -7,6 +7,7 @@ use crate::last_good::LastGood;
 use crate::notify::Notifier;
 use crate::signals::{Said, Signals};
 use crate::upgrade::{Abandon, Estate, Failure, Predecessor, Program, Served, Successor};
+use crate::watchdog::Watchdog;
 use crate::{policies, report};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
@@ -55,6 +56,8 @@ pub(crate) struct Feed {
     /// What was told the service manager last.
     status: String,
     notifier: Notifier,
+    /// While this process is the service.
+    watchdog: Option<Watchdog>,
     /// Why the last upgrade failed, if it did.
     failed: Option<String>,
     /// The process that this one takes the place of, until it has.
@@ -103,6 +106,7 @@ impl Feed {
             output: setup.output,
             ready: false,
             notifier: Notifier::from_env(),
+            watchdog: None,
             failed: None,
             is_alone: predecessor.is_none(),
             predecessor,
@@ -121,12 +125,16 @@ impl Feed {
     pub(crate) async fn run(mut self) -> anyhow::Result<Stopped> {
         let mut signals = Signals::new()?;
         let mut changed = true;
+        if self.predecessor.is_none() {
+            self.watchdog = Watchdog::start(self.proxy.pulse(), false).context("cannot start")?;
+        }
         loop {
             if std::mem::replace(&mut changed, true) {
                 self.guarded_round();
             }
             if let Some(predecessor) = self.predecessor.take() {
                 self.take_over(predecessor)?;
+                self.watchdog = Watchdog::start(self.proxy.pulse(), true).context("cannot start")?;
             }
             let said = tokio::select! {
                 () = self.folder.changed() => continue,
@@ -169,7 +177,7 @@ impl Feed {
             delay => tracing::info!("{name}: not ready any more, draining in {delay:?}"),
         }
         self.notifier.stopping();
-        Stopped { proxy: self.proxy, signals, _echo: self.echo, _served: None }
+        Stopped { proxy: self.proxy, signals, _echo: self.echo, _watchdog: self.watchdog, _served: None }
     }
 
     /// Leaves what listens to the process that serves now.
@@ -178,7 +186,8 @@ impl Feed {
         self.notifier.passed_on(served.process);
         self.proxy.pass_on(&served.taken);
         tracing::info!("process {} serves in place of this one, which drains", served.process);
-        Stopped { proxy: self.proxy, signals, _echo: None, _served: Some(served) }
+        // the watchdog ends: what this process says counts no more
+        Stopped { proxy: self.proxy, signals, _echo: None, _watchdog: None, _served: Some(served) }
     }
 
     /// Serves in place of the process that started this one.
@@ -315,22 +324,17 @@ impl Feed {
         self.say(&diagnostics);
         self.say_listening(&translation.model);
         let before = self.live.load().as_ref().map(|world| world.generation());
-        let is_new = before.is_none_or(|before| before != applied.generation);
-        tracing::info!(
-            "config {} {} after {} ms: {}, {}",
-            applied.generation,
-            if is_new { "is live" } else { "stays as it is" },
-            begin.elapsed().as_millis(),
-            report::objects_in(&admitted.objects),
-            report::counts(&diagnostics)
-        );
+        let goes = if before == Some(applied.generation) { "stays as it is" } else { "is live" };
+        let (number, time) = (applied.generation, begin.elapsed().as_millis());
+        let (all, counts) = (report::objects_in(&admitted.objects), report::counts(&diagnostics));
+        tracing::info!("config {number} {goes} after {time} ms: {all}, {counts}");
         for policy in &unknown.others {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
                  with --allow-unenforced that it is not enforced"
             );
         }
-        self.status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
+        self.status = format!("config {number}: {counts}");
         self.proxy.publish(Report {
             objects: report::objects(admitted.objects.clone()),
             restored,
@@ -345,7 +349,7 @@ impl Feed {
         if self.is_alone {
             self.last_good.keep(&admitted.objects);
         }
-        let world = World::new(applied.generation, translation, objects, self.mesh_env.clone());
+        let world = World::new(number, translation, objects, self.mesh_env.clone());
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {
             echo.retire();
@@ -442,6 +446,7 @@ pub(crate) struct Stopped {
     signals: Signals,
     // answers what is in flight
     _echo: Option<Echo>,
+    _watchdog: Option<Watchdog>,
     // tells the process that serves now, by its end, that this one has ended
     _served: Option<Served>,
 }
@@ -452,7 +457,7 @@ impl Stopped {
     /// # Errors
     /// When something was cut because of another signal, or the thread for it fails.
     pub(crate) async fn drain(self) -> anyhow::Result<()> {
-        let Stopped { proxy, mut signals, _echo, _served } = self;
+        let Stopped { proxy, mut signals, _echo, _watchdog, _served } = self;
         let hurry = proxy.hurry();
         let mut drained = tokio::task::spawn_blocking(move || proxy.drain());
         let mut hurried = None;

@@ -12,6 +12,7 @@ mod report;
 mod serve;
 mod signals;
 mod upgrade;
+mod watchdog;
 
 use anyhow::anyhow;
 use args::Invocation;

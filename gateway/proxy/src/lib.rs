@@ -40,7 +40,7 @@ pub use forward::path::{ambiguity, canonical_path};
 pub use limits::Limits;
 pub use listener::{Inherited, Passed, Shared, Unusable};
 pub use server::{
-    Applied, Dns, ExplainQuery, Explainer, Hurry, Identity, NotReady, Options, Proxy, Report, ShowObjects,
-    Standings, StartError, refused,
+    Applied, Dns, ExplainQuery, Explainer, Hurry, Identity, NotReady, Options, Proxy, Pulse, Report,
+    ShowObjects, Standings, StartError, refused,
 };
 pub use upstream::{EndpointStanding, standings};

@@ -3,11 +3,13 @@
 mod drain;
 mod handover;
 mod ports;
+mod pulse;
 mod readiness;
 
 use drain::DrainTimes;
 pub use drain::Hurry;
 pub(crate) use handover::Phase;
+pub use pulse::Pulse;
 pub use readiness::NotReady;
 use readiness::Readiness;
 
