@@ -72,10 +72,10 @@ pub(crate) struct LimitArgs {
     http2_connection_window: u32,
     /// How long a stop goes on accepting before it drains: not ready from its beginning, so that load balancers send what
     /// is new elsewhere, and answers of HTTP/1 end their connections
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::values::duration)]
     pub(crate) drain_delay: Duration,
     /// How long a stop waits for requests in flight, after --drain-delay
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::values::duration)]
     drain_timeout: Duration,
 }
 
@@ -187,7 +187,7 @@ fn memory(text: &str) -> anyhow::Result<OrOff<u64>> {
 }
 
 fn time(text: &str) -> anyhow::Result<Duration> {
-    let time = super::duration(text)?;
+    let time = super::values::duration(text)?;
     ensure!(
         !time.is_zero() && time <= Duration::from_secs(365 * 24 * 3600),
         "use more than nothing, and less than a year"
