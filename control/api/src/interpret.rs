@@ -165,6 +165,7 @@ fn spec<'a>(kind: Kind, value: &'a Value, at: &mut Decoder<'a>) -> Option<Spec> 
         Kind::Endpoints => at.root(&[], value.at, value).map(Spec::Endpoints),
         Kind::Pod => at.root(&[], value.at, value).map(Spec::Pod),
         Kind::Namespace => at.root(&[], value.at, value).map(Spec::Namespace),
+        Kind::Node => at.root(&[], value.at, value).map(Spec::Node),
         Kind::Secret => at.root(&[], value.at, value).map(Spec::Secret),
         Kind::ConfigMap | Kind::Other => Some(Spec::Other),
     }

@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Deployment,
     StatefulSet,
     Namespace,
+    Node,
     Secret,
     ConfigMap,
     /// It has no effect on routing, or none yet.
@@ -64,6 +65,7 @@ const KINDS: &[Row] = &[
     ("", "Endpoints", &["v1"], Kind::Endpoints),
     ("", "Pod", &["v1"], Kind::Pod),
     ("", "Namespace", &["v1"], Kind::Namespace),
+    ("", "Node", &["v1"], Kind::Node),
     ("", "Secret", &["v1"], Kind::Secret),
     ("", "ConfigMap", &["v1"], Kind::ConfigMap),
     ("discovery.k8s.io", "EndpointSlice", &["v1", "v1beta1"], Kind::EndpointSlice),

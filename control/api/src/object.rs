@@ -3,7 +3,9 @@ use crate::istio::{
     AuthorizationPolicy, DestinationRule, Gateway, PeerAuthentication, RequestAuthentication, ServiceEntry,
     Telemetry, VirtualService, WorkloadEntry,
 };
-use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
+use crate::kubernetes::{
+    ConfigMap, EndpointSlice, Endpoints, Namespace, Node, Pod, Secret, Service, Workload,
+};
 use crate::value::{Position, Value};
 use crate::written::Written;
 use std::collections::BTreeMap;
@@ -83,6 +85,8 @@ pub enum Spec {
     StatefulSet(Box<Workload>),
     /// A Namespace.
     Namespace(Box<Namespace>),
+    /// A Node.
+    Node(Box<Node>),
     /// A Secret.
     Secret(Box<Secret>),
     /// A ConfigMap.

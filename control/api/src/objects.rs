@@ -2,7 +2,9 @@ use crate::istio::{
     AuthorizationPolicy, DestinationRule, Gateway, RequestAuthentication, ServiceEntry, Telemetry,
     VirtualService, WorkloadEntry,
 };
-use crate::kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service, Workload};
+use crate::kubernetes::{
+    ConfigMap, EndpointSlice, Endpoints, Namespace, Node, Pod, Secret, Service, Workload,
+};
 use crate::object::{Object, Spec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -119,6 +121,8 @@ by_kind! {
     stateful_sets: StatefulSet(Workload),
     /// Namespaces in Istio's order.
     namespaces: Namespace(Namespace),
+    /// Nodes in Istio's order.
+    nodes: Node(Node),
     /// Secrets in Istio's order.
     secrets: Secret(Secret),
     /// ConfigMaps in Istio's order.

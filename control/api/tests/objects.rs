@@ -49,6 +49,7 @@ spec:
   - directResponse: {status: 404, body: {string: "no"}}
 ---
 {"apiVersion": "v1", "kind": "List", "items": [
+  {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {"topology.kubernetes.io/region": "r"}}, "spec": {"podCIDR": "10.0.0.0/24"}},
   {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
    "spec": {"ports": [{"port": 80, "targetPort": "web"}, {"port": 81, "targetPort": 8081}]}},
   {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "creationTimestamp": null},
@@ -241,7 +242,7 @@ fn one_broken_object_leaves_the_others() {
     assert!(reading.unreadable);
     assert_eq!(reading.refused, [refused(ObjectRef::new("Gateway", "istio-system", "edge"))]);
     let kinds: Vec<_> = reading.objects.iter().map(|o| &*o.reference.kind).collect();
-    assert_eq!(kinds, ["Service", "Secret", "ConfigMap", "PeerAuthentication"]);
+    assert_eq!(kinds, ["Node", "Service", "Secret", "ConfigMap", "PeerAuthentication"]);
 }
 
 proptest! {

@@ -173,6 +173,8 @@ pub enum Expected {
     Text(TextPattern),
     /// A path with `{*}` or `{**}` in it.
     Template(PathTemplate),
+    /// Whom a token is of.
+    Principal(PrincipalPattern),
     /// An address within this.
     Network(IpNet),
     /// A port.
@@ -184,6 +186,7 @@ impl fmt::Display for Expected {
         match self {
             Expected::Text(pattern) => pattern.fmt(f),
             Expected::Template(template) => template.fmt(f),
+            Expected::Principal(principal) => f.write_str(&principal.written),
             Expected::Network(net) => net.fmt(f),
             Expected::Port(port) => port.fmt(f),
         }
@@ -237,6 +240,38 @@ impl fmt::Display for TextPattern {
 impl Serialize for TextPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// Issuer and subject of a token, each by itself: what one issuer says of its subjects must not look like another
+/// issuer's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PrincipalPattern {
+    /// The `iss`.
+    pub issuer: TextPattern,
+    /// The `sub`.
+    pub subject: TextPattern,
+    written: Arc<str>,
+}
+
+impl PrincipalPattern {
+    /// `ISSUER/SUBJECT` as istiod 1.29 reads it: the last `/` is between them, a `*` at the beginning belongs to the issuer,
+    /// one at the end to the subject. Without a `/` the part with the `*` is all that is asked for.
+    pub fn parse(text: &str) -> Self {
+        let exact = |text: &str| TextPattern::Exact(text.into());
+        let prefix = |text: &str| match text.strip_suffix('*') {
+            None | Some("") => TextPattern::Any,
+            Some(begin) => TextPattern::Prefix(begin.into()),
+        };
+        let (issuer, subject) = match text.rsplit_once('/') {
+            Some((issuer, subject)) if text.starts_with('*') => (TextPattern::parse(issuer), exact(subject)),
+            Some((issuer, subject)) if text.ends_with('*') => (exact(issuer), prefix(subject)),
+            Some((issuer, subject)) => (exact(issuer), exact(subject)),
+            None if text.starts_with('*') => (TextPattern::Any, TextPattern::parse(text)),
+            None if text.ends_with('*') => (prefix(text), TextPattern::Any),
+            None => (exact(text), exact("")),
+        };
+        PrincipalPattern { issuer, subject, written: text.into() }
     }
 }
 
@@ -394,6 +429,25 @@ mod tests {
         ] {
             assert_eq!(TextPattern::parse(text), pattern, "{text}");
             assert_eq!(pattern.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn principals_are_an_issuer_and_a_subject() {
+        use TextPattern::{Any, Exact, Prefix, Suffix};
+        for (text, issuer, subject) in [
+            ("*", Any, Any),
+            ("https://a.b/c", Exact("https://a.b".into()), Exact("c".into())),
+            ("https://a.b/*", Exact("https://a.b".into()), Any),
+            ("https://a.b/c*", Exact("https://a.b".into()), Prefix("c".into())),
+            ("*/c", Any, Exact("c".into())),
+            ("*.b/c", Suffix(".b".into()), Exact("c".into())),
+            ("*c", Any, Suffix("c".into())),
+            ("https:*", Prefix("https:".into()), Any),
+            ("a", Exact("a".into()), Exact("".into())),
+        ] {
+            let read = PrincipalPattern::parse(text);
+            assert_eq!((read.issuer, read.subject), (issuer, subject), "{text}");
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Cluster {
     pub limits: ConnectionLimits,
     /// Limit for establishing a connection (Istio: 10 s).
     pub connect_timeout: Duration,
-    /// How long a connection without a request is kept.
+    /// How long a connection without a request is kept; `Duration::MAX` is for ever.
     pub idle_timeout: Duration,
     /// How many retries it takes.
     pub retry_budget: RetryBudget,

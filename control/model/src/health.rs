@@ -8,8 +8,8 @@ pub struct OutlierDetection {
     pub consecutive_5xx: u32,
     /// So many of 502, 503 and 504 in a row, or of no response; 0 is never.
     pub consecutive_gateway_errors: u32,
-    /// So many tries in a row without any response, counted apart from responses; 0 is never. `None`: they count as
-    /// responses of 503.
+    /// So many tries in a row without any response, counted apart from responses; one that gets a connection begins the
+    /// row anew. 0 is never. `None`: they count as responses of 503.
     pub consecutive_local_failures: Option<u32>,
     /// The statuses that count in place of 5xx; empty when 5xx do.
     pub error_statuses: Vec<u16>,

@@ -35,7 +35,8 @@ pub use authentication::{
 };
 pub use authorization::{
     Attribute, Authorization, CheckProtocol, CheckedBody, Clause, Expected, ExternalAuthorizer, HttpCheck,
-    InvalidTemplate, PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, TemplateSegment, TextPattern,
+    InvalidTemplate, PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, PrincipalPattern,
+    TemplateSegment, TextPattern,
 };
 pub use balance::{AffinityCookie, ConsistentHash, HashKey, HashTable, LoadBalancer};
 pub use changes::{Change, Changes, Model};

@@ -16,8 +16,9 @@ pub struct RetryPolicy {
     pub backoff: Duration,
     /// The longest wait before any retry.
     pub max_backoff: Duration,
-    /// Endpoints that were tried are left out while there are others.
-    pub avoid_previous_hosts: bool,
+    /// Whether endpoints that were tried are left out while there are others; `None` is yes, but where the hash of a
+    /// key picks the endpoint, which then stays the same.
+    pub avoid_previous_hosts: Option<bool>,
 }
 
 macro_rules! conditions {

@@ -10,7 +10,7 @@ use tidegate_model::{Diagnostic, ObjectRef, Severity};
 /// 2. A VirtualService that now names a host, port, subset, mirror, delegate or Gateway that does not exist, while its
 ///    last version names none such, is held at that version until what it waits for is there (make before break).
 /// 3. A subset that a DestinationRule no longer has, or a host or port that a ServiceEntry no longer has, stays for as long
-///    as a route needs it.
+///    as a route needs it. So does what a namespace has of a host that becomes another's, where that one has not the same.
 /// 4. A ServiceEntry or DestinationRule that was deleted stays for as long as a VirtualService that is held needs it.
 ///
 /// Whatever else was deleted is gone: nothing stands in for an object that there is not.

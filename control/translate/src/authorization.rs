@@ -11,8 +11,8 @@ use tidegate_api::Object;
 use tidegate_api::istio::{self, AuthorizationPolicy, PolicyOperation, PolicySource};
 use tidegate_model::{
     Attribute, Authorization, CheckProtocol, Clause, Diagnostic, Expected, ListenerProtocol, Model,
-    ObjectRef, Origin, PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, Severity, TextPattern,
-    TlsAction,
+    ObjectRef, Origin, PathTemplate, PeerPart, Policy, PolicyAction, PolicyRule, PrincipalPattern, Severity,
+    TextPattern, TlsAction,
 };
 
 /// The annotation of policies that are decided and not enforced.
@@ -174,6 +174,7 @@ fn expected(attribute: &Attribute, text: &str) -> Option<Expected> {
         Attribute::Path if PathTemplate::is_meant(text) => {
             Expected::Template(PathTemplate::parse(text).ok()?)
         }
+        Attribute::RequestPrincipal => Expected::Principal(PrincipalPattern::parse(text)),
         _ => Expected::Text(TextPattern::parse(text)),
     })
 }

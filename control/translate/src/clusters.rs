@@ -6,11 +6,12 @@ use crate::report::Report;
 use crate::retries;
 use crate::service_registry::{Port, Service};
 use crate::upstream_tls::{self, Tls};
-use crate::world::{Item, World, port};
+use crate::world::{World, port};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::istio::{DestinationRule, HttpRetry};
+use tidegate_api::Object;
+use tidegate_api::istio::HttpRetry;
 use tidegate_model::{Cluster, ClusterName, EndpointSet, Model, ObjectRef, RetryPolicy, UpstreamTls};
 
 /// The clusters that routes name, made when one first does.
@@ -143,7 +144,13 @@ impl<'w, 'a> Clusters<'w, 'a> {
         if let Some(known) = self.known.get(&name) {
             return (name, known.clone());
         }
-        let made = self.make(service, number, subset, &name, Wire::AsRuled).map(|(made, tcp_idle)| {
+        let mut made = self.make(service, number, subset, &name, Wire::AsRuled);
+        for former in &service.former {
+            if matches!(made, Err(Absent::Port { .. } | Absent::Subset(_))) {
+                made = self.make(former, number, subset, &name, Wire::AsRuled).or(made);
+            }
+        }
+        let made = made.map(|(made, tcp_idle)| {
             self.made.insert(name.clone(), made);
             self.tcp_idle.insert(name.clone(), tcp_idle);
         });
@@ -204,21 +211,24 @@ impl<'w, 'a> Clusters<'w, 'a> {
             let known = rules.iter().flat_map(|(_, r)| &r.subsets).map(|s| s.name.clone());
             return Err(Absent::Subset(known.collect()));
         }
-        let labels = named.flatten();
-        let policy = policy(&rules, labels, number, at.protocol, self.world);
+        let named = named.flatten();
+        let policy = policy(&rules, named, number, at.protocol, self.world);
         let tls = policy.tls.filter(|_| wire == Wire::AsRuled);
-        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, &rules, service))?;
+        let tls = tls.map_or(Ok(None), |tls| self.tls(tls, service))?;
         if service.has_no_endpoints_by_nature() {
             return Err(Absent::NoAddress);
         }
         let none = BTreeMap::new();
         let mut endpoints =
-            self.world.registry.endpoints_of(service, at, labels.map_or(&none, |s| &s.labels));
+            self.world.registry.endpoints_of(service, at, named.map_or(&none, |(_, s)| &s.labels));
         if wire == Wire::MeshTls {
             endpoints.retain(|e| e.labels.get(TLS_MODE).is_some_and(|mode| mode == "istio"));
         }
-        let failover = policy.outlier_detection.is_some();
-        locality::apply(&mut endpoints, policy.locality, &self.world.env.labels, failover);
+        // what the service prefers counts before the mesh, and also where nobody notices that endpoints fail
+        let preferred = self.world.distribution.of(service).filter(|_| policy.locality.is_none());
+        let failover = policy.outlier_detection.is_some() || preferred.is_some();
+        let locality = policy.locality.or(preferred).or(self.world.mesh.locality_lb_setting());
+        locality::apply(&mut endpoints, locality, &self.world.env.labels, failover);
         let cluster = Cluster {
             name: name.clone(),
             host: service.host.clone(),
@@ -244,20 +254,19 @@ impl<'w, 'a> Clusters<'w, 'a> {
     /// How TLS is spoken. Mesh TLS may be left out where the user allowed it; any other never.
     fn tls(
         &mut self,
-        tls: Tls<'_>,
-        rules: &[Item<'a, DestinationRule>],
+        (object, tls): (&Object, Tls<'_>),
         service: &Service<'a>,
     ) -> Result<Option<UpstreamTls>, Absent> {
-        match (tls, rules.first()) {
-            (Tls::Own(settings), Some((object, _))) => {
+        match tls {
+            Tls::Own(settings) => {
                 // what is wrong with them is said where all rules are looked at
                 let place = upstream_tls::place(self.world, object, "");
                 let names = service.subject_alt_names();
                 let silent = &mut Report::default();
                 Ok(Some(upstream_tls::settings(&place, settings, &names, &mut self.credentials, silent)))
             }
-            (Tls::Mesh, _) if self.world.env.allow_unenforced => Ok(None),
-            (Tls::Mesh | Tls::Own(_), _) => Err(Absent::MeshTls),
+            Tls::Mesh if self.world.env.allow_unenforced => Ok(None),
+            Tls::Mesh => Err(Absent::MeshTls),
         }
     }
 

@@ -1,15 +1,13 @@
-use crate::Env;
-use crate::export::{Reach, reach};
-use crate::hosts::{is_subset, resolve};
 use crate::limits::limits;
 use crate::load_balancer::load_balancer;
 use crate::outlier;
 use crate::protocol::Protocol;
 use crate::retries;
 use crate::upstream_tls::Tls;
-use crate::world::{Item, World, selects};
-use std::collections::BTreeMap;
+use crate::world::{Item, World, port};
+use std::collections::BTreeSet;
 use std::time::Duration;
+use tidegate_api::Object;
 use tidegate_api::istio::{
     self, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy, HttpSettings,
     LoadBalancerSettings, LocalityLoadBalancerSetting, ProxyProtocolVersion, Subset, TrafficPolicy,
@@ -22,111 +20,10 @@ use tidegate_model::{
 /// said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// The DestinationRules, found by the host of a service.
-pub(crate) struct DestinationRules<'a> {
-    rules: Vec<Rule<'a>>,
-    /// By namespace and exact host, oldest first.
-    exact: BTreeMap<(&'a str, String), Vec<usize>>,
-    /// By namespace, those with a wildcard.
-    wildcard: BTreeMap<&'a str, Vec<usize>>,
-    /// The client's namespace and the root namespace, in which rules are looked for.
-    client: &'a str,
-    root: &'a str,
-}
-
-struct Rule<'a> {
-    item: Item<'a, DestinationRule>,
-    host: String,
-    /// Whether clients in other namespaces than its own see it.
-    exported: bool,
-    /// Whether its own namespace alone sees it.
-    private: bool,
-    /// It has a workload selector, and that selects this client.
-    preferred: bool,
-}
-
-impl<'a> DestinationRules<'a> {
-    /// `rules` by age, as the client that `env` describes sees them.
-    pub(crate) fn new(rules: Vec<Item<'a, DestinationRule>>, env: &'a Env, default: &[String]) -> Self {
-        let mut all = DestinationRules {
-            rules: Vec::new(),
-            exact: BTreeMap::new(),
-            wildcard: BTreeMap::new(),
-            client: &env.namespace,
-            root: &env.root_namespace,
-        };
-        for item in rules {
-            let (object, rule) = item;
-            let own = &*object.reference.namespace;
-            let selector = rule.workload_selector.as_ref().filter(|s| !s.match_labels.is_empty());
-            if selector.is_some_and(|s| own != all.client || !selects(&s.match_labels, &env.labels)) {
-                continue;
-            }
-            let reach = reach(&rule.export_to, default, own, &env.namespace);
-            let exported = selector.is_none() && reach.is_some();
-            let private = selector.is_some() || reach == Some(Reach::Private);
-            let host = resolve(&rule.host, own, &env.domain);
-            let at = all.rules.len();
-            if host.starts_with('*') {
-                all.wildcard.entry(own).or_default().push(at);
-            } else {
-                all.exact.entry((own, host.clone())).or_default().push(at);
-            }
-            all.rules.push(Rule { item, host, exported, private, preferred: selector.is_some() });
-        }
-        all
-    }
-
-    /// The rules for `host`, a service of `namespace`: those of the client's namespace, else of the service's, else
-    /// of the root namespace. There, the most specific host. Several are merged: the first has the policy.
-    pub(crate) fn lookup(&self, host: &str, namespace: &str) -> Vec<Item<'a, DestinationRule>> {
-        // Of the root namespace, only what is its own comes before what the service's namespace says.
-        let private = self.client == self.root;
-        for (place, private) in [(self.client, private), (namespace, false), (self.root, false)] {
-            let found = self.in_namespace(place, host, private);
-            if !found.is_empty() {
-                return found;
-            }
-        }
-        Vec::new()
-    }
-
-    fn in_namespace(&self, namespace: &str, host: &str, private: bool) -> Vec<Item<'a, DestinationRule>> {
-        let visible = |i: &&usize| {
-            let rule = &self.rules[**i];
-            (rule.private || !private) && (rule.exported || namespace == self.client)
-        };
-        let exact: Vec<usize> = self
-            .exact
-            .range((namespace, host.to_owned())..)
-            .next()
-            .filter(|(key, _)| key.0 == namespace && key.1 == host)
-            .map(|(_, found)| found.iter().filter(visible).copied().collect())
-            .unwrap_or_default();
-        let found = if exact.is_empty() {
-            let all = self.wildcard.get(namespace).map_or(&[][..], Vec::as_slice);
-            let fits: Vec<usize> = all
-                .iter()
-                .filter(visible)
-                .filter(|i| is_subset(host, &self.rules[**i].host))
-                .copied()
-                .collect();
-            let longest = fits.iter().map(|i| self.rules[*i].host.len()).max();
-            fits.into_iter().filter(|i| Some(self.rules[*i].host.len()) == longest).collect()
-        } else {
-            exact
-        };
-        let preferred = found.iter().any(|i| self.rules[*i].preferred);
-        let mut found = found.into_iter().filter(|i| self.rules[*i].preferred == preferred);
-        let Some(first) = found.next() else { return Vec::new() };
-        let same = |i: &usize| self.rules[*i].item.1.export_to == self.rules[first].item.1.export_to;
-        std::iter::once(first).chain(found.filter(same)).map(|i| self.rules[i].item).collect()
-    }
-}
-
 /// The subset of that name: of several rules with it, that of the first.
-pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Option<&'a Subset> {
-    rules.iter().flat_map(|(_, rule)| &rule.subsets).find(|s| s.name == name)
+pub(crate) fn subset<'a>(rules: &[Item<'a, DestinationRule>], name: &str) -> Option<Item<'a, Subset>> {
+    let mut all = rules.iter().flat_map(|(object, rule)| rule.subsets.iter().map(move |s| (*object, s)));
+    all.find(|(_, subset)| subset.name == name)
 }
 
 /// What a cluster's DestinationRule says about it.
@@ -135,7 +32,7 @@ pub(crate) struct Policy<'a> {
     pub(crate) load_balancer: LoadBalancer,
     pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) warmup: Option<Warmup>,
-    /// How localities count, where that is said.
+    /// How localities count, where a rule says that.
     pub(crate) locality: Option<&'a LocalityLoadBalancerSetting>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) connect_timeout: Duration,
@@ -145,8 +42,8 @@ pub(crate) struct Policy<'a> {
     pub(crate) tcp_idle_timeout: Option<Duration>,
     /// What is spoken.
     pub(crate) protocol: UpstreamProtocol,
-    /// How TLS is spoken; `None` is plain text.
-    pub(crate) tls: Option<Tls<'a>>,
+    /// How TLS is spoken, and the rule that says it; `None` is plain text.
+    pub(crate) tls: Option<(&'a Object, Tls<'a>)>,
     /// What each connection begins with.
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
 }
@@ -158,73 +55,89 @@ struct Blocks<'a> {
     connection_pool: Option<&'a ConnectionPoolSettings>,
     outlier_detection: Option<&'a istio::OutlierDetection>,
     retry_budget: Option<&'a istio::RetryBudget>,
-    tls: Option<&'a ClientTlsSettings>,
+    tls: Option<Item<'a, ClientTlsSettings>>,
     proxy_protocol: Option<&'a istio::ProxyProtocol>,
 }
 
 impl<'a> Blocks<'a> {
-    /// This policy under that of a more specific level. One for the port replaces everything that it can have.
-    fn overridden(self, policy: Option<&'a TrafficPolicy>, port: u16) -> Self {
-        let Some(policy) = policy else { return self };
+    /// This policy under that of a more specific level. One for the port replaces everything that it can have, and nothing
+    /// else of that level counts.
+    fn overridden(self, policy: Option<Item<'a, TrafficPolicy>>, port: u16) -> Self {
+        let Some((object, policy)) = policy else { return self };
         let for_port = policy
             .port_level_settings
             .iter()
             .find(|p| p.port.as_ref().and_then(|p| p.number) == Some(u32::from(port)));
-        let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
-        let proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
         if let Some(p) = for_port {
             return Blocks {
-                retry_budget,
-                proxy_protocol,
+                retry_budget: self.retry_budget,
+                proxy_protocol: self.proxy_protocol,
                 load_balancer: p.load_balancer.as_ref(),
                 connection_pool: p.connection_pool.as_ref(),
                 outlier_detection: p.outlier_detection.as_ref(),
-                tls: p.tls.as_ref(),
+                tls: p.tls.as_ref().map(|tls| (object, tls)),
             };
         }
         Blocks {
             load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
             outlier_detection: policy.outlier_detection.as_ref().or(self.outlier_detection),
-            retry_budget,
-            proxy_protocol,
-            tls: policy.tls.as_ref().or(self.tls),
+            retry_budget: policy.retry_budget.as_ref().or(self.retry_budget),
+            proxy_protocol: policy.proxy_protocol.as_ref().or(self.proxy_protocol),
+            tls: policy.tls.as_ref().map(|tls| (object, tls)).or(self.tls),
         }
     }
 }
 
-/// The policy for `port` of a service that has `rules`, where `declared` is spoken, and for a subset of it.
+/// The locality settings of a rule, each with whether there is outlier detection where it counts: for the rule or a
+/// subset, on a port that has settings of its own or on any other.
+pub(crate) fn locality_settings<'a>(
+    (object, rule): Item<'a, DestinationRule>,
+) -> Vec<(&'a LocalityLoadBalancerSetting, bool)> {
+    let of_rule = rule.traffic_policy.as_ref();
+    let subsets = rule.subsets.iter().map(|s| s.traffic_policy.as_ref());
+    let policies: Vec<Option<&TrafficPolicy>> = std::iter::once(None).chain(subsets).collect();
+    let with_ports = policies.iter().flatten().chain(&of_rule);
+    let ports = with_ports.flat_map(|p| &p.port_level_settings).filter_map(|p| p.port.as_ref()?.number);
+    let ports: BTreeSet<u16> = ports.filter_map(port).chain([0]).collect();
+    let item = |policy: Option<&'a TrafficPolicy>| policy.map(|policy| (object, policy));
+    let each = policies.iter().flat_map(|subset| ports.iter().map(move |port| (*subset, *port)));
+    let counting = each.filter_map(|(subset, port)| {
+        let blocks = Blocks::default().overridden(item(of_rule), port).overridden(item(subset), port);
+        Some((blocks.load_balancer?.locality_lb_setting.as_ref()?, blocks.outlier_detection.is_some()))
+    });
+    counting.collect()
+}
+
+/// The policy for `port` of a service that has `rules`, where `declared` is spoken, and for a subset of it: that of the
+/// first rule that has one.
 pub(crate) fn policy<'a>(
     rules: &[Item<'a, DestinationRule>],
-    subset: Option<&'a Subset>,
+    subset: Option<Item<'a, Subset>>,
     port: u16,
     declared: Protocol,
     world: &World<'a>,
 ) -> Policy<'a> {
-    let rule = rules.first().and_then(|(_, rule)| rule.traffic_policy.as_ref());
-    let blocks = Blocks::default()
-        .overridden(rule, port)
-        .overridden(subset.and_then(|s| s.traffic_policy.as_ref()), port);
+    let rule = rules.iter().find_map(|(object, rule)| Some((*object, rule.traffic_policy.as_ref()?)));
+    let of_subset = subset.and_then(|(object, subset)| Some((object, subset.traffic_policy.as_ref()?)));
+    let blocks = Blocks::default().overridden(rule, port).overridden(of_subset, port);
     let load_balancer = load_balancer(blocks.load_balancer);
     let pool = blocks.connection_pool;
     let connect = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.connect_timeout);
-    let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout);
     let tcp_idle = pool.and_then(|p| p.tcp.as_ref()).and_then(|t| t.idle_timeout);
+    let idle = pool.and_then(|p| p.http.as_ref()).and_then(|h| h.idle_timeout).or(tcp_idle);
     Policy {
         outlier_detection: outlier::detection(blocks.outlier_detection),
         warmup: outlier::warmup(blocks.load_balancer, &load_balancer),
-        locality: blocks
-            .load_balancer
-            .and_then(|l| l.locality_lb_setting.as_ref())
-            .or(world.mesh.locality_lb_setting()),
+        locality: blocks.load_balancer.and_then(|l| l.locality_lb_setting.as_ref()),
         load_balancer,
         limits: limits(pool, world.mesh.tcp_keepalive()),
         connect_timeout: connect.unwrap_or(world.mesh.connect_timeout()),
-        idle_timeout: idle.unwrap_or(IDLE_TIMEOUT),
+        idle_timeout: idle.map_or(IDLE_TIMEOUT, |t| if t.is_zero() { Duration::MAX } else { t }),
         retry_budget: retries::budget(blocks.retry_budget, pool, world.env),
         tcp_idle_timeout: Some(tcp_idle.unwrap_or(IDLE_TIMEOUT)).filter(|t| !t.is_zero()),
         protocol: protocol(pool.and_then(|p| p.http.as_ref()), declared, world.mesh.upgrades_to_http2()),
-        tls: blocks.tls.and_then(Tls::of),
+        tls: blocks.tls.and_then(|(object, tls)| Some((object, Tls::of(tls)?))),
         proxy_protocol: blocks.proxy_protocol.map(|p| match p.version {
             Some(ProxyProtocolVersion::V2) => ProxyProtocol::V2,
             Some(ProxyProtocolVersion::V1) | None => ProxyProtocol::V1,

@@ -6,11 +6,11 @@ use crate::world::{Item, port, selects};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use tidegate_api::Object;
 use tidegate_api::istio::{Resolution, ServiceEntry, WorkloadEntry};
 use tidegate_api::kubernetes::{
     EndpointPort, NumberOrName, ObjectReference, Pod, Service as KubeService, ServicePort,
 };
+use tidegate_api::{Object, Value};
 use tidegate_model::{Address, Endpoint, Locality};
 
 impl<'a> Registry<'a> {
@@ -29,7 +29,7 @@ impl<'a> Registry<'a> {
             }
         }
         let mut seen = BTreeSet::new();
-        found.retain(|e| selects(subset, &e.labels) && seen.insert(e.address.clone()));
+        found.retain(|e| locality::has(e, subset) && seen.insert(e.address.clone()));
         found
     }
 
@@ -54,7 +54,7 @@ impl<'a> Registry<'a> {
         } else if !kube.selector.is_empty() {
             let pods = self.pods.get(key.0).map_or(&[][..], Vec::as_slice);
             for pod in pods.iter().filter(|(o, _)| selects(&kube.selector, &o.labels)) {
-                out.extend(of_pod(*pod, declared, unready_too));
+                out.extend(self.of_pod(*pod, declared, unready_too));
             }
         }
         if !kube.selector.is_empty() {
@@ -79,7 +79,7 @@ impl<'a> Registry<'a> {
                     continue;
                 }
                 let pod = self.pod_of(e.target_ref.as_ref(), &object.reference.namespace, address);
-                let mut made = with_pod(address_of(address, number), pod);
+                let mut made = self.with_pod(address_of(address, number), pod, e.node_name.as_deref());
                 if let (Some(zone), true) = (&e.zone, made.locality == Locality::default()) {
                     made.locality.zone = zone.as_str().into();
                 }
@@ -101,7 +101,7 @@ impl<'a> Registry<'a> {
             let unready = subset.not_ready_addresses.iter().filter(|_| unready_too);
             for e in subset.addresses.iter().chain(unready) {
                 let pod = self.pod_of(e.target_ref.as_ref(), &object.reference.namespace, &e.ip);
-                out.push(with_pod(address_of(&e.ip, number), pod));
+                out.push(self.with_pod(address_of(&e.ip, number), pod, e.node_name.as_deref()));
             }
         }
     }
@@ -112,6 +112,30 @@ impl<'a> Registry<'a> {
             self.pods_by_name.get(&(namespace, t.name.as_deref()?))
         });
         named.or_else(|| self.pods_by_ip.get(address)).copied()
+    }
+
+    fn of_pod(&self, pod: Item<'_, Pod>, declared: &ServicePort, unready_too: bool) -> Option<Endpoint> {
+        let spec = pod.1;
+        let ip = spec.status.pod_ip.as_deref()?;
+        let number = match &declared.target_port {
+            None => port(declared.port)?,
+            Some(NumberOrName::Number(n)) => port(*n)?,
+            Some(NumberOrName::Name(name)) => container_port(spec, name)?,
+        };
+        (unready_too || is_ready(spec)).then(|| self.with_pod(address_of(ip, number), Some(pod), None))
+    }
+
+    /// An endpoint with what its pod says of it, and the pod's node, or else the one that is named.
+    fn with_pod(&self, address: Address, pod: Option<Item<'_, Pod>>, node: Option<&str>) -> Endpoint {
+        let node = pod.and_then(|(_, pod)| pod.spec.node_name.as_deref()).or(node);
+        let of_node = node.and_then(|name| self.nodes.get(name)).map(|node| &node.labels);
+        let labels = pod.map(labels_of).unwrap_or_default();
+        Endpoint {
+            workload: pod.map_or(Arc::default(), |(object, _)| workload_of(object)),
+            locality: locality::of_pod(&labels, of_node),
+            labels: Arc::new(labels),
+            ..bare(address)
+        }
     }
 
     fn of_entry(
@@ -132,7 +156,7 @@ impl<'a> Registry<'a> {
             for (pod, spec) in pods.iter().filter(|(o, _)| selects(&selector.labels, &o.labels)) {
                 if let (Some(ip), true) = (spec.status.pod_ip.as_deref(), is_ready(spec)) {
                     let number = target.unwrap_or(at.number);
-                    out.push(with_pod(address_of(ip, number), Some((pod, spec))));
+                    out.push(self.with_pod(address_of(ip, number), Some((pod, spec)), None));
                 }
             }
             return;
@@ -159,13 +183,32 @@ impl<'a> Registry<'a> {
         target: Option<&NumberOrName>,
         out: &mut Vec<Endpoint>,
     ) {
-        for (object, entry) in self.workload_entries.get(namespace).into_iter().flatten() {
-            let labels = if entry.labels.is_empty() { &object.labels } else { &entry.labels };
-            if selects(selector, labels) {
-                out.extend(of_workload(entry, Some(object), at, target));
-            }
+        let selected = |(object, entry): &&Item<'_, WorkloadEntry>| {
+            let label = |key| object.labels.get(key).or_else(|| entry.labels.get(key));
+            selector.iter().all(|(key, value)| label(key) == Some(value))
+        };
+        let all = self.workload_entries.get(namespace).into_iter().flatten();
+        for (object, entry) in all.filter(selected).filter(|(object, _)| is_healthy(object)) {
+            out.extend(of_workload(entry, Some(object), at, target));
         }
     }
+}
+
+/// The annotation of a WorkloadEntry whose workload says how it is.
+const HEALTH_CHECKS: &str = "proxy.istio.io/health-checks-enabled";
+
+/// Whether a WorkloadEntry may have requests: where its workload is checked, only after it was found to be healthy.
+pub(crate) fn is_healthy(entry: &Object) -> bool {
+    let enabled = entry.annotations.get(HEALTH_CHECKS).map(String::as_str);
+    if !matches!(enabled, Some("1" | "t" | "T" | "true" | "TRUE" | "True")) {
+        return true;
+    }
+    let conditions = entry.field("status.conditions");
+    let mut conditions = conditions.iter().flat_map(Value::items);
+    let is = |condition: &Value, key: &str, text: &str| {
+        condition.get(key).and_then(Value::as_str).is_some_and(|found| found == text)
+    };
+    conditions.find(|c| is(c, "type", "Healthy")).is_some_and(|c| is(c, "status", "True"))
 }
 
 /// The number of the port that `declared` is at endpoints.
@@ -173,17 +216,6 @@ fn endpoint_port(ports: &[EndpointPort], declared: &ServicePort) -> Option<u16> 
     let name = |n: &Option<String>| n.clone().unwrap_or_default();
     let wanted = name(&declared.name);
     ports.iter().find(|p| name(&p.name) == wanted).and_then(|p| port(p.port?))
-}
-
-fn of_pod(pod: Item<'_, Pod>, declared: &ServicePort, unready_too: bool) -> Option<Endpoint> {
-    let spec = pod.1;
-    let ip = spec.status.pod_ip.as_deref()?;
-    let number = match &declared.target_port {
-        None => port(declared.port)?,
-        Some(NumberOrName::Number(n)) => port(*n)?,
-        Some(NumberOrName::Name(name)) => container_port(spec, name)?,
-    };
-    (unready_too || is_ready(spec)).then(|| with_pod(address_of(ip, number), Some(pod)))
 }
 
 /// The port that a container of `pod` gives that name.
@@ -213,19 +245,18 @@ fn of_workload(
         Some(NumberOrName::Number(n)) => by_name(&at.name).or(port(*n)).unwrap_or(at.number),
         None => by_name(&at.name).unwrap_or(at.number),
     };
-    let labels = match object {
-        Some(object) if entry.labels.is_empty() => &object.labels,
-        _ => &entry.labels,
-    };
+    // those of the object count first
+    let mut labels = entry.labels.clone();
+    labels.extend(object.iter().flat_map(|o| o.labels.clone()));
     Some(Endpoint {
         address: address_of(address, number),
         weight: entry.weight.unwrap_or(1).max(1),
         workload: object.map(|o| o.reference.name.clone()).unwrap_or_default(),
-        labels: Arc::new(labels.clone()),
         locality: entry
             .locality
             .as_deref()
-            .map_or_else(|| locality::of_labels(labels), |l| locality::parse(l, '/')),
+            .map_or_else(|| locality::of_labels(&labels), |l| locality::parse(l, '/')),
+        labels: Arc::new(labels),
         priority: 0,
         locality_weight: None,
     })
@@ -258,14 +289,11 @@ fn bare(address: Address) -> Endpoint {
     }
 }
 
-fn with_pod(address: Address, pod: Option<Item<'_, Pod>>) -> Endpoint {
-    let Some((object, _)) = pod else { return bare(address) };
-    Endpoint {
-        workload: workload_of(object),
-        labels: Arc::new(object.labels.clone()),
-        locality: locality::of_labels(&object.labels),
-        ..bare(address)
-    }
+/// The labels of a pod, of which one names its node.
+fn labels_of((object, pod): Item<'_, Pod>) -> BTreeMap<String, String> {
+    let mut labels = object.labels.clone();
+    labels.extend(pod.spec.node_name.iter().map(|node| (locality::HOSTNAME.to_owned(), node.clone())));
+    labels
 }
 
 /// The Deployment of a pod that a ReplicaSet owns; any other owner; else the pod.

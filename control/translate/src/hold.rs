@@ -6,7 +6,9 @@ use crate::clusters::{Absent, Clusters};
 use crate::delegate::target;
 use crate::hosts::{canonical, is_subset, resolve};
 use crate::matches::gateway_name;
+use crate::mesh_config::Mesh;
 use crate::servers::full_name;
+use crate::service_registry::Registry;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +23,8 @@ type Admitted = BTreeMap<Key, Arc<Object>>;
 /// before the VirtualService that did without it could go live.
 pub(crate) fn hold(last: &Admitted, objects: &mut Objects, env: &Env, diagnostics: &mut Vec<Diagnostic>) {
     let loaded = objects.clone();
-    let lost: Vec<Lost> = loaded.iter().flat_map(|new| lost(last, new, env)).collect();
+    let owners = Owners::new(last, &loaded, env);
+    let lost: Vec<Lost> = loaded.iter().flat_map(|new| lost(last, new, owners.as_ref(), env)).collect();
     let changed = |o: &Arc<Object>| last.get(&key(o)).is_some_and(|last| last != o);
     let waits = loaded.iter().any(|o| matches!(o.spec, Spec::VirtualService(_)) && changed(o));
     if !waits && lost.is_empty() {
@@ -271,7 +274,39 @@ enum Part {
 /// Ends the names of what stays of ServiceEntries; no object of a user has it in its name.
 const KEPT: &str = "~";
 
-fn lost(last: &Admitted, new: &Arc<Object>, env: &Env) -> Vec<Lost> {
+/// Whether an object is what stays of an earlier version.
+pub(crate) fn is_kept(object: &Object) -> bool {
+    object.reference.name.ends_with(KEPT)
+}
+
+/// Whose the hosts of services were, and whose they are: the namespaces.
+struct Owners {
+    before: BTreeMap<Arc<str>, Arc<str>>,
+    now: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Owners {
+    /// `None` where nothing changed that says so.
+    fn new(last: &Admitted, loaded: &Objects, env: &Env) -> Option<Self> {
+        let says =
+            |o: &Object| matches!(o.spec, Spec::Service(_) | Spec::ServiceEntry(_) | Spec::ConfigMap(_));
+        let same = |o: &Arc<Object>| loaded.current(o).is_some_and(|new| Arc::ptr_eq(new, o) || new == o);
+        let gone = last.values().any(|o| says(o) && !same(o));
+        if !gone && loaded.iter().all(|o| !says(o) || last.contains_key(&key(o))) {
+            return None;
+        }
+        let mut before = Objects::new();
+        last.values().filter(|o| says(o)).for_each(|o| _ = before.insert(o.clone()));
+        let of = |objects: &Objects| {
+            let mesh = Mesh::new(objects, env);
+            let registry = Registry::new(objects, env, mesh.service_export_to());
+            registry.services().map(|s| (s.host.clone(), s.namespace.clone())).collect()
+        };
+        Some(Owners { before: of(&before), now: of(loaded) })
+    }
+}
+
+fn lost(last: &Admitted, new: &Arc<Object>, owners: Option<&Owners>, env: &Env) -> Vec<Lost> {
     let (reference, group) = key(new);
     match &new.spec {
         Spec::DestinationRule(rule) => {
@@ -289,13 +324,19 @@ fn lost(last: &Admitted, new: &Arc<Object>, env: &Env) -> Vec<Lost> {
                 .collect()
         }
         Spec::ServiceEntry(entry) => {
+            let Some(owners) = owners else { return Vec::new() };
+            let own = reference.namespace.clone();
+            let is_own = |of: &BTreeMap<Arc<str>, Arc<str>>, host: &str| of.get(host) == Some(&own);
             let mut has = pairs(entry);
+            // what it says of a host that is another's now it does not have
+            has.retain(|(host, _)| is_own(&owners.now, host) || !owners.now.contains_key(&**host));
             let mut found = Vec::new();
             let mut kept = reference;
             // what stayed before, and then the last version
             while let Some(before) = last.get(&(kept.clone(), group.clone())) {
                 if let Spec::ServiceEntry(old) = &before.spec {
-                    found.extend(lost_hosts(new, before, old, &mut has));
+                    let had = |host: &str| is_kept(before) || is_own(&owners.before, host);
+                    found.extend(lost_hosts(new, before, old, had, &mut has));
                 }
                 kept.name = format!("{}{KEPT}", kept.name).into();
             }
@@ -311,15 +352,16 @@ fn pairs(entry: &ServiceEntry) -> BTreeSet<(String, u32)> {
     entry.hosts.iter().flat_map(|h| ports().map(move |p| (canonical(h), p))).collect()
 }
 
-/// What an old version has and `has` has not, which it has then.
+/// What an old version has, of the hosts that it `had`, and `has` has not, which it has then.
 fn lost_hosts(
     new: &Arc<Object>,
     before: &Object,
     old: &ServiceEntry,
+    had: impl Fn(&str) -> bool,
     has: &mut BTreeSet<(String, u32)>,
 ) -> Vec<Lost> {
     let mut gone: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    for (host, port) in pairs(old) {
+    for (host, port) in pairs(old).into_iter().filter(|(host, _)| had(host)) {
         if has.insert((host.clone(), port)) {
             gone.entry(host).or_default().push(port);
         }

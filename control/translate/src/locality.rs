@@ -11,6 +11,10 @@ const LOCALITY: &str = "istio-locality";
 /// Labels that say it part by part.
 pub(crate) const PARTS: [&str; 3] =
     ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+/// The label of the network that something is in.
+pub(crate) const NETWORK: &str = "topology.istio.io/network";
+/// The label of the node that something runs on.
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 /// A locality's weight in the model, for 1 %: it may have to be split among several.
 const PERCENT: u64 = 10_000;
 /// How many priorities there are by locality: same subzone, zone, region, failover's region, others.
@@ -45,6 +49,26 @@ pub(crate) fn of_labels(labels: &BTreeMap<String, String>) -> Locality {
             let part = |i: usize| labels.get(PARTS[i]).map_or("", String::as_str).into();
             Locality { region: part(0), zone: part(1), subzone: part(2) }
         }
+    }
+}
+
+/// Where a pod with these labels runs, on a node with those: as the pod says, else as the node does, else as the labels
+/// say that the cluster gave the pod.
+pub(crate) fn of_pod(pod: &BTreeMap<String, String>, node: Option<&BTreeMap<String, String>>) -> Locality {
+    match node {
+        Some(node) if !pod.contains_key(LOCALITY) => {
+            let label = |keys: [&str; 2]| {
+                let found = keys.into_iter().filter_map(|key| node.get(key)).find(|value| !value.is_empty());
+                found.map_or("", String::as_str).into()
+            };
+            let [region, zone, subzone] = PARTS;
+            Locality {
+                region: label([region, "failure-domain.beta.kubernetes.io/region"]),
+                zone: label([zone, "failure-domain.beta.kubernetes.io/zone"]),
+                subzone: label([subzone, subzone]),
+            }
+        }
+        _ => of_labels(pod),
     }
 }
 
@@ -159,17 +183,28 @@ fn by_labels(
         let wanted = wanted.unwrap_or_else(|| value(client, here, key));
         wanted != value(&endpoint.labels, &endpoint.locality, key)
     };
-    let first = labels.iter().position(differs).unwrap_or(labels.len());
-    u32::try_from(labels.len() - first).unwrap_or(u32::MAX)
+    // of other networks all come behind those of this one, and are ranked as they are
+    let networks = labels.first().is_some_and(|first| first == NETWORK);
+    let elsewhere = networks && labels.first().is_some_and(differs);
+    let compared = if elsewhere { &labels[1..] } else { labels };
+    let first = compared.iter().position(differs).unwrap_or(compared.len());
+    let rank = compared.len() - first + if elsewhere { labels.len() } else { 0 };
+    u32::try_from(rank).unwrap_or(u32::MAX)
 }
 
-/// A label's value; for those that say where something runs, what is known of that otherwise.
+/// Whether an endpoint has all of these labels, of which some say where it runs.
+pub(crate) fn has(endpoint: &Endpoint, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(key, wanted)| {
+        let known = endpoint.labels.contains_key(key) || PARTS.contains(&key.as_str());
+        known && value(&endpoint.labels, &endpoint.locality, key) == wanted
+    })
+}
+
+/// A label's value; for those that say where something runs, what is known of that.
 fn value<'a>(labels: &'a BTreeMap<String, String>, locality: &'a Locality, key: &str) -> &'a str {
-    if let Some(value) = labels.get(key) {
-        return value;
-    }
     let parts = [&locality.region, &locality.zone, &locality.subzone];
-    PARTS.iter().position(|part| *part == key).map_or("", |i| parts[i])
+    let part = PARTS.iter().position(|part| *part == key).map_or("", |i| parts[i]);
+    if part.is_empty() { labels.get(key).map_or("", String::as_str) } else { part }
 }
 
 #[cfg(test)]

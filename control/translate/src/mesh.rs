@@ -132,7 +132,7 @@ impl<'a> Outbound<'_, 'a> {
     }
 
     fn default_route(&mut self, service: &Service<'_>, port: u16) -> Option<Arc<Route>> {
-        let (Source::Kubernetes((object, _)) | Source::Entry((object, _))) = service.sources.first()?;
+        let object = service.sources.first()?.object();
         let (cluster, _) = self.clusters.resolve(&service.host, "", Some(u32::from(port)), port);
         let destination = Destination {
             cluster,

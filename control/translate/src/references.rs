@@ -9,6 +9,7 @@ use crate::servers::full_name;
 use crate::unserved::selects_gateway;
 use crate::upstream_tls;
 use crate::world::{Item, World, selects};
+use crate::{locality, unused_endpoints, unused_rules};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_api::Object;
 use tidegate_api::istio::{DestinationRule, Gateway, VirtualService};
@@ -34,9 +35,13 @@ pub(crate) fn report(world: &World<'_>, report: &mut Report) {
             report.note(object, "spec.selector", "not-selected", text, advice);
         }
     }
+    hosts_of_others(world, report);
     for item in world.objects.destination_rules() {
         destination_rule(world, item, report);
     }
+    unused_rules::report(world, report);
+    unused_endpoints::report(world, report);
+    world.distribution.report(world, report);
 }
 
 /// The hosts of the servers of each Gateway.
@@ -148,6 +153,22 @@ fn claims(world: &World<'_>, (object, vs): Item<'_, VirtualService>, report: &mu
     }
 }
 
+/// What ServiceEntries say of hosts that are another's.
+fn hosts_of_others(world: &World<'_>, report: &mut Report) {
+    for denied in &world.registry.denied {
+        let (host, owner) = (&denied.host, &denied.owner.reference);
+        let (text, advice) = if denied.field.starts_with("spec.hosts") {
+            (
+                format!("has no effect: {host} is a host of {owner}, and a host is of one namespace"),
+                "remove it, or have one namespace declare the host",
+            )
+        } else {
+            (format!("has no effect: {host} is {owner}, which has the ports that it has"), "add it there")
+        };
+        report.warning(denied.entry, &denied.field, "conflicting-host", text, advice);
+    }
+}
+
 fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>, report: &mut Report) {
     let host = resolve(&rule.host, &object.reference.namespace, &world.env.domain);
     if !world.registry.has_within(&host) {
@@ -158,6 +179,9 @@ fn destination_rule(world: &World<'_>, (object, rule): Item<'_, DestinationRule>
     upstream_tls::report(world, (object, rule), report);
 }
 
+/// Labels that endpoints have in Istio, which knows of several clusters and networks.
+const UNKNOWN_LABELS: [&str; 2] = ["topology.istio.io/cluster", locality::NETWORK];
+
 /// Istio's IST0173: a subset without endpoints, of a service that has some.
 fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &str, report: &mut Report) {
     let Some(service) = world.registry.get(host) else { return };
@@ -167,9 +191,12 @@ fn subsets(world: &World<'_>, object: &Object, rule: &DestinationRule, host: &st
     if rule.subsets.is_empty() || !selected(&BTreeMap::new()) {
         return;
     }
-    for (i, _) in rule.subsets.iter().enumerate().filter(|(_, s)| !selected(&s.labels)) {
-        let text =
-            format!("no endpoint of {host} has these labels; requests to this subset are answered with 503");
+    for (i, subset) in rule.subsets.iter().enumerate().filter(|(_, s)| !selected(&s.labels)) {
+        let unknown = UNKNOWN_LABELS.into_iter().find(|label| subset.labels.contains_key(*label));
+        let why = unknown.map_or(String::new(), |label| format!(" ({label} is not known here)"));
+        let text = format!(
+            "no endpoint of {host} has these labels{why}; requests to this subset are answered with 503"
+        );
         let advice = "correct the labels, or start workloads that have them";
         report.warning(object, &format!("spec.subsets[{i}].labels"), "empty-subset", text, advice);
     }

@@ -45,6 +45,11 @@ impl Report {
         self.diagnostics.push(object.diagnostic(Severity::Note, field, text, advice, code));
     }
 
+    /// What an object's diagnostic says.
+    pub(crate) fn add(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
     /// Says which operators of a format stand for nothing.
     pub(crate) fn absent_operators(&mut self, object: &Object, field: &str, format: &FormatString) {
         for operator in format.absent() {

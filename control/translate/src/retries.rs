@@ -50,7 +50,7 @@ fn convert(retry: &HttpRetry, attempts: u32) -> RetryPolicy {
         statuses,
         backoff,
         max_backoff: backoff.saturating_mul(MAX_BACKOFF),
-        avoid_previous_hosts: retry.retry_ignore_previous_hosts.unwrap_or(true),
+        avoid_previous_hosts: retry.retry_ignore_previous_hosts,
     }
 }
 

@@ -1,9 +1,10 @@
 use crate::Env;
-use crate::destination_rule::DestinationRules;
 use crate::export::{Reach, reach};
 use crate::hosts::resolve;
 use crate::mesh_config::Mesh;
+use crate::rule_index::DestinationRules;
 use crate::service_registry::Registry;
+use crate::traffic_distribution::Distribution;
 use std::collections::BTreeMap;
 use tidegate_api::istio::{Gateway, VirtualService};
 use tidegate_api::{Object, Objects};
@@ -26,6 +27,7 @@ pub(crate) struct World<'a> {
     by_name: BTreeMap<(&'a str, &'a str), usize>,
     pub(crate) registry: Registry<'a>,
     pub(crate) rules: DestinationRules<'a>,
+    pub(crate) distribution: Distribution<'a>,
 }
 
 impl<'a> World<'a> {
@@ -42,7 +44,19 @@ impl<'a> World<'a> {
         let hosts = hosts.collect();
         let names = virtual_services.iter().map(|(object, _)| &object.reference).enumerate();
         let by_name = names.map(|(i, r)| ((&*r.namespace, &*r.name), i)).collect();
-        World { env, objects, mesh, gateways, virtual_services, hosts, by_name, registry, rules }
+        let distribution = Distribution::new(objects);
+        World {
+            env,
+            objects,
+            mesh,
+            gateways,
+            virtual_services,
+            hosts,
+            by_name,
+            registry,
+            rules,
+            distribution,
+        }
     }
 
     /// The VirtualService of that namespace and name.

@@ -100,7 +100,7 @@ fn authorizer() -> Authorizer {
         is(Attribute::Path, Expected::Template(PathTemplate::parse("/a/{*}/c/{**}").unwrap())),
         is(Attribute::Header(HeaderName::new("x-tenant")), text("77")),
         is(Attribute::Header(HeaderName::new(":path")), text("*q=1")),
-        is(Attribute::RequestPrincipal, text("issuer/*")),
+        is(Attribute::RequestPrincipal, Expected::Principal(PrincipalPattern::parse("issuer/*"))),
         is(Attribute::Claim(claim), text("a*")),
         is(Attribute::SourceIp, Expected::Network("127.0.0.0/8".parse().unwrap())),
     ];

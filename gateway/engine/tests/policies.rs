@@ -48,7 +48,10 @@ const KEYS: &[(&str, &[&str])] = &[
     ("destination.port", &["80", "81"]),
     ("connection.sni", NAMES),
     ("source.principal", NAMES),
-    ("request.auth.principal", &["i/s", "i/*", "*/s", "*", "j/s", "i*", "*s"]),
+    (
+        "request.auth.principal",
+        &["i/s", "i/*", "*/s", "*", "j/s", "i*", "*s", "i/j/s", "i/j/*", "*j/s", "i/j*", "i/", "i"],
+    ),
     ("request.auth.audiences", NAMES),
     ("request.auth.presenter", NAMES),
     ("request.auth.claims[c]", NAMES),
@@ -116,7 +119,8 @@ fn claims() -> impl Strategy<Value = Option<tidegate_engine::Claims>> {
         Just(json!(null)),
     ];
     let one = claim.boxed();
-    let all = (select(&["i", "j", ""][..]), select(&["s", "t"][..]), one.clone(), one.clone(), one);
+    let all =
+        (select(&["i", "j", "i/j", ""][..]), select(&["s", "t", "j/s"][..]), one.clone(), one.clone(), one);
     option::of(all.prop_map(|(iss, sub, aud, azp, c)| {
         json!({"iss": iss, "sub": sub, "aud": aud, "azp": azp, "c": c}).as_object().cloned().unwrap()
     }))
@@ -181,6 +185,7 @@ fn translated(written: &WrittenPolicy, n: usize) -> Arc<Policy> {
             Attribute::Path if PathTemplate::is_meant(text) => {
                 Expected::Template(PathTemplate::parse(text).unwrap())
             }
+            Attribute::RequestPrincipal => Expected::Principal(PrincipalPattern::parse(text)),
             _ => Expected::Text(TextPattern::parse(text)),
         };
         let (values, not_values) =
@@ -223,7 +228,7 @@ fn values(key: &str, world: &World) -> (Vec<String>, Vec<String>) {
     alike(match key {
         "connection.sni" => vec![world.sni.to_lowercase()],
         "request.auth.principal" => match (claim("iss").pop(), claim("sub").pop()) {
-            (Some(iss), Some(sub)) if !iss.is_empty() && !sub.is_empty() => vec![format!("{iss}/{sub}")],
+            (Some(iss), Some(sub)) if !iss.is_empty() && !sub.is_empty() => vec![format!("{iss}\n{sub}")],
             _ => vec![],
         },
         "request.auth.audiences" => claim("aud"),
@@ -252,7 +257,22 @@ fn values(key: &str, world: &World) -> (Vec<String>, Vec<String>) {
     })
 }
 
+/// Issuer and subject, each by itself.
+fn is_principal(pattern: &str, issuer: &str, subject: &str) -> bool {
+    let (begins, ends) = (pattern.starts_with('*'), pattern.ends_with('*'));
+    match pattern.rsplit_once('/') {
+        Some((iss, sub)) if begins => is("iss", iss, issuer) && sub == subject,
+        Some((iss, sub)) if ends => iss == issuer && is("sub", sub, subject),
+        Some((iss, sub)) => iss == issuer && sub == subject,
+        None if begins => is("sub", pattern, subject),
+        None => ends && is("iss", pattern, issuer),
+    }
+}
+
 fn is(key: &str, pattern: &str, value: &str) -> bool {
+    if let Some((issuer, subject)) = value.split_once('\n').filter(|_| key == "request.auth.principal") {
+        return is_principal(pattern, issuer, subject);
+    }
     let any = if key == "request.headers[h]" || key == "request.headers[h-h]" { ".*" } else { ".+" };
     let ignores_case =
         ["hosts", "request.headers[host]", "request.headers[:authority]", "connection.sni"].contains(&key);

@@ -34,8 +34,10 @@ pub(crate) struct Connection {
     pub(crate) listener: ListenerKey,
     /// Our address.
     pub(crate) local: SocketAddr,
-    /// The peer's address.
+    /// The peer's address, as a trusted PROXY header says where there is one.
     pub(crate) peer: SocketAddr,
+    /// The address at the other end of the socket.
+    pub(crate) direct: SocketAddr,
     /// TLS facts, when TLS ends here.
     pub(crate) tls: Option<TlsFacts>,
     /// The name that a client asked for whose TLS does not end here.
@@ -137,6 +139,7 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         listener,
         local,
         peer,
+        direct: peer,
         tls: None,
         passed_sni: None,
         last,

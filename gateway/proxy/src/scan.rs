@@ -22,10 +22,45 @@ pub(crate) fn token_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Where the first of these bytes stands: in lines, which are shorter than what a call of `memchr` pays for.
-#[inline]
-pub(crate) fn first_of<const BYTE: u8>(bytes: &[u8]) -> Option<usize> {
-    first(bytes, 0, |c| c.simd_eq(u8x16::splat(BYTE)), |c| c == BYTE)
+/// The lines of a text that each end with LF, without it; what follows the last LF is none.
+pub(crate) fn lines(text: &[u8]) -> Lines<'_> {
+    Lines { text, begin: 0, block: 0, ahead: 0, ends: 0 }
+}
+
+/// What [`lines`] gives: each sixteen bytes are looked at once, however many lines end there.
+pub(crate) struct Lines<'a> {
+    text: &'a [u8],
+    /// Of the next line.
+    begin: usize,
+    /// Where the bytes begin that were looked at last, and those after them.
+    block: usize,
+    ahead: usize,
+    /// The places in the block where lines end that were not given yet, as bits.
+    ends: u32,
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while self.ends == 0 {
+            let rest = self.text.get(self.ahead..).filter(|rest| !rest.is_empty())?;
+            let block = rest.first_chunk().copied().unwrap_or_else(|| {
+                let mut last = [0; 16];
+                last[..rest.len()].copy_from_slice(rest);
+                last
+            });
+            self.ends = u8x16::new(block).simd_eq(u8x16::splat(b'\n')).to_bitmask();
+            self.block = self.ahead;
+            self.ahead += block.len();
+        }
+        let end = self.block + self.ends.trailing_zeros() as usize;
+        self.ends &= self.ends - 1;
+        let line = &self.text[self.begin..end];
+        self.begin = end + 1;
+        Some(line)
+    }
 }
 
 /// Whether all of it is printable ASCII without `"` and `\\`, which no text is written around. The last sixteen bytes, or
@@ -115,10 +150,17 @@ mod tests {
             let first = |low: u8| bytes.iter().position(|c| *c < low || *c == 0x7f);
             prop_assert_eq!(first_below::<0x20>(&bytes, 0), first(0x20));
             prop_assert_eq!(first_below::<0x21>(&bytes, 0), first(0x21));
-            prop_assert_eq!(first_of::<b':'>(&bytes), bytes.iter().position(|c| *c == b':'));
             let plain = |c: &u8| (0x20..0x7f).contains(c) && !b"\"\\".contains(c);
             prop_assert_eq!(is_plain(&bytes), bytes.iter().all(plain));
             prop_assert_eq!(token_end(&bytes, 0), bytes.iter().position(|c| !is_token_char(*c)));
+        }
+
+        #[test]
+        fn lines_are_those_that_end(text in "[a\n]{0,70}") {
+            let found: Vec<&[u8]> = lines(text.as_bytes()).collect();
+            let mut ended: Vec<&[u8]> = text.as_bytes().split(|c| *c == b'\n').collect();
+            ended.pop();
+            prop_assert_eq!(found, ended);
         }
     }
 }

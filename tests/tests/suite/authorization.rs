@@ -251,6 +251,27 @@ async fn policies_decide_about_connections() -> Result<()> {
 }
 
 #[tokio::test]
+async fn ip_blocks_are_about_who_sends_the_packets() -> Result<()> {
+    let mesh = "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: \
+                \"defaultConfig: {gatewayTopology: {proxyProtocol: {}}}\"\n";
+    let world = World::start(mesh, "").await?;
+    let told = "PROXY TCP4 203.0.113.9 192.0.2.1 5555 80\r\nGET /a HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+    for (source, expected) in [
+        ("ipBlocks: [127.0.0.0/8]", 403),
+        ("ipBlocks: [203.0.113.9]", 200),
+        ("remoteIpBlocks: [127.0.0.0/8]", 200),
+        ("remoteIpBlocks: [203.0.113.9]", 403),
+    ] {
+        let deny = format!("{{action: DENY, rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+        world.policies(&policies(&[("p", &deny)])).await?;
+        let mut connection = Connection::open(&world.request("/a")).await?;
+        let status = connection.send_raw(told.as_bytes(), "GET", false).await?.status;
+        ensure!(status == expected, "{source}: {status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_broken_policy_keeps_its_last_version_or_denies() -> Result<()> {
     let good = policies(&[("p", "{action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]}")]);
     let broken = good.replace("paths:", "pathes:");

@@ -1,7 +1,7 @@
 use crate::decode::{Decode, Decoder};
 use crate::value::Value;
 
-/// A namespace; what is used of it are the object's labels.
+/// A namespace; what is used of it are the object's annotations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Namespace {}
 

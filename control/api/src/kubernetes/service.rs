@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 fields! {
     /// The `spec` of a Service.
-    pub struct Service others ["loadBalancerIP", "loadBalancerSourceRanges", "externalTrafficPolicy", "healthCheckNodePort", "sessionAffinityConfig", "ipFamily", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass", "internalTrafficPolicy", "topologyKeys", "trafficDistribution"] {
+    pub struct Service others ["loadBalancerIP", "loadBalancerSourceRanges", "externalTrafficPolicy", "healthCheckNodePort", "sessionAffinityConfig", "ipFamily", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass", "internalTrafficPolicy", "topologyKeys"] {
         /// ClusterIP when absent.
         "type" => service_type: Option<ServiceType>,
         /// Labels of its pods; empty for one whose endpoints are written by hand.
@@ -23,6 +23,8 @@ fields! {
         "sessionAffinity" => session_affinity: Option<String>,
         /// Whether endpoints that are not ready are published too.
         "publishNotReadyAddresses" => publish_not_ready_addresses: Option<bool>,
+        /// Which endpoints are preferred: `PreferClose`, `PreferSameZone` or `PreferSameNode`.
+        "trafficDistribution" => traffic_distribution: Option<String>,
     }
 
     /// A port of a Service.

@@ -125,3 +125,19 @@ fn where_a_workload_runs() {
         assert_eq!(format!("{region}/{zone}/{subzone}"), expected);
     }
 }
+
+#[test]
+fn other_networks_come_last() {
+    let labels = [NETWORK, "tier"].map(str::to_owned).to_vec();
+    let setting = LocalityLoadBalancerSetting { failover_priority: labels, ..Default::default() };
+    let mut here = client("r1");
+    here.insert(NETWORK.to_owned(), "n1".to_owned());
+    let mut endpoints = [
+        endpoint("", 1, &[(NETWORK, "n2"), ("tier", "silver")]),
+        endpoint("", 1, &[(NETWORK, "n2"), ("tier", "gold")]),
+        endpoint("", 1, &[(NETWORK, "n1"), ("tier", "silver")]),
+        endpoint("", 1, &[(NETWORK, "n1"), ("tier", "gold")]),
+    ];
+    apply(&mut endpoints, Some(&setting), &here, true);
+    assert_eq!(endpoints.map(|e| e.priority), [3, 2, 1, 0]);
+}

@@ -20,7 +20,7 @@ pub(super) fn routed(
     (name.to_string(), cluster, endpoints, said)
 }
 
-fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+pub(super) fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
     let shown = |e: &Endpoint| match &e.address {
         Address::DnsInTurns(..) => format!("one of {}", e.address),
         Address::RequestHost(..) => format!("asked for {}", e.address),
@@ -406,8 +406,61 @@ fn rules_are_looked_up_by_namespace_and_host() {
             vec![rule("default/one", "a", "RANDOM"), rule("default/two", "a", "ROUND_ROBIN")],
             LoadBalancer::Random,
         ),
+        // the first of those that have a policy
+        (
+            vec![
+                "DestinationRule default/first: {host: a, subsets: [{name: v1, labels: {}}]}".to_owned(),
+                rule("default/one", "a", "RANDOM"),
+                rule("default/two", "a", "ROUND_ROBIN"),
+            ],
+            LoadBalancer::Random,
+        ),
     ] {
         let (_, cluster, _, _) = routed("host: a", &lines.join("\n"));
         assert_eq!(cluster.unwrap().load_balancer, expected, "{lines:?}");
+    }
+}
+
+#[test]
+fn how_long_idle_connections_are_kept() {
+    for (pool, expected) in [
+        ("", Duration::from_secs(3600)),
+        ("http: {idleTimeout: 3s}", Duration::from_secs(3)),
+        ("tcp: {idleTimeout: 2s}", Duration::from_secs(2)),
+        ("tcp: {idleTimeout: 2s}, http: {idleTimeout: 3s}", Duration::from_secs(3)),
+        ("tcp: {idleTimeout: 2s}, http: {maxRetries: 1}", Duration::from_secs(2)),
+        ("tcp: {idleTimeout: 0s}", Duration::MAX),
+    ] {
+        let rule =
+            format!("DestinationRule default/a: {{host: a, trafficPolicy: {{connectionPool: {{{pool}}}}}}}");
+        let (_, cluster, _, _) = routed("host: a", &rule);
+        assert_eq!(cluster.unwrap().idle_timeout, expected, "{pool}");
+    }
+}
+
+#[test]
+fn settings_of_a_port_leave_nothing_of_their_level() {
+    use tidegate_model::{ProxyProtocol, RetryBudget};
+    let port = "portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]";
+    let rule = |policy: &str, subset: &str| {
+        format!(
+            "DestinationRule default/a: {{host: a, trafficPolicy: {{{policy}}}, subsets: [{{name: v1, trafficPolicy: {{{subset}}}}}]}}"
+        )
+    };
+    let share = |millionths| RetryBudget::Share { millionths, min_concurrency: 3, interval: Duration::ZERO };
+    let (v1, v2) = (
+        "proxyProtocol: {version: V1}, retryBudget: {percent: 50}",
+        "proxyProtocol: {version: V2}, retryBudget: {percent: 10}",
+    );
+    for (policy, subset, expected) in [
+        (v1.to_owned(), String::new(), (Some(ProxyProtocol::V1), share(500_000))),
+        (format!("{v1}, {port}"), String::new(), (None, RetryBudget::default())),
+        (v1.to_owned(), v2.to_owned(), (Some(ProxyProtocol::V2), share(100_000))),
+        (v1.to_owned(), format!("{v2}, {port}"), (Some(ProxyProtocol::V1), share(500_000))),
+        (format!("{v1}, {port}"), v2.to_owned(), (Some(ProxyProtocol::V2), share(100_000))),
+    ] {
+        let (_, cluster, _, _) = routed("host: a, subset: v1", &rule(&policy, &subset));
+        let cluster = cluster.unwrap();
+        assert_eq!((cluster.proxy_protocol, cluster.retry_budget), expected, "{policy} {subset}");
     }
 }

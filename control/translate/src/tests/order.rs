@@ -84,6 +84,10 @@ fn many() -> Vec<String> {
         "Gateway aa/third: {selector: {}, servers: [{port: {number: 81, name: h, protocol: HTTP}, hosts: [x.com]}]}".into(),
         "DestinationRule default/one: {host: a, subsets: [{name: v1, labels: {v: '1'}}]}".into(),
         "DestinationRule default/two: {host: a, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v2, labels: {v: '2'}}]}".into(),
+        "DestinationRule default/three: {host: a, exportTo: [istio-system, b], subsets: [{name: v3, labels: {v: '3'}}]}".into(),
+        "DestinationRule default/four: {host: a, exportTo: [istio-system], trafficPolicy: {loadBalancer: {simple: RANDOM}}}".into(),
+        "ServiceEntry zz/e3: {hosts: [e.com], ports: [{number: 81, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 10.0.0.3}]}".into(),
+        "ServiceEntry zz/e4: {hosts: [a.default.svc.cluster.local], ports: [{number: 80, name: http}], resolution: STATIC, endpoints: [{address: 10.0.0.4}]}".into(),
         "ServiceEntry default/e1: {hosts: [e.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 10.0.0.1}]}".into(),
         "ServiceEntry default/e2: {hosts: [e.com], ports: [{number: 80, name: http, protocol: HTTP2}], resolution: STATIC, endpoints: [{address: 10.0.0.2}]}".into(),
     ];

@@ -20,7 +20,7 @@ fn policy(rule: &str, config: &str, env: &Env) -> Option<RetryPolicy> {
     }
 }
 
-/// Shown as attempts, conditions and statuses, per-try timeout and waits in milliseconds, whether other hosts are preferred.
+/// Shown as attempts, conditions and statuses, per-try timeout and waits in milliseconds, whether the endpoints before are avoided.
 fn shown(policy: Option<RetryPolicy>) -> String {
     let Some(p) = policy else { return "none".to_owned() };
     let on: Vec<_> = p.on.iter().map(tidegate_model::RetryCondition::name).collect();
@@ -31,7 +31,7 @@ fn shown(policy: Option<RetryPolicy>) -> String {
         p.attempts,
         on.join(","),
         p.statuses,
-        p.avoid_previous_hosts
+        p.avoid_previous_hosts.map_or("unsaid".to_owned(), |avoid| avoid.to_string())
     )
 }
 
@@ -41,22 +41,28 @@ fn retries_of_rules() {
     let mesh =
         "ConfigMap istio-system/istio: {mesh: 'defaultHttpRetryPolicy: {attempts: 7, retryOn: \"502\"}'}";
     let off = "ConfigMap istio-system/istio: {mesh: 'defaultHttpRetryPolicy: {attempts: 0}'}";
-    let of_mesh = "7 retriable-status-codes [502] 0 25..250 true";
+    let of_mesh = "7 retriable-status-codes [502] 0 25..250 unsaid";
     let quiet = Env { default_retries: false, ..env() };
     for (rule, config, env, expected) in [
-        ("", "", env(), format!("2 {DEFAULT} 0 25..250 true")),
+        ("", "", env(), format!("2 {DEFAULT} 0 25..250 unsaid")),
         ("", "", quiet.clone(), "none".to_owned()),
         ("", mesh, quiet.clone(), of_mesh.to_owned()),
         ("", mesh, env(), of_mesh.to_owned()),
         ("", off, env(), "none".to_owned()),
         (", retries: {}", mesh, env(), "none".to_owned()),
         (", retries: {attempts: 0}", "", env(), "none".to_owned()),
-        (", retries: {attempts: 3}", mesh, quiet, format!("3 {DEFAULT} 0 25..250 true")),
+        (", retries: {attempts: 3}", mesh, quiet, format!("3 {DEFAULT} 0 25..250 unsaid")),
         (
             ", retries: {attempts: 1, perTryTimeout: 2s, backoff: 10ms, retryIgnorePreviousHosts: false, retryOn: 'gateway-error, 503,409'}",
             "",
             env(),
             "1 gateway-error,retriable-status-codes [503, 409] 2000 10..100 false".to_owned(),
+        ),
+        (
+            ", retries: {attempts: 1, retryIgnorePreviousHosts: true}",
+            "",
+            env(),
+            format!("1 {DEFAULT} 0 25..250 true"),
         ),
     ] {
         assert_eq!(shown(policy(rule, config, &env)), expected, "{rule} {config}");
@@ -85,8 +91,9 @@ fn budgets_of_clusters() {
         (
             "retryBudget: {percent: 0}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]",
             env(),
-            share(0, 3, 0),
+            share(200_000, 3, 0),
         ),
+        ("retryBudget: {percent: 0}", env(), share(0, 3, 0)),
     ] {
         let all = format!(
             "{SERVICES}

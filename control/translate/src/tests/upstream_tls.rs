@@ -247,12 +247,23 @@ fn the_proxy_protocol_of_a_policy() {
         ("", None),
         ("trafficPolicy: {proxyProtocol: {version: V1}}", Some(ProxyProtocol::V1)),
         ("trafficPolicy: {proxyProtocol: {version: V2}}", Some(ProxyProtocol::V2)),
-        (
-            "trafficPolicy: {proxyProtocol: {version: V2}, portLevelSettings: [{port: {number: 80}}]}",
-            Some(ProxyProtocol::V2),
-        ),
+        ("trafficPolicy: {proxyProtocol: {version: V2}, portLevelSettings: [{port: {number: 80}}]}", None),
     ] {
         let (_, cluster, ..) = routed("host: a, port: {number: 80}", &rule(policy));
         assert_eq!(cluster.unwrap().proxy_protocol, expected, "{policy}");
+    }
+}
+
+#[test]
+fn tls_of_a_rule_that_is_merged_into_another() {
+    let first = "DestinationRule default/a: {host: a, subsets: [{name: v1, labels: {}}, {name: v2, labels: {}, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}}]}";
+    let second =
+        "DestinationRule default/b: {host: a, trafficPolicy: {tls: {mode: SIMPLE, credentialName: ca}}}";
+    let secret = secret("ca-cacert", &[("ca.crt", &pki().authority)]);
+    for subset in ["", "v1", "v2"] {
+        let destination = format!("host: a, port: {{number: 80}}, subset: '{subset}'");
+        let (_, cluster, _, said) = routed(&destination, &format!("{SERVICE}\n{first}\n{second}\n{secret}"));
+        let authorities = ServerAuthorities::Named(key("istio-system", "ca-cacert"));
+        assert_eq!(cluster.unwrap().tls, Some(UpstreamTls { authorities, ..simple() }), "{subset} {said:?}");
     }
 }

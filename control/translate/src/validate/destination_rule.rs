@@ -1,5 +1,7 @@
 use super::localities;
 use super::rules::{Check, is_token};
+use crate::destination_rule::locality_settings;
+use crate::report::list;
 use crate::{load_balancer, locality};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,16 +36,22 @@ pub(super) fn validate(check: &mut Check<'_>, rule: &DestinationRule) {
 
 /// Nobody takes the place of another where it is not noticed that one fails.
 fn failover(check: &mut Check<'_>, rule: &DestinationRule) {
-    let policies =
-        rule.traffic_policy.iter().chain(rule.subsets.iter().filter_map(|s| s.traffic_policy.as_ref()));
-    let detects = policies.into_iter().any(|policy| {
-        policy.outlier_detection.is_some()
-            || policy.port_level_settings.iter().any(|port| port.outlier_detection.is_some())
-    });
+    let counting = locality_settings((check.object, rule));
     for (field, setting) in locality::settings(rule) {
         let written = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
-        if written && !detects {
-            let text = "failover has no effect without outlierDetection, which notices that endpoints fail";
+        let mut detects =
+            counting.iter().filter(|(counts, _)| std::ptr::eq(*counts, setting)).map(|(_, d)| *d);
+        // the first is where the setting itself stands
+        let text = match (detects.next() == Some(true), detects.any(|detects| detects)) {
+            (true, _) => continue,
+            (false, true) => {
+                "failover has an effect only on subsets and ports that have outlierDetection, which notices that endpoints fail"
+            }
+            (false, false) => {
+                "failover has no effect without outlierDetection beside it, which notices that endpoints fail"
+            }
+        };
+        if written {
             check.warning(&field, "no-effect", text, "add outlierDetection");
         }
     }
@@ -59,16 +67,22 @@ fn policy(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {
     if !others && says_nothing(level) {
         check.error(field, "empty", "sets nothing", "set one of its fields, or remove it");
     }
+    let mut numbers = BTreeSet::new();
     for (i, port) in policy.port_level_settings.iter().enumerate() {
         let field = format!("{field}.portLevelSettings[{i}]");
         let number = port.port.as_ref().and_then(|p| p.number).unwrap_or(0);
         check.port(&format!("{field}.port.number"), number);
+        if !numbers.insert(number) {
+            let text = format!("{number} is there twice; the first one counts");
+            check.warning(&format!("{field}.port.number"), "duplicate", text, "remove one");
+        }
         let level = (&port.load_balancer, &port.connection_pool, &port.outlier_detection, &port.tls);
         if says_nothing(level) {
             check.error(&field, "empty", "sets nothing for its port", "set one of its fields, or remove it");
         }
         blocks(check, &field, level);
     }
+    not_of_ports(check, field, policy);
     if let Some(budget) = &policy.retry_budget {
         check.percent(&format!("{field}.retryBudget.percent"), budget.percent);
     }
@@ -85,6 +99,24 @@ fn policy(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {
         }
         if policy.proxy_protocol.is_some() {
             check.error(&field, "one-of", "cannot be used with proxyProtocol", "keep one of them");
+        }
+    }
+}
+
+/// What settings of a port replace and cannot have themselves.
+fn not_of_ports(check: &mut Check<'_>, field: &str, policy: &TrafficPolicy) {
+    let numbers = policy.port_level_settings.iter().filter_map(|p| p.port.as_ref()?.number);
+    let numbers: BTreeSet<u32> = numbers.collect();
+    for (name, there) in
+        [("proxyProtocol", policy.proxy_protocol.is_some()), ("retryBudget", policy.retry_budget.is_some())]
+    {
+        if there && !numbers.is_empty() {
+            let numbers = list(numbers.iter().map(ToString::to_string));
+            let text = format!(
+                "has no effect for port {numbers}, in Istio neither: portLevelSettings replace the whole policy there"
+            );
+            let advice = "move it to a subset, or the settings of the port to the whole policy";
+            check.warning(&format!("{field}.{name}"), "no-effect", text, advice);
         }
     }
 }
@@ -264,7 +296,27 @@ fn outliers(check: &mut Check<'_>, field: &str, outlier: &OutlierDetection) {
     }
 }
 
+/// Settings beside a mode that speaks plain text.
+fn plain_text(check: &mut Check<'_>, field: &str, tls: &ClientTlsSettings) {
+    let none = ClientTlsSettings { mode: tls.mode, ..ClientTlsSettings::default() };
+    if *tls == none {
+        return;
+    }
+    match tls.mode {
+        None => {
+            let text = "is missing, which means DISABLE: plain text is spoken, whatever else tls says";
+            check.warning(&format!("{field}.mode"), "no-effect", text, "set SIMPLE or MUTUAL, or remove tls");
+        }
+        Some(ClientTlsMode::Disable) => {
+            let text = "has no effect but that plain text is spoken, as mode DISABLE says";
+            check.report.note(check.object, field, "no-effect", text, "remove all but mode");
+        }
+        _ => {}
+    }
+}
+
 fn client_tls(check: &mut Check<'_>, field: &str, tls: &ClientTlsSettings) {
+    plain_text(check, field, tls);
     let there = |s: &Option<String>| s.as_deref().is_some_and(|s| !s.is_empty());
     let files = there(&tls.client_certificate) || there(&tls.private_key) || there(&tls.ca_certificates);
     let named = there(&tls.credential_name);

@@ -124,7 +124,7 @@ impl CompiledClause {
             (Test::Sni, _) => text(&[ends.sni.as_bytes()], Case::Ignored),
             (Test::Nothing, _) | (_, None) => false,
             (Test::Principal, Some(request)) => {
-                principal(request.claims()).is_some_and(|parts| text(&parts, Case::Sensitive))
+                principal(request.claims()).is_some_and(|of| list.iter().any(|e| is_principal(e, of)))
             }
             (Test::Token(name), Some(request)) => {
                 let claim = request.claims().and_then(|claims| claims.get(*name));
@@ -192,10 +192,16 @@ fn is_text(expected: &Expected, parts: &[&[u8]], case: Case) -> bool {
 }
 
 /// Issuer and subject, where the token names both.
-fn principal(claims: Option<&Claims>) -> Option<[&[u8]; 3]> {
+fn principal(claims: Option<&Claims>) -> Option<[&[u8]; 2]> {
     let claims = claims?;
     let text = |name: &str| Some(claims.get(name)?.as_str()?.as_bytes()).filter(|text| !text.is_empty());
-    Some([text("iss")?, b"/", text("sub")?])
+    Some([text("iss")?, text("sub")?])
+}
+
+fn is_principal(expected: &Expected, [issuer, subject]: [&[u8]; 2]) -> bool {
+    let Expected::Principal(wanted) = expected else { return false };
+    matches(&wanted.issuer, &[issuer], Case::Sensitive)
+        && matches(&wanted.subject, &[subject], Case::Sensitive)
 }
 
 /// Whether a claim is one of these texts, or a list with one of them in it.

@@ -234,12 +234,12 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         self.fresh = false;
         // the last one counts as busy until here, since its request is not over
         self.tried.extend(self.life.pick.as_ref().map(Pick::id));
-        let avoided = if policy.avoid_previous_hosts { &self.tried[..] } else { &[] };
-        let cluster = self.outgoing.cluster;
-        // as in Istio, a key keeps its endpoint
-        let next = self.hash.map_or_else(|| cluster.pick_other(avoided), |hash| cluster.pick(hash));
-        self.life.pick = match next {
-            None => Some(self.pick_by_host(fastrand::u64(..), policy.avoid_previous_hosts).await?),
+        // as in Istio, a key keeps its endpoint where nothing else is said
+        let avoid = policy.avoid_previous_hosts.unwrap_or(self.hash.is_none());
+        let avoided = if avoid { &self.tried[..] } else { &[] };
+        let dice = self.hash.unwrap_or_else(|| fastrand::u64(..));
+        self.life.pick = match self.outgoing.cluster.pick_other(dice, avoided) {
+            None => Some(self.pick_by_host(dice, avoid).await?),
             picked => picked,
         };
         Ok(())
@@ -273,8 +273,11 @@ impl<'a, 't, D: Downstream> Tries<'a, 't, D> {
         self.life.transport_failure = Cow::Borrowed("");
         self.life.upstream_local = None;
         let mut upstream = self.connect().await?;
-        if let Some(pick) = self.life.pick.as_mut().filter(|pick| pick.has_moved()) {
-            pick.address = upstream.remote().unwrap_or(pick.address);
+        if let Some(pick) = &mut self.life.pick {
+            if pick.has_moved() {
+                pick.address = upstream.remote().unwrap_or(pick.address);
+            }
+            self.outgoing.cluster.observe(pick, Seen::Reached);
         }
         self.life.upstream_local = upstream.local();
         self.limit(self.outgoing.retries().and_then(|r| r.per_try_timeout));

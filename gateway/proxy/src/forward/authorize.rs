@@ -11,9 +11,10 @@ use crate::worker::Worker;
 use std::net::IpAddr;
 use tidegate_engine::{Authorizer, Check, Ends, Forbidden, Subject};
 
-/// Who is at the ends of a connection; `remote` is the client as trusted proxies say.
+/// Who is at the ends of a connection; `remote` is the client as trusted proxies say. The source is whoever sent the
+/// packets, also where a PROXY header names another (Envoy's `direct_remote_ip`).
 pub(crate) fn ends(connection: &Connection, remote: IpAddr) -> Ends<'_> {
-    Ends { source: connection.peer.ip(), remote, destination: connection.local, sni: connection.sni() }
+    Ends { source: connection.direct.ip(), remote, destination: connection.local, sni: connection.sni() }
 }
 
 /// Who must be asked about the request before anything else, if anyone.

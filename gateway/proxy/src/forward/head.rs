@@ -6,7 +6,8 @@ use super::view::View;
 use crate::address;
 use crate::h1::field::Known;
 use crate::h1::head::{Framing, Head};
-use crate::scan::first_of;
+use crate::scan;
+use memchr::memchr;
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use tidegate_engine::RequestView;
@@ -292,9 +293,8 @@ pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The field lines of a head that we wrote.
-pub(crate) fn field_lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let _status = next_line(&mut head);
-    rows(head)
+pub(crate) fn field_lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    rows(head).skip(1)
 }
 
 /// The fields of a trailer section.
@@ -302,21 +302,15 @@ pub(crate) fn fields(trailers: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     rows(trailers).map_while(field)
 }
 
-fn rows(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || next_line(&mut rest).filter(|l| !l.is_empty()))
+/// Lines up to the empty one that ends them.
+fn rows(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    scan::lines(text).map(|line| line.strip_suffix(b"\r").unwrap_or(line)).take_while(|line| !line.is_empty())
 }
 
 /// Name and value of a field line.
 pub(crate) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = first_of::<b':'>(line)?;
+    let colon = memchr(b':', line)?;
     Some((&line[..colon], line[colon + 1..].trim_ascii()))
-}
-
-fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = first_of::<b'\n'>(rest)?;
-    let line = &rest[..end];
-    *rest = &rest[end + 1..];
-    Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// Writes `date`, formatted once a second.

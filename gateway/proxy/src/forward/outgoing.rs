@@ -10,6 +10,7 @@ use super::path::has_dot_segment;
 use super::record::{Life, Lookup, Protocol, Reply, Site};
 use crate::h1::authority;
 use crate::h1::body::BodyScan;
+use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
 use crate::telemetry::render_header;
 use crate::upstream::Cluster;
@@ -47,7 +48,8 @@ impl<'a> Outgoing<'a> {
         let cluster = snapshot.clusters.get(name).ok_or(Kind::NoCluster)?;
         life.cluster = Some(cluster);
         let http2 = site.protocol.upstream(cluster.config().protocol) == Protocol::Http2;
-        let is_grpc = http2 && grpc::is_grpc(w);
+        // towards HTTP/1 it matters only where the client gave a time
+        let is_grpc = (http2 || w.request.has(Known::GrpcTimeout)) && grpc::is_grpc(w);
         let mut timeout = decision.forward.timeout;
         if let Some(asked) = Some(w).filter(|_| is_grpc).and_then(grpc::timeout) {
             // a client of gRPC may ask for less time than the route has (Istio 2.7)

@@ -164,7 +164,7 @@ mod tests {
             statuses: statuses.to_vec(),
             backoff: Duration::from_millis(25),
             max_backoff: Duration::from_millis(250),
-            avoid_previous_hosts: true,
+            avoid_previous_hosts: None,
         }
     }
 

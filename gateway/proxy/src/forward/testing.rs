@@ -96,7 +96,7 @@ pub(crate) fn retries(on: &[RetryCondition]) -> Option<RetryPolicy> {
         statuses: vec![],
         backoff: Duration::ZERO,
         max_backoff: Duration::ZERO,
-        avoid_previous_hosts: true,
+        avoid_previous_hosts: None,
     })
 }
 
@@ -172,6 +172,7 @@ pub(crate) fn connection() -> Rc<Connection> {
         listener: KEY,
         local: at(80),
         peer: at(40000),
+        direct: at(40000),
         tls: None,
         passed_sni: None,
         last: LastSnapshot::default(),

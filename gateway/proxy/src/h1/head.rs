@@ -437,9 +437,14 @@ impl Head {
             .map(move |f| f.value.of_buffer(buf))
     }
 
+    /// Whether there was a field known as `k`; looks at none of them.
+    pub(crate) fn has(&self, k: Known) -> bool {
+        self.seen & k.bit() != 0
+    }
+
     /// The values of every field known as `k`, in order.
     pub(crate) fn known<'a>(&'a self, buf: &'a [u8], k: Known) -> impl Iterator<Item = &'a [u8]> {
-        let fields = if self.seen & k.bit() == 0 { &[][..] } else { &self.fields };
+        let fields = if self.has(k) { &self.fields } else { &[][..] };
         fields.iter().filter(move |f| f.known == k).map(move |f| f.value.of_buffer(buf))
     }
 

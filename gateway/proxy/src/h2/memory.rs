@@ -25,7 +25,7 @@ const OTHERS: u8 = 8;
 /// How many maps of fields are kept.
 const MAPS: usize = 64;
 /// How many fields a map has room for at first, as `HeaderMap` counts.
-const FIELDS: usize = 12;
+const FIELDS: usize = 24;
 /// One with more is not kept.
 const MOST_FIELDS: usize = 64;
 

@@ -322,7 +322,7 @@ fn finish(outcome: &Outcome, target: Option<&Target>, connection: &Connection, w
         upstream_local: outcome.upstream_local,
         downstream_local: connection.local,
         downstream_remote: connection.peer,
-        downstream_direct: connection.peer,
+        downstream_direct: connection.direct,
         sni: connection.sni(),
         grpc: false,
         traced: None,

@@ -1,4 +1,4 @@
-use super::format::{self, MAX_VALUE, Reader, Style, Value};
+use super::format::{self, Form, MAX_VALUE, Reader, Style};
 use super::source::{self, Sources, sources};
 use super::{Record, escape};
 use crate::block;
@@ -58,8 +58,9 @@ struct Placed {
     before: Literal,
     operator: Operator,
     sources: Sources,
-    limit: usize,
-    style: Style,
+    form: Form,
+    /// What stands for a value that is absent.
+    absent: &'static [u8],
 }
 
 /// How many bytes of a literal are copied at once.
@@ -97,11 +98,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn value(&mut self, operator: &Operator, limit: Option<usize>, style: Style) {
+    fn value(&mut self, operator: &Operator, limit: Option<usize>, (style, absent): Column) {
         let before = Literal::new(&std::mem::take(&mut self.text));
         let (operator, sources) = (operator.clone(), sources(operator, Reader::Log));
-        let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
-        self.values.push(Placed { before, operator, sources, limit, style });
+        let form = Form { style, limit: limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE)) };
+        self.values.push(Placed { before, operator, sources, form, absent });
     }
 
     fn is_empty(&self) -> bool {
@@ -113,16 +114,19 @@ impl Parts {
     }
 }
 
+/// How a value is written, and what stands for one that is absent.
+type Column = (Style, &'static [u8]);
+
 /// In a text line.
-const TEXT: Style = Style { escape: escape::text, absent: b"-", quoted: false };
+const TEXT: Column = (Style { escape: escape::text, quoted: false }, b"-");
 /// In a text line between blanks: it must not hold one.
-const COLUMN: Style = Style { escape: escape::bare, ..TEXT };
+const COLUMN: Column = (Style { escape: escape::bare, quoted: false }, b"-");
 /// A JSON number.
-const NUMBER: Style = Style { escape: escape::json, absent: b"null", quoted: false };
+const NUMBER: Column = (Style { escape: escape::json, quoted: false }, b"null");
 /// A JSON string of its own.
-const STRING: Style = Style { quoted: true, ..NUMBER };
+const STRING: Column = (Style { escape: escape::json, quoted: true }, b"null");
 /// Inside a JSON string.
-const INSIDE: Style = Style { absent: b"-", ..NUMBER };
+const INSIDE: Column = (Style { escape: escape::json, quoted: false }, b"-");
 
 impl LineFormat {
     pub(super) fn compile(format: &AccessLogFormat) -> Self {
@@ -194,12 +198,12 @@ impl LineFormat {
     /// Appends the line of a request.
     pub(super) fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         let begin = out.len();
-        for Placed { before, operator, sources, limit, style } in &self.values {
+        for Placed { before, operator, sources, form, absent } in &self.values {
             before.write(out);
-            let limit = if out.len() - begin > MAX_LINE { 0 } else { *limit };
-            let mut value = Value::new(out, *style, limit);
-            source::write(operator, *sources, record, &mut value);
-            value.end();
+            let limit = if out.len() - begin > MAX_LINE { 0 } else { form.limit };
+            if !source::write(operator, *sources, record, Form { limit, ..*form }, out) {
+                out.extend_from_slice(absent);
+            }
         }
         self.end.write(out);
     }

@@ -2,10 +2,8 @@
 
 use super::source::{self, Sources, sources};
 use super::{Record, escape};
-use crate::address;
 use ahash::AHashMap;
 use std::io::Cursor;
-use std::net::SocketAddr;
 use std::sync::LazyLock;
 use tidegate_model::{Field, FormatPart, FormatString, GrpcStatusForm, Operator};
 
@@ -26,15 +24,14 @@ pub(super) enum Reader {
 /// Renders a format string that a header operation adds, with what is known so far.
 /// Absent values render as nothing, and so do bytes that no header value may have.
 pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mut Vec<u8>) {
-    const STYLE: Style = Style { escape: escape::header, absent: b"", quoted: false };
+    const STYLE: Style = Style { escape: escape::header, quoted: false };
     for part in format.parts() {
         match part {
             FormatPart::Literal(text) => escape::header(text.as_bytes(), out),
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.map_or(MAX_VALUE, |n| n.min(MAX_VALUE));
-                let mut value = Value::new(out, STYLE, limit);
-                source::write(operator, sources(operator, Reader::HeaderOperation), record, &mut value);
-                value.end();
+                let form = Form { style: STYLE, limit };
+                source::write(operator, sources(operator, Reader::HeaderOperation), record, form, out);
             }
         }
     }
@@ -42,16 +39,15 @@ pub(crate) fn render_header(format: &FormatString, record: &Record<'_>, out: &mu
 
 /// Renders a format string for a tag of a span. Absent values render as nothing.
 pub(crate) fn render_tag(format: &FormatString, record: &Record<'_>) -> String {
-    const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
+    const STYLE: Style = Style { escape: as_it_is, quoted: false };
     let mut out = Vec::new();
     for part in format.parts() {
         match part {
             FormatPart::Literal(text) => out.extend_from_slice(text.as_bytes()),
             FormatPart::Operator(operator, limit) => {
                 let limit = limit.map_or(MAX_TAG, |n| n.min(MAX_TAG));
-                let mut value = Value::new(&mut out, STYLE, limit);
-                source::write(operator, sources(operator, Reader::Log), record, &mut value);
-                value.end();
+                let form = Form { style: STYLE, limit };
+                source::write(operator, sources(operator, Reader::Log), record, form, &mut out);
             }
         }
     }
@@ -65,10 +61,8 @@ pub(super) fn render_value(
     record: &Record<'_>,
     out: &mut Vec<u8>,
 ) -> bool {
-    const STYLE: Style = Style { escape: as_it_is, absent: b"", quoted: false };
-    let mut value = Value::new(out, STYLE, MAX_VALUE);
-    source::write(operator, sources, record, &mut value);
-    value.any
+    const STYLE: Style = Style { escape: as_it_is, quoted: false };
+    source::write(operator, sources, record, Form { style: STYLE, limit: MAX_VALUE }, out)
 }
 
 fn as_it_is(piece: &[u8], out: &mut Vec<u8>) {
@@ -90,10 +84,124 @@ pub(crate) fn render_constant(format: &FormatString) -> String {
 pub(super) struct Style {
     /// What is done to bytes that others wrote.
     pub(super) escape: fn(&[u8], &mut Vec<u8>),
-    /// What stands for a value that is absent.
-    pub(super) absent: &'static [u8],
-    /// Whether a value that is not absent stands in quotes.
+    /// Whether it stands in quotes.
     pub(super) quoted: bool,
+}
+
+/// How a value is written, and how long it may be before it is escaped.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    pub(super) style: Style,
+    pub(super) limit: usize,
+}
+
+/// Each appends a value, if there is one that the limit leaves something of, and says whether.
+impl Form {
+    /// Text that others wrote; empty for none.
+    #[inline(always)]
+    pub(super) fn text(self, text: &[u8], out: &mut Vec<u8>) -> bool {
+        let text = &text[..text.len().min(self.limit)];
+        if text.is_empty() {
+            return false;
+        }
+        self.quote(out);
+        (self.style.escape)(text, out);
+        self.quote(out);
+        true
+    }
+
+    #[inline(always)]
+    pub(super) fn number(self, number: u64, out: &mut Vec<u8>) -> bool {
+        self.own(out, |out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()))
+    }
+
+    /// Text of our own, in which nothing is ever escaped.
+    #[inline(always)]
+    pub(super) fn own(self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if self.limit == 0 {
+            return false;
+        }
+        self.quote(out);
+        let most = out.len() + self.limit;
+        write(out);
+        out.truncate(most);
+        self.quote(out);
+        true
+    }
+
+    /// What comes in pieces.
+    pub(super) fn pieces(self, out: &mut Vec<u8>, write: impl FnOnce(&mut Value<'_>)) -> bool {
+        let mut value = Value { out, form: self, any: false };
+        write(&mut value);
+        let any = value.any;
+        if any {
+            self.quote(out);
+        }
+        any
+    }
+
+    #[inline(always)]
+    fn quote(self, out: &mut Vec<u8>) {
+        if self.style.quoted {
+            out.push(b'"');
+        }
+    }
+}
+
+/// A value that comes in pieces.
+pub(super) struct Value<'a> {
+    out: &'a mut Vec<u8>,
+    /// Its limit is what is left of it.
+    form: Form,
+    any: bool,
+}
+
+impl Value<'_> {
+    /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
+    pub(super) fn piece(&mut self, piece: &[u8]) {
+        if piece.is_empty() || self.form.limit == 0 {
+            return;
+        }
+        if self.any {
+            self.form.limit -= 1;
+            self.out.push(b',');
+        } else {
+            self.begin();
+        }
+        let piece = &piece[..piece.len().min(self.form.limit)];
+        self.form.limit -= piece.len();
+        (self.form.style.escape)(piece, self.out);
+    }
+
+    /// Text of our own, in which nothing is ever escaped.
+    pub(super) fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.form.limit == 0 {
+            return;
+        }
+        self.begin();
+        let from = self.out.len();
+        write(self.out);
+        self.out.truncate(from + self.form.limit);
+    }
+
+    fn begin(&mut self) {
+        self.any = true;
+        self.form.quote(self.out);
+    }
+
+    /// Text that is made on the spot and short; what does not fit is cut.
+    pub(super) fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
+        let mut buffer = [0u8; 256];
+        let mut cursor = Cursor::new(&mut buffer[..]);
+        // The only error is a full buffer, and then it is cut.
+        let _ = write(&mut cursor);
+        let length = cursor.position() as usize;
+        self.piece(&buffer[..length]);
+    }
+
+    pub(super) fn number(&mut self, number: impl itoa::Integer) {
+        self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
+    }
 }
 
 /// Whether an operator stands for a number, which JSON logs print without quotes.
@@ -117,92 +225,6 @@ pub(super) fn is_number(operator: &Operator) -> bool {
                 | Field::UpstreamRequestAttemptCount
         ) | Operator::GrpcStatus(GrpcStatusForm::Number)
     )
-}
-
-/// A value on its way out, cut to a limit.
-pub(super) struct Value<'a> {
-    out: &'a mut Vec<u8>,
-    style: Style,
-    /// How many bytes more it may have before they are escaped.
-    left: usize,
-    any: bool,
-}
-
-impl<'a> Value<'a> {
-    /// Of at most `limit` bytes before they are escaped, appended to `out`.
-    pub(super) fn new(out: &'a mut Vec<u8>, style: Style, limit: usize) -> Self {
-        Value { out, style, left: limit, any: false }
-    }
-
-    /// A piece of the value. Further ones are further lines of a header (RFC 9110 5.3).
-    pub(super) fn piece(&mut self, piece: &[u8]) {
-        if piece.is_empty() || self.left == 0 {
-            return;
-        }
-        if self.any {
-            self.left -= 1;
-            self.out.push(b',');
-        } else {
-            self.begin();
-        }
-        let piece = &piece[..piece.len().min(self.left)];
-        self.left -= piece.len();
-        (self.style.escape)(piece, self.out);
-    }
-
-    /// Text of our own, in which nothing is ever escaped.
-    pub(super) fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.left == 0 {
-            return;
-        }
-        self.begin();
-        let from = self.out.len();
-        write(self.out);
-        self.out.truncate(from + self.left);
-    }
-
-    /// Whether there is any of it.
-    pub(super) fn any(&self) -> bool {
-        self.any
-    }
-
-    fn begin(&mut self) {
-        self.any = true;
-        if self.style.quoted {
-            self.out.push(b'"');
-        }
-    }
-
-    /// After its last piece.
-    pub(super) fn end(self) {
-        if !self.any {
-            self.out.extend_from_slice(self.style.absent);
-        } else if self.style.quoted {
-            self.out.push(b'"');
-        }
-    }
-
-    /// Text that is made on the spot and short; what does not fit is cut.
-    pub(super) fn short(&mut self, write: impl FnOnce(&mut Cursor<&mut [u8]>) -> std::io::Result<()>) {
-        let mut buffer = [0u8; 256];
-        let mut cursor = Cursor::new(&mut buffer[..]);
-        // The only error is a full buffer, and then it is cut.
-        let _ = write(&mut cursor);
-        let length = cursor.position() as usize;
-        self.piece(&buffer[..length]);
-    }
-
-    pub(super) fn number(&mut self, number: impl itoa::Integer) {
-        self.own(|out| out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()));
-    }
-
-    pub(super) fn address(&mut self, address: SocketAddr) {
-        self.own(|out| address::write(address, out));
-    }
-
-    pub(super) fn ip(&mut self, address: SocketAddr) {
-        self.own(|out| address::write_ip(address.ip(), out));
-    }
 }
 
 /// A variable of the process, as it was when the first one was asked for.

@@ -1,8 +1,9 @@
 //! Where the values of operators come from.
 
-use super::format::{Reader, Value};
+use super::format::{Form, Reader, Value};
 use super::metrics::grpc_status;
 use super::{Record, rare, time};
+use crate::address;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tidegate_model::{Field, HeaderName, Operator};
@@ -120,34 +121,55 @@ fn milliseconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1000).saturating_add(duration.subsec_millis().into())
 }
 
-/// Writes what an operator stands for, if there is anything.
-// Always: the log's loop would otherwise put together each value in memory.
+/// Writes what an operator stands for; whether there is anything.
+// Always: what it is told of style and limit stays in registers where the log's loop has it inlined.
 #[inline(always)]
-pub(super) fn write(operator: &Operator, [first, other]: Sources, record: &Record<'_>, out: &mut Value<'_>) {
-    one(operator, first, 0, record, out);
-    if !out.any() && !matches!(other, Source::Nothing) {
-        second(operator, other, record, out);
-    }
+pub(super) fn write(
+    operator: &Operator,
+    [first, other]: Sources,
+    record: &Record<'_>,
+    form: Form,
+    out: &mut Vec<u8>,
+) -> bool {
+    one(operator, first, 0, record, form, out)
+        || (!matches!(other, Source::Nothing) && alternative(operator, other, record, form, out))
 }
 
 /// Nearly every operator has the value of its name.
 #[inline(never)]
-fn second(operator: &Operator, other: Source, record: &Record<'_>, out: &mut Value<'_>) {
-    one(operator, other, 1, record, out);
+fn alternative(
+    operator: &Operator,
+    other: Source,
+    record: &Record<'_>,
+    form: Form,
+    out: &mut Vec<u8>,
+) -> bool {
+    one(operator, other, 1, record, form, out)
 }
 
 #[inline(always)]
-fn one(operator: &Operator, source: Source, which: usize, record: &Record<'_>, out: &mut Value<'_>) {
+fn one(
+    operator: &Operator,
+    source: Source,
+    which: usize,
+    record: &Record<'_>,
+    form: Form,
+    out: &mut Vec<u8>,
+) -> bool {
     match source {
-        Source::Text(text) => out.piece(text(record)),
-        Source::Number(number) => number(record).into_iter().for_each(|n| out.number(n)),
-        Source::Address(address) => address(record).into_iter().for_each(|a| out.address(a)),
-        Source::Ip(address) => address(record).into_iter().for_each(|a| out.ip(a)),
-        Source::Start => out.own(|out| time::write_iso(record.start, out)),
-        Source::Flags => out.own(|out| record.flags.write(out)),
-        Source::Named => named(operator, which, record, out),
-        Source::Rare => rare::operator(operator, record, out),
-        Source::Nothing => {}
+        Source::Text(text) => form.text(text(record), out),
+        Source::Number(number) => number(record).is_some_and(|n| form.number(n, out)),
+        Source::Address(address) => {
+            address(record).is_some_and(|a| form.own(out, |out| address::write(a, out)))
+        }
+        Source::Ip(address) => {
+            address(record).is_some_and(|a| form.own(out, |out| address::write_ip(a.ip(), out)))
+        }
+        Source::Start => form.own(out, |out| time::write_iso(record.start, out)),
+        Source::Flags => form.own(out, |out| record.flags.write(out)),
+        Source::Named => form.pieces(out, |value| named(operator, which, record, value)),
+        Source::Rare => form.pieces(out, |value| rare::operator(operator, record, value)),
+        Source::Nothing => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether a client's certificate is one that a server accepts: who signed it, what was revoked,
 //! what it is called, what it is pinned to.
 
+use super::trusted::{Peer, Trusted};
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -72,7 +73,7 @@ pub(crate) fn load(authorities: &Authorities) -> Result<Loaded, InvalidAuthoriti
 /// What checks the certificates of clients by a policy.
 ///
 /// A revocation list is taken as Envoy does: every certificate below the root needs a list of its
-/// issuer, and one whose time is over is none.
+/// issuer, and one whose time is over is none. A certificate that is one of the authorities itself is accepted too.
 ///
 /// # Errors
 /// When rustls takes no root or refuses a list.
@@ -82,7 +83,8 @@ pub(crate) fn verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, InvalidAuthorities> {
     let inner = if policy.any_authority { None } else { Some(signed(policy, loaded, provider)?) };
-    Ok(Arc::new(Verifier { inner, policy: policy.clone(), provider: provider.clone() }))
+    let trusted = Trusted::new(loaded, Peer::Client, provider.signature_verification_algorithms);
+    Ok(Arc::new(Verifier { inner, trusted, policy: policy.clone(), provider: provider.clone() }))
 }
 
 fn signed(
@@ -111,6 +113,7 @@ fn signed(
 struct Verifier {
     /// `None` where anyone may have signed.
     inner: Option<Arc<dyn ClientCertVerifier>>,
+    trusted: Trusted,
     policy: ClientVerification,
     provider: Arc<CryptoProvider>,
 }
@@ -135,7 +138,8 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         if let Some(inner) = &self.inner {
-            inner.verify_client_cert(certificate, intermediates, now)?;
+            let checked = inner.verify_client_cert(certificate, intermediates, now);
+            checked.map(|_| ()).or_else(|refused| self.trusted.check(certificate, refused, now))?;
         }
         match accepts(&self.policy, certificate) {
             Ok(()) => Ok(ClientCertVerified::assertion()),

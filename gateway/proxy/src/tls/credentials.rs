@@ -30,6 +30,12 @@ impl Credentials {
         }
     }
 
+    /// What the system trusts, in place of what it does.
+    #[cfg(test)]
+    pub(super) fn with_system(self, roots: RootCertStore) -> Credentials {
+        Credentials { system: OnceLock::from(Arc::new(roots)), ..self }
+    }
+
     /// The authorities that the system trusts. They are read once; only where there were none they are looked for
     /// again with the next config.
     pub(super) fn system(&self) -> &Arc<RootCertStore> {

@@ -11,6 +11,7 @@ mod originate;
 mod originated;
 mod peer;
 mod servers;
+mod trusted;
 
 pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use credentials::{Credentials, system_authorities};

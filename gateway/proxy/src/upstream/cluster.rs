@@ -85,8 +85,8 @@ impl Cluster {
 
     /// Picks an endpoint for a retry: like [`Cluster::pick`], but none of `tried` while there is
     /// another one. The last pick may be among them.
-    pub(crate) fn pick_other(&self, tried: &[EndpointId]) -> Option<Pick> {
-        self.state.endpoints.load().pick_other(&self.state.turn, tried)
+    pub(crate) fn pick_other(&self, dice: u64, tried: &[EndpointId]) -> Option<Pick> {
+        self.state.endpoints.load().pick_other(&self.state.turn, dice, tried)
     }
 
     /// Where endpoints are what requests ask for: then no other way of picking finds one.

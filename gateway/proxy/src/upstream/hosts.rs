@@ -176,10 +176,7 @@ impl RequestHosts {
 impl Host {
     fn pick(&self, dice: u64, tried: &[EndpointId]) -> Option<Pick> {
         let table = self.state.endpoints.load();
-        match tried {
-            [] => table.pick(&self.state.turn, dice),
-            tried => table.pick_other(&self.state.turn, tried),
-        }
+        table.pick_other(&self.state.turn, dice, tried)
     }
 
     fn used(&self) -> u64 {

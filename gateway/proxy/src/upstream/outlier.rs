@@ -16,6 +16,8 @@ pub(crate) enum Seen {
     Failure,
     /// A connection, where that is all that there is to see.
     Connected,
+    /// A connection for a try of which more will be seen.
+    Reached,
 }
 
 /// Why an endpoint is left out.
@@ -108,7 +110,8 @@ impl Health {
             }
             (Seen::Failure, None) => self.count_status(rule, 503),
             (Seen::Connected, None) => self.count_status(rule, 200),
-            (Seen::Connected, Some(_)) => {
+            (Seen::Reached, None) => None,
+            (Seen::Connected | Seen::Reached, Some(_)) => {
                 reset(&self.local_failures);
                 None
             }
@@ -232,7 +235,7 @@ pub(super) mod testing {
 mod tests {
     use super::testing::rule;
     use super::*;
-    use Seen::{Connected, Failure, Status};
+    use Seen::{Connected, Failure, Reached, Status};
 
     /// The number of what was seen that made it an outlier, from 1, and the cause.
     fn outlier(rule: &OutlierDetection, seen: &[Seen]) -> Option<(usize, Cause)> {
@@ -287,6 +290,21 @@ mod tests {
             ("and no others", statuses, &[Status(429), Status(503), Status(429)], None),
         ] {
             assert_eq!(outlier(&rule, seen), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn who_is_reached_begins_the_row_of_local_failures_anew() {
+        let apart = |most| OutlierDetection { consecutive_local_failures: Some(most), ..rule() };
+        let of_connections =
+            &[Failure, Reached, Failure, Reached, Failure, Reached, Failure, Reached, Failure];
+        for (rule, seen, expected) in [
+            (apart(2), &of_connections[..], None),
+            (apart(2), &[Failure, Reached, Failure, Failure], Some((4, Cause::LocalFailures))),
+            (apart(1), &[Reached, Failure], Some((2, Cause::LocalFailures))),
+            (rule(), of_connections, Some((9, Cause::ServerErrors))),
+        ] {
+            assert_eq!(outlier(&rule, seen), expected, "{:?}", rule.consecutive_local_failures);
         }
     }
 

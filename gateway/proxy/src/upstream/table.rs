@@ -102,12 +102,14 @@ impl EndpointTable {
         self.draw(turn, dice).map(|member| Pick::new(member.clone()))
     }
 
-    /// Picks one by random that is none of `tried` while there is another.
-    pub(super) fn pick_other(&self, turn: &AtomicU64, tried: &[EndpointId]) -> Option<Pick> {
+    /// Picks one that is none of `tried` while there is another: first by `dice`, then by what follows from it.
+    pub(super) fn pick_other(&self, turn: &AtomicU64, dice: u64, tried: &[EndpointId]) -> Option<Pick> {
         let is_new = |member: &&Arc<Member>| !tried.contains(&member.endpoint.id);
+        let mut following = fastrand::Rng::with_seed(dice);
         let mut drawn = None;
-        for _ in 0..SELECTIONS {
-            drawn = self.draw(turn, fastrand::u64(..));
+        for selection in 0..SELECTIONS {
+            let dice = if selection == 0 { dice } else { following.u64(..) };
+            drawn = self.draw(turn, dice);
             if drawn.as_ref().is_none_or(is_new) {
                 return drawn.map(|member| Pick::new(member.clone()));
             }

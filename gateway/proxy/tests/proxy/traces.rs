@@ -197,7 +197,7 @@ fn gateway(to: SocketAddr, tracing: Option<Tracing>, collectors: &[SocketAddr]) 
         statuses: vec![],
         backoff: Duration::ZERO,
         max_backoff: Duration::ZERO,
-        avoid_previous_hosts: false,
+        avoid_previous_hosts: Some(false),
     });
     host(&mut model, &table, "*", vec![route]);
     cluster(&mut model, "collector", collectors);

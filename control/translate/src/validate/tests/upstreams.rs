@@ -212,3 +212,74 @@ fn workload_entries() {
         ],
     );
 }
+
+#[test]
+fn policies_of_ports() {
+    let robin = "loadBalancer: {simple: ROUND_ROBIN}";
+    check(
+        "DestinationRule",
+        |case| format!("{{host: reviews, trafficPolicy: {{{case}}}}}"),
+        &[
+            (
+                Accepted,
+                &format!(
+                    "portLevelSettings: [{{port: {{number: 80}}, {robin}}}, {{port: {{number: 81}}, {robin}}}]"
+                ),
+            ),
+            (
+                Warned,
+                &format!(
+                    "portLevelSettings: [{{port: {{number: 80}}, {robin}}}, {{port: {{number: 80}}, {robin}}}]"
+                ),
+            ),
+            (
+                Warned,
+                &format!(
+                    "proxyProtocol: {{version: V1}}, portLevelSettings: [{{port: {{number: 80}}, {robin}}}]"
+                ),
+            ),
+            (
+                Warned,
+                &format!(
+                    "retryBudget: {{percent: 50}}, portLevelSettings: [{{port: {{number: 80}}, {robin}}}]"
+                ),
+            ),
+            (Accepted, "retryBudget: {percent: 50}, proxyProtocol: {version: V1}"),
+            (Accepted, "tls: {}"),
+            (Accepted, "tls: {mode: DISABLE}"),
+            (Warned, "tls: {sni: a.example}"),
+            (Warned, "tls: {credentialName: a}"),
+        ],
+    );
+}
+
+#[test]
+fn failover_and_who_notices_that_endpoints_fail() {
+    let failover = "loadBalancer: {localityLbSetting: {failoverPriority: [x]}}";
+    let detects = "outlierDetection: {interval: 1s}";
+    let subset = |policy: &str| format!("subsets: [{{name: v1, trafficPolicy: {{{policy}}}}}]");
+    let port = |policy: &str| format!("portLevelSettings: [{{port: {{number: 80}}, {policy}}}]");
+    let robin = "loadBalancer: {simple: ROUND_ROBIN}";
+    check(
+        "DestinationRule",
+        |case| format!("{{host: reviews, {case}}}"),
+        &[
+            (Accepted, &format!("trafficPolicy: {{{failover}, {detects}}}")),
+            // a subset has what the rule says, and the rule not what the subset says
+            (Warned, &format!("trafficPolicy: {{{failover}}}, {}", subset(detects))),
+            (Accepted, &format!("trafficPolicy: {{{detects}}}, {}", subset(failover))),
+            (Warned, &format!("trafficPolicy: {{{failover}}}, {}", subset(&format!("{detects}, {robin}")))),
+            (
+                Warned,
+                &format!(
+                    "subsets: [{{name: v1, trafficPolicy: {{{failover}}}}}, {{name: v2, trafficPolicy: {{{detects}}}}}]"
+                ),
+            ),
+            // a port has not
+            (Warned, &format!("trafficPolicy: {{{failover}, {}}}", port(detects))),
+            (Warned, &format!("trafficPolicy: {{{detects}, {}}}", port(failover))),
+            (Accepted, &format!("trafficPolicy: {{{}}}", port(&format!("{failover}, {detects}")))),
+            (Warned, &format!("trafficPolicy: {{{}}}, {}", port(detects), subset(failover))),
+        ],
+    );
+}

@@ -62,13 +62,22 @@ fn what_is_no_response_counts_like_one() {
 }
 
 #[test]
-fn who_counts_them_apart_forgives_responses() {
-    let apart = |rule: &mut OutlierDetection| {
-        rule.consecutive_5xx = 0;
-        rule.consecutive_local_failures = Some(2);
+fn who_counts_them_apart_forgives_whom_a_request_reaches() {
+    let apart = |most: u32| {
+        move |rule: &mut OutlierDetection| {
+            rule.consecutive_5xx = 0;
+            rule.consecutive_local_failures = Some(most);
+        }
     };
-    play(detection(apart), false, |mut s| async move {
-        for answer in [Some(FAILED), Some(FAILED), None, Some(FAILED), None, None] {
+    play(detection(apart(1)), false, |mut s| async move {
+        s.send(GET).await;
+        drop(s.accept().await);
+        s.read_until("reset reason: connection termination").await;
+        s.send(GET).await;
+        s.read_until("no healthy upstream").await;
+    });
+    play(detection(apart(2)), false, |mut s| async move {
+        for answer in [Some(FAILED), Some(FAILED), None, Some(FAILED), None, None, None, Some(FAILED)] {
             s.send(GET).await;
             let (mut up, _) = s.accept().await;
             match answer {
@@ -83,6 +92,12 @@ fn who_counts_them_apart_forgives_responses() {
                     s.read_until("reset reason: connection termination").await;
                 }
             }
+        }
+        // nobody listens any more
+        s.upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for _ in 0..2 {
+            s.send(GET).await;
+            s.read_until("reset reason: remote connection failure").await;
         }
         s.send(GET).await;
         s.read_until("no healthy upstream").await;

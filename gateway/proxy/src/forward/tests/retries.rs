@@ -5,7 +5,9 @@ use super::http2_upstream::{Server, connect, speak};
 use super::*;
 use http::Response;
 use std::sync::Arc;
-use tidegate_model::{Address, RetryCondition, RetryPolicy, UpstreamProtocol};
+use tidegate_model::{
+    Address, ConsistentHash, HashKey, HashTable, LoadBalancer, RetryCondition, RetryPolicy, UpstreamProtocol,
+};
 
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno";
 
@@ -95,18 +97,67 @@ fn a_body_that_is_too_large_is_sent_once() {
     });
 }
 
+/// Gives clusters a second endpoint, that nobody listens on.
+fn and_one_that_is_gone(model: &mut Model) {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for set in model.endpoints.values_mut() {
+        let endpoints = &mut Arc::make_mut(set).endpoints;
+        let mut other = endpoints[0].clone();
+        other.address = Address::Socket(gone);
+        endpoints.push(other);
+    }
+}
+
+#[test]
+fn a_key_keeps_its_endpoint_unless_previous_ones_are_to_be_avoided() {
+    const KEYS: usize = 60;
+    let policies: [fn(&mut RetryPolicy); 3] =
+        [|_| {}, |p| p.avoid_previous_hosts = Some(false), |p| p.avoid_previous_hosts = Some(true)];
+    for (i, edit) in policies.into_iter().enumerate() {
+        let hashed = move |model: &mut Model| {
+            policy(&[RetryCondition::ConnectFailure], edit)(model);
+            and_one_that_is_gone(model);
+            for cluster in model.clusters.values_mut() {
+                let key = HashKey::Header(HeaderName::new("x-key"));
+                let table = HashTable::Ring { minimum: 1024 };
+                let hash = ConsistentHash { key, table };
+                Arc::make_mut(cluster).load_balancer = LoadBalancer::ConsistentHash(hash);
+            }
+        };
+        play(hashed, false, |mut s| async move {
+            let upstream =
+                std::mem::replace(&mut s.upstream, TcpListener::bind("127.0.0.1:0").await.unwrap());
+            let answering = tokio::task::spawn_local(async move {
+                loop {
+                    let (mut up, _) = upstream.accept().await.unwrap();
+                    read_until(&mut up, "\r\n\r\n").await;
+                    up.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+                        .await
+                        .unwrap();
+                }
+            });
+            let mut served = 0;
+            for key in 0..KEYS {
+                s.send(&format!("GET / HTTP/1.1\r\nHost: a.b\r\nx-key: {key}\r\n\r\n")).await;
+                let head = s.read_until("\r\n\r\n").await;
+                let length = header(&head, "content-length").unwrap().parse().unwrap();
+                s.client.read_exact(&mut vec![0; length]).await.unwrap();
+                served += usize::from(head.starts_with("HTTP/1.1 200 "));
+            }
+            match i {
+                2 => assert_eq!(served, KEYS),
+                _ => assert!((1..KEYS).contains(&served), "{served}"),
+            }
+            answering.abort();
+        });
+    }
+}
+
 #[test]
 fn another_endpoint_is_tried_first() {
     let two = |model: &mut Model| {
         on(&[RetryCondition::ConnectFailure])(model);
-        // a port that nobody listens on
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        for set in model.endpoints.values_mut() {
-            let endpoints = &mut Arc::make_mut(set).endpoints;
-            let mut other = endpoints[0].clone();
-            other.address = Address::Socket(gone);
-            endpoints.push(other);
-        }
+        and_one_that_is_gone(model);
     };
     play(two, false, |mut s| async move {
         for _ in 0..6 {
@@ -250,6 +301,28 @@ fn a_call_of_grpc_may_ask_for_less_time() {
         assert_eq!(header(&answer, "grpc-message"), Some("upstream request timeout"));
         assert_eq!(header(&answer, "grpc-status"), Some("14"));
     });
+    // also where the upstream speaks HTTP/1, and is told so
+    play(
+        |_| {},
+        false,
+        |mut s| async move {
+            const CALL: &str = "POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\ngrpc-timeout: 60m\r\n";
+            s.send(&format!("{CALL}Content-Type: application/grpc\r\n\r\n")).await;
+            let (_up, head) = s.accept().await;
+            assert_eq!(header(&head, "grpc-timeout"), Some("60m"));
+            assert_eq!(header(&head, "x-envoy-expected-rq-timeout-ms"), Some("60"));
+            let answer = s.read_until("\r\n\r\n").await;
+            assert_eq!(header(&answer, "grpc-message"), Some("upstream request timeout"));
+            assert_eq!(header(&answer, "grpc-status"), Some("14"));
+            // what is no call has all the time
+            s.send(&format!("{CALL}Content-Type: application/grpc-web\r\n\r\n")).await;
+            let (mut up, head) = s.accept().await;
+            assert_eq!(header(&head, "x-envoy-expected-rq-timeout-ms"), None);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            up.write_all(OK.as_bytes()).await.unwrap();
+            assert!(s.read_until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
+        },
+    );
     // a stream that has begun ends with that status too
     play(speak(UpstreamProtocol::Http2), true, |s| async move {
         let Stage { client, upstream, shutdown: _shutdown } = s;

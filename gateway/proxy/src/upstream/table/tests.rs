@@ -2,6 +2,7 @@ use super::super::outlier::testing::rule;
 use super::super::testing::cluster;
 use super::*;
 use std::net::SocketAddr;
+use tidegate_model::{ConsistentHash, HashKey, HashTable};
 
 fn member(i: u16, priority: u32, created: Millis) -> Arc<Member> {
     let address = SocketAddr::from(([10, 0, 0, 1], 1000 + i));
@@ -49,7 +50,7 @@ fn who_is_left_out_gets_nothing_before_and_after_the_table_is_made_again() {
     members[2].endpoint.health.eject(Millis(0));
     for table in [&again, &EndpointTable::new(members.clone(), &config, Millis(0))] {
         assert!(table.pick(&AtomicU64::new(0), 7).is_none(), "all are left out");
-        assert!(table.pick_other(&AtomicU64::new(0), &[]).is_none());
+        assert!(table.pick_other(&AtomicU64::new(0), 7, &[]).is_none());
     }
     // with a threshold for it, all of them are better than none
     config.outlier_detection = Some(OutlierDetection { min_health_percent: 34, ..rule() });
@@ -72,6 +73,30 @@ fn requests_go_to_the_next_priority_when_the_first_fails() {
     assert!(near(&shares(&made()), &[0, 70, 15, 15]), "{:?}", shares(&made()));
     members[1].endpoint.health.eject(Millis(0));
     assert!(near(&shares(&made()), &[0, 0, 50, 50]));
+}
+
+#[test]
+fn a_key_whose_endpoints_were_tried_has_another_one_and_always_the_same() {
+    let members: Arc<[_]> = (0..9).map(|i| member(i, 0, Millis(0))).collect();
+    for table in [HashTable::Ring { minimum: 1024 }, HashTable::Maglev { size: 251 }] {
+        let mut config = cluster("a");
+        let key = HashKey::SourceIp;
+        config.load_balancer = LoadBalancer::ConsistentHash(ConsistentHash { key, table });
+        let table = EndpointTable::new(members.clone(), &config, Millis(0));
+        let (turn, mut random) = (AtomicU64::new(0), fastrand::Rng::with_seed(5));
+        for hash in std::iter::repeat_with(|| random.u64(..)).take(200) {
+            let first = table.pick(&turn, hash).unwrap().id();
+            assert_eq!(table.pick_other(&turn, hash, &[]).unwrap().id(), first);
+            let second = table.pick_other(&turn, hash, &[first]).unwrap().id();
+            assert_ne!(second, first);
+            assert_eq!(table.pick_other(&turn, hash, &[first]).unwrap().id(), second);
+            let all: Vec<_> = members.iter().map(|m| m.endpoint.id).collect();
+            let last = all.iter().find(|id| **id != first).unwrap();
+            let others: Vec<_> = all.iter().filter(|id| *id != last).copied().collect();
+            assert_eq!(table.pick_other(&turn, hash, &others).unwrap().id(), *last, "while there is another");
+            assert!(table.pick_other(&turn, hash, &all).is_some());
+        }
+    }
 }
 
 #[test]
