@@ -176,10 +176,10 @@ async fn answer(request: &Request<Incoming>, server: Server, local: SocketAddr, 
 }
 
 fn readiness(state: &State) -> Answer {
-    if state.is_ready() {
+    let Err(why) = state.readiness() else {
         return text("text/plain", "ready\n".into());
-    }
-    let mut answer = text("text/plain", "not ready\n".into());
+    };
+    let mut answer = text("text/plain", format!("not ready: {why}\n"));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     answer
 }

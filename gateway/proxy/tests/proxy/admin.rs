@@ -2,8 +2,8 @@ use crate::support::*;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tidegate_model::{
-    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Severity,
-    StringMatch, ValueMatch,
+    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Secret,
+    Severity, StringMatch, ValueMatch,
 };
 use tidegate_proxy::{Options, Proxy, Report, StartError};
 
@@ -31,7 +31,10 @@ async fn config_and_table_show_everything_but_keys() {
     let proxy = start();
     let mut model = Model::default();
     secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
-    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "gone"])]);
+    let broken = Secret { key: secret_key("broken"), ..(*model.secrets[&secret_key("s")]).clone() };
+    let broken = Secret { certificate_chain: b"".as_slice().into(), ..broken };
+    model.secrets.insert(broken.key.clone(), broken.into());
+    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "broken"])]);
     let table = plain(&mut model, key(1));
     host(&mut model, &table, "<b>.example.com", vec![respond("hello")]);
     proxy.apply(model);
@@ -172,7 +175,7 @@ async fn silent_connections_do_not_keep_probes_out() {
     for _ in 0..300 {
         silent.push(tokio::net::TcpStream::connect(status).await.unwrap());
     }
-    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready\n".into()));
+    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready: no config is live yet\n".into()));
     assert_eq!(get(status, "/stats/prometheus").await.0, 200);
     // It was the first that had to go, and others stay.
     assert_eq!(read_to_end(&mut silent[0]).await, "");
@@ -192,7 +195,7 @@ async fn a_taken_admin_address_names_its_flag() {
     let Err(e) = Proxy::start(Options { admin: proxy.admin_address(), ..options() }) else {
         panic!("started twice on one address")
     };
-    assert!(matches!(e, StartError::Bind { .. }));
+    assert!(matches!(e, StartError::Bind { .. }) && std::error::Error::source(&e).is_none());
     assert!(e.to_string().contains("--admin") && e.to_string().contains(&proxy.admin_address().to_string()));
 }
 
