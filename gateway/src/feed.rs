@@ -339,6 +339,7 @@ impl Feed {
             objects: report::objects(admitted.objects.clone()),
             restored,
             diagnostics,
+            kept: self.last_good.is_kept(),
         });
         self.proxy.set_ready(unknown.others.is_empty());
         self.complete.mark_unchanged();

@@ -5,6 +5,7 @@ mod handover;
 mod ports;
 mod pulse;
 mod readiness;
+mod shown;
 
 use drain::DrainTimes;
 pub use drain::Hurry;
@@ -12,6 +13,8 @@ pub(crate) use handover::Phase;
 pub use pulse::Pulse;
 pub use readiness::NotReady;
 use readiness::Readiness;
+pub(crate) use shown::Shown;
+pub use shown::{Report, ShowObjects};
 
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
@@ -140,26 +143,6 @@ pub struct Applied {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Makes the objects of a config as JSON without secret material, when they are asked for: there may be many.
-pub type ShowObjects = Arc<dyn Fn() -> Vec<Value> + Send + Sync>;
-
-/// What the admin page shows of the config beside the table.
-#[derive(Clone)]
-pub struct Report {
-    /// The objects.
-    pub objects: ShowObjects,
-    /// How many of the objects are from before the process began: their source is missing or broken.
-    pub restored: usize,
-    /// Everything that was said about them.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-impl Default for Report {
-    fn default() -> Self {
-        Report { objects: Arc::new(Vec::new), restored: 0, diagnostics: Vec::new() }
-    }
-}
-
 /// Why the data plane does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -219,19 +202,6 @@ pub(crate) struct State {
     draining: Arc<AtomicBool>,
     /// Whether what still goes on is to be cut.
     hurried: AtomicBool,
-}
-
-/// The live config, as it is shown.
-#[derive(Default)]
-pub(crate) struct Shown {
-    pub(crate) model: Arc<Model>,
-    pub(crate) since: Option<SystemTime>,
-    /// What was said when it was made live.
-    pub(crate) applied: Vec<Diagnostic>,
-    /// What of that holds no more.
-    pub(crate) settled: Vec<Diagnostic>,
-    pub(crate) report: Report,
-    pub(crate) addresses: Vec<(ListenerKey, SocketAddr)>,
 }
 
 /// What only one config at a time may touch.
@@ -391,6 +361,7 @@ impl Proxy {
         shown.applied = diagnostics.clone();
         shown.settled.clear();
         shown.addresses = control.listeners.addresses();
+        shown.not_after = control.credentials.not_after();
         Applied { generation, diagnostics }
     }
 

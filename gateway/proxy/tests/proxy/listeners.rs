@@ -138,7 +138,8 @@ async fn a_taken_port_is_named_and_the_rest_goes_live() {
         let config = get_json(proxy.admin_address(), "/config").await;
         config["diagnostics"].as_array().unwrap().len()
     };
-    assert_eq!(said().await, 1);
+    let failed = async || metric(&proxy, "tidegate_listeners_failed").await;
+    assert_eq!((said().await, failed().await), (1, 1));
     proxy.publish(Report { diagnostics: applied.diagnostics, ..Report::default() });
 
     // It is tried again, and nothing is said of it any more.
@@ -146,7 +147,7 @@ async fn a_taken_port_is_named_and_the_rest_goes_live() {
     drop(other);
     eventually("it is open", async || proxy.addresses().iter().any(|(_, at)| *at == wanted)).await;
     TcpStream::connect(wanted).await.unwrap();
-    assert_eq!(said().await, 0);
+    assert_eq!((said().await, failed().await), (0, 0));
     let applied = proxy.apply(model.clone());
     assert_eq!((applied.generation, applied.diagnostics.len()), (1, 0));
     eventually("all are open", async || readiness().await.0 == 200).await;

@@ -1,7 +1,7 @@
 //! What an answer that lets a request pass changes.
 
 use super::CheckError;
-use crate::auth::remove_header;
+use crate::auth::{is_same, remove_header};
 use crate::forward::buffers::Work;
 use crate::forward::edits::{Edits, Ops, line};
 use crate::forward::view::View;
@@ -63,6 +63,16 @@ impl Granted {
     /// The query, where it is not the client's any more.
     pub(crate) fn query(&self) -> Option<&[u8]> {
         self.query.as_deref()
+    }
+
+    /// Puts another query in place of the one that it gave.
+    pub(crate) fn set_query(&mut self, query: Vec<u8>) {
+        self.query = Some(query.into());
+    }
+
+    /// Takes a header back, under any name that upstreams may take for it.
+    pub(crate) fn drop_header(&mut self, name: &HeaderName) {
+        self.lines.retain(|(given, _)| !is_same(given.as_str().as_bytes(), name.as_str().as_bytes()));
     }
 
     /// Writes them. They count as sent by the client: operations apply to them.
@@ -178,19 +188,11 @@ impl OfResponse {
     }
 }
 
-/// Takes a header off the request, whoever gave it that.
-fn take(w: &mut Work, name: &HeaderName) {
-    remove_header(w, name);
-    if let Some(verified) = &mut w.verified {
-        verified.drop_header(name);
-    }
-}
-
 impl Grant {
     /// Applies it to the request; what is left is for the response.
     pub(super) fn apply(self, w: &mut Work) -> Option<Rc<[OfResponse]>> {
         for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
-            take(w, name);
+            remove_header(w, name);
         }
         let mut granted = Granted::default();
         for Change { name, value, how } in self.headers {
@@ -204,7 +206,7 @@ impl Grant {
                 How::IfAbsent => !is_there(),
                 How::Set | How::IfPresent => {
                     let write = how == How::Set || is_there();
-                    take(w, &name);
+                    remove_header(w, &name);
                     granted.lines.retain(|(n, _)| *n != name);
                     write
                 }
@@ -219,7 +221,7 @@ impl Grant {
             // what is not in the buffer as it came must be written anew
             let path = view.path().to_vec();
             w.path = path;
-            granted.query = Some(query.into());
+            granted.set_query(query);
         }
         w.granted = Some(Box::new(granted)).filter(|g| !g.lines.is_empty() || g.query.is_some());
         (!self.response.is_empty()).then(|| self.response.into())
