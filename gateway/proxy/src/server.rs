@@ -361,7 +361,6 @@ impl Proxy {
         shown.applied = diagnostics.clone();
         shown.settled.clear();
         shown.addresses = control.listeners.addresses();
-        shown.not_opened = control.not_opened.len();
         shown.not_after = control.credentials.not_after();
         Applied { generation, diagnostics }
     }

@@ -94,10 +94,7 @@ fn of_config(state: &State, out: &mut String) {
 
 fn counts(state: &State) -> [Metric; 8] {
     let c = state.spread.counts();
-    let (restored, not_opened) = {
-        let shown = state.shown();
-        (shown.report.restored, shown.not_opened)
-    };
+    let restored = state.shown().report.restored;
     [
         ("tidegate_connections_active", "gauge", "Open downstream connections.", c.active as u64),
         ("tidegate_connections_total", "counter", "Accepted downstream connections.", c.accepted),
@@ -129,7 +126,7 @@ fn counts(state: &State) -> [Metric; 8] {
             "tidegate_listeners_failed",
             "gauge",
             "Listeners of the live config that are not open; they are tried again every second.",
-            not_opened as u64,
+            state.readiness.not_open() as u64,
         ),
         ("tidegate_config_generation", "gauge", "Number of the live config.", state.live.generation()),
     ]

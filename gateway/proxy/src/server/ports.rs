@@ -84,7 +84,6 @@ impl Control {
             shown.settled.push(diagnostic);
         }
         shown.addresses = addresses;
-        shown.not_opened = self.not_opened.len();
         drop(shown);
         state.readiness.set_not_open(self.not_opened.len());
         state.settle();

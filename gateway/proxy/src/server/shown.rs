@@ -40,8 +40,6 @@ pub(crate) struct Shown {
     pub(crate) settled: Vec<Diagnostic>,
     pub(crate) report: Report,
     pub(crate) addresses: Vec<(ListenerKey, SocketAddr)>,
-    /// Listeners that are wanted and not open.
-    pub(crate) not_opened: usize,
     /// When certificates end that are in use, in seconds since 1970.
     pub(crate) not_after: Arc<[(SecretKey, i64)]>,
 }
