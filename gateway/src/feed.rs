@@ -49,10 +49,10 @@ pub(crate) struct Feed {
     /// Sockets of the service manager that nothing is for.
     unused: BTreeSet<SocketAddr>,
     output: Output,
-    /// Whether the config that is live may be served, and all listeners were open once.
+    /// Whether the config that is live may be served, and one of its listeners was open once.
     ready: bool,
-    /// Turns true when they are.
-    complete: watch::Receiver<bool>,
+    /// Turns true when one is.
+    begun: watch::Receiver<bool>,
     /// What was told the service manager last.
     status: String,
     notifier: Notifier,
@@ -96,7 +96,7 @@ impl Feed {
             mesh_env: setup.mesh_env.clone(),
             echo: serve.echo.then(Echo::start).transpose().context("--echo")?,
             every_address: serve.bind.is_none_or(|ip| ip.is_unspecified()),
-            complete: proxy.complete(),
+            begun: proxy.begun(),
             status: String::new(),
             proxy,
             live,
@@ -147,8 +147,8 @@ impl Feed {
                     self.is_alone = true;
                     continue;
                 }
-                Ok(()) = self.complete.changed() => {
-                    tracing::info!("all listeners are open");
+                Ok(()) = self.begun.changed() => {
+                    tracing::info!("ready: a listener is open");
                     self.tell();
                     changed = false;
                     continue;
@@ -342,7 +342,7 @@ impl Feed {
             kept: self.last_good.is_kept(),
         });
         self.proxy.set_ready(unknown.others.is_empty());
-        self.complete.mark_unchanged();
+        self.begun.mark_unchanged();
         if let Err(why @ NotReady::NotOpen(_)) = self.proxy.readiness() {
             tracing::error!("not ready: {why}; they are tried again every second");
         }

@@ -322,7 +322,8 @@ impl Proxy {
         control.keys.wait(FIRST_KEYS);
 
         diagnostics.extend(control.change_listeners(&model, &old));
-        self.state.readiness.set_not_open(control.not_opened.len());
+        let open = control.listeners.addresses().len();
+        self.state.readiness.set_listeners(open, control.not_opened.len());
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));

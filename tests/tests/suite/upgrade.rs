@@ -142,7 +142,7 @@ async fn the_service_manager_is_told() -> Result<()> {
     let other = TcpListener::bind((net.gateway(), 8080)).await?;
     let start = Start::with(site.path()).variable("NOTIFY_SOCKET", &path);
     let mut gateway = start.variable("WATCHDOG_USEC", "9000000").spawn(&net)?;
-    hears("STATUS=not ready: 1 of the listeners could not be opened yet")?;
+    hears("STATUS=not ready: none of its listeners (1) could be opened yet")?;
     assert_eq!(gateway.readiness().await, Some(503));
     drop(other);
     hears("READY=1\nSTATUS=config 1: ")?;

@@ -83,9 +83,9 @@ impl Control {
             tracing::info!("listening on {} now", at.map_or(listener.to_string(), ToString::to_string));
             shown.settled.push(diagnostic);
         }
+        state.readiness.set_listeners(addresses.len(), self.not_opened.len());
         shown.addresses = addresses;
         drop(shown);
-        state.readiness.set_not_open(self.not_opened.len());
         state.settle();
     }
 }

@@ -1,4 +1,4 @@
-//! When traffic may come: once a config is live, may be served, and all its listeners were open for a first time.
+//! When traffic may come: once a config is live, may be served, and has a listener that is open, unless it wants none.
 
 use super::{Proxy, State};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,10 +8,11 @@ use tokio::sync::watch;
 pub(crate) struct Readiness {
     /// Whether the config may be served, as the owner of the data plane says.
     allowed: AtomicBool,
-    /// Listeners that the live config wants and that are not open.
+    /// Listeners that the live config wants and that are open, or not.
+    open: AtomicUsize,
     not_open: AtomicUsize,
-    /// Whether all listeners were open once: one that fails later takes nothing from the others.
-    complete: watch::Sender<bool>,
+    /// Whether there was one open: those that fail take nothing from the others.
+    begun: watch::Sender<bool>,
 }
 
 /// Why no traffic may come.
@@ -26,8 +27,8 @@ pub enum NotReady {
     /// The owner of the data plane says so.
     #[error("the config may not be served as it is; the log says why")]
     NotAllowed,
-    /// So many listeners of the first config could not be opened yet.
-    #[error("{0} of the listeners could not be opened yet; the log says which and why")]
+    /// None of the listeners of the first config, that many, could be opened yet.
+    #[error("none of its listeners ({0}) could be opened yet; the log says why")]
     NotOpen(usize),
 }
 
@@ -37,8 +38,9 @@ impl Readiness {
     pub(super) fn new(has_predecessor: bool) -> Self {
         Readiness {
             allowed: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
             not_open: AtomicUsize::new(0),
-            complete: watch::Sender::new(has_predecessor),
+            begun: watch::Sender::new(has_predecessor),
         }
     }
 
@@ -47,8 +49,9 @@ impl Readiness {
         self.not_open.load(Ordering::SeqCst)
     }
 
-    pub(super) fn set_not_open(&self, count: usize) {
-        self.not_open.store(count, Ordering::SeqCst);
+    pub(super) fn set_listeners(&self, open: usize, not_open: usize) {
+        self.open.store(open, Ordering::SeqCst);
+        self.not_open.store(not_open, Ordering::SeqCst);
     }
 }
 
@@ -58,7 +61,7 @@ impl State {
     /// # Errors
     /// Why not.
     pub(crate) fn readiness(&self) -> Result<(), NotReady> {
-        let Readiness { allowed, complete, .. } = &self.readiness;
+        let Readiness { allowed, begun, .. } = &self.readiness;
         // Who asks means the address, which another process serves once it was passed on.
         if self.draining.load(Ordering::Relaxed) && !self.is_passed_on() {
             Err(NotReady::Draining)
@@ -66,26 +69,26 @@ impl State {
             Err(NotReady::NoConfig)
         } else if !allowed.load(Ordering::SeqCst) {
             Err(NotReady::NotAllowed)
-        } else if !*complete.borrow() {
+        } else if !*begun.borrow() {
             Err(NotReady::NotOpen(self.readiness.not_open()))
         } else {
             Ok(())
         }
     }
 
-    /// Notes it once all listeners of a config that may be served are open.
+    /// Notes it once a config that may be served can be reached.
     pub(super) fn settle(&self) {
-        let Readiness { allowed, not_open, complete } = &self.readiness;
-        let all_open = allowed.load(Ordering::SeqCst) && not_open.load(Ordering::SeqCst) == 0;
-        if all_open && self.live.generation() > 0 {
-            complete.send_if_modified(|complete| !std::mem::replace(complete, true));
+        let Readiness { allowed, open, not_open, begun } = &self.readiness;
+        let is_open = open.load(Ordering::SeqCst) > 0 || not_open.load(Ordering::SeqCst) == 0;
+        if is_open && allowed.load(Ordering::SeqCst) && self.live.generation() > 0 {
+            begun.send_if_modified(|begun| !std::mem::replace(begun, true));
         }
     }
 }
 
 impl Proxy {
-    /// Says whether the config that is live may be served. `/healthz/ready` answers 200 then, for the first time once all
-    /// its listeners are open.
+    /// Says whether the config that is live may be served. `/healthz/ready` answers 200 then, for the first time once one
+    /// of its listeners is open.
     pub fn set_ready(&self, ready: bool) {
         self.state.readiness.allowed.store(ready, Ordering::SeqCst);
         self.state.settle();
@@ -99,8 +102,8 @@ impl Proxy {
         self.state.readiness()
     }
 
-    /// Turns true when all listeners are open for the first time.
-    pub fn complete(&self) -> watch::Receiver<bool> {
-        self.state.readiness.complete.subscribe()
+    /// Turns true when a listener is open for the first time.
+    pub fn begun(&self) -> watch::Receiver<bool> {
+        self.state.readiness.begun.subscribe()
     }
 }
