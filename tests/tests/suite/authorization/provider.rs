@@ -166,9 +166,10 @@ fn by_grpc(want: &str) -> Response<Body> {
             let ok = [
                 bytes(2, &header("x-user", "bob", None, 0)),
                 bytes(2, &header("x-groups", "b", Some(true), 0)),
-                bytes(2, &header("x-absent", "new", None, 1)),
-                bytes(2, &header("x-there", "not", None, 1)),
-                bytes(2, &header("x-nowhere", "not", None, 3)),
+                // only `append` counts for a request, so no client can keep these its own
+                bytes(2, &header("x-there", "theirs", None, 1)),
+                bytes(2, &header("x-nowhere", "new", None, 3)),
+                bytes(2, &header("x-absent", "not", Some(true), 0)),
                 bytes(2, &header("host", "evil.example", None, 0)),
                 bytes(5, b"x-secret"),
                 bytes(6, &header("x-seen", "yes", None, 0)),

@@ -24,15 +24,16 @@ pub(super) struct Grant {
     pub(super) remove_params: Vec<String>,
 }
 
-/// A header that is changed.
+/// A header of the request that is changed.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) name: HeaderName,
     pub(super) value: Vec<u8>,
-    pub(super) how: How,
+    /// Whether it stands beside the lines that are there, if any, or takes their place.
+    pub(super) append: bool,
 }
 
-/// What becomes of the lines that are there.
+/// What becomes of the lines that a response has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     /// They stay, and this one is added.
@@ -63,6 +64,15 @@ impl Granted {
     /// The query, where it is not the client's any more.
     pub(crate) fn query(&self) -> Option<&[u8]> {
         self.query.as_deref()
+    }
+
+    /// Takes a header off the request, whoever gave it that.
+    fn take(&mut self, w: &mut Work, name: &HeaderName) {
+        remove_header(w, name);
+        if let Some(verified) = &mut w.verified {
+            verified.drop_header(name);
+        }
+        self.lines.retain(|(n, _)| n != name);
     }
 
     /// Writes them. They count as sent by the client: operations apply to them.
@@ -178,40 +188,28 @@ impl OfResponse {
     }
 }
 
-/// Takes a header off the request, whoever gave it that.
-fn take(w: &mut Work, name: &HeaderName) {
-    remove_header(w, name);
-    if let Some(verified) = &mut w.verified {
-        verified.drop_header(name);
-    }
-}
-
 impl Grant {
     /// Applies it to the request; what is left is for the response.
     pub(super) fn apply(self, w: &mut Work) -> Option<Rc<[OfResponse]>> {
-        for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
-            take(w, name);
-        }
         let mut granted = Granted::default();
-        for Change { name, value, how } in self.headers {
+        // in Envoy's order
+        let (append, set): (Vec<_>, Vec<_>) = self.headers.into_iter().partition(|change| change.append);
+        for Change { name, value, append } in set.into_iter().chain(append) {
             let bytes = name.as_str().as_bytes();
             if !is_writable(bytes) {
                 continue;
             }
             let is_there = || View::of(w).value(bytes).is_some() || granted.values(bytes).next().is_some();
-            let write = match how {
-                How::Append => true,
-                How::IfAbsent => !is_there(),
-                How::Set | How::IfPresent => {
-                    let write = how == How::Set || is_there();
-                    take(w, &name);
-                    granted.lines.retain(|(n, _)| *n != name);
-                    write
-                }
-            };
-            if write {
-                granted.lines.push((name, value.into()));
+            if append && !is_there() {
+                continue;
             }
+            if !append {
+                granted.take(w, &name);
+            }
+            granted.lines.push((name, value.into()));
+        }
+        for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
+            granted.take(w, name);
         }
         if !self.remove_params.is_empty() || !self.set_params.is_empty() {
             let view = View::of(w);

@@ -72,10 +72,8 @@ pub(super) fn read(reply: &Reply, http: &HttpCheck) -> Result<Said, CheckError> 
             grant.response.extend(OfResponse::new(written.clone(), &value, How::Append));
         }
         if is_one_of(&http.upstream_on_allow, &name) {
-            // the first line takes the place of the client's, further ones stand beside it
-            let again = grant.headers.iter().any(|change| change.name == written);
-            let how = if again { How::Append } else { How::Set };
-            grant.headers.push(Change { name: written, value, how });
+            // as in Envoy, the last of several lines is the one that counts
+            grant.headers.push(Change { name: written, value, append: false });
         }
     }
     match reply.status {
