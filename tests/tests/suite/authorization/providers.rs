@@ -281,16 +281,16 @@ async fn bodies_are_checked_within_bounds_and_arrive_whole() -> Result<()> {
 
 #[tokio::test]
 async fn a_provider_that_cannot_be_asked_denies_what_its_rules_match() -> Result<()> {
-    let custom = |name: &str| {
+    let custom = |name: &str, path: &str| {
         format!(
-            "{{action: CUSTOM, provider: {{name: {name}}}, rules: [{{to: [{{operation: {{paths: [/{name}]}}}}]}}]}}"
+            "{{action: CUSTOM, provider: {{name: {name}}}, rules: [{{to: [{{operation: {{paths: [{path}]}}}}]}}]}}"
         )
     };
-    let (me, other) = (custom("me"), custom("other"));
+    let (me, other) = (custom("me", "/me*"), custom("other", "'*/other'"));
     let policies = policies(&[("a", &me), ("b", &other)]) + &mesh("envoyExtAuthzHttp", "timeout: 60s");
     let (world, provider, _net) = world("HTTP", &policies).await?;
     let mark = world.gateway.log.since(0).len();
-    for (path, status) in [("/me", 200), ("/other", 403), ("/neither", 200)] {
+    for (path, status) in [("/me", 200), ("/other", 403), ("/me/other", 403), ("/neither", 200)] {
         assert_eq!(exchange(&world.request(path)).await?.status, status, "{path}: {}", world.gateway.said());
     }
     assert_eq!(provider.asked().len(), 1);
