@@ -7,8 +7,8 @@ use tidegate_model::{HeaderName, HttpCheck, TextPattern};
 
 /// Sent whatever is said, as in Envoy.
 const ALWAYS: &str = "authorization";
-/// What of a refusal the client gets whatever is said.
-const REFUSAL: [&str; 4] = ["www-authenticate", "location", "proxy-authenticate", "set-cookie"];
+/// What of a refusal the client gets whatever is said, as in Envoy.
+const REFUSAL: [&str; 2] = ["www-authenticate", "location"];
 /// What a server says about itself and the connection, not about the request.
 const OF_SERVER: [&str; 3] = ["date", "server", "content-length"];
 
