@@ -232,15 +232,18 @@ fn operation(o: &PolicyOperation) -> Vec<Clause> {
         .collect()
 }
 
-/// Whether a listener has connections without requests.
+/// Whether a listener has connections without requests that policies are about.
 fn has_connections(protocol: &ListenerProtocol) -> bool {
     match protocol {
         ListenerProtocol::Http(_) => false,
         ListenerProtocol::Tcp(_) => true,
         ListenerProtocol::Tls(servers) => {
-            let is_bytes =
-                |action: &TlsAction| matches!(action, TlsAction::Tcp(..) | TlsAction::Passthrough { .. });
-            servers.iter().any(|server| is_bytes(&server.action))
+            let has_policies = |action: &TlsAction| match action {
+                TlsAction::Tcp(_, route) => route.has_policies(),
+                TlsAction::Passthrough { routes, .. } => routes.iter().any(|r| r.route.has_policies()),
+                TlsAction::Http(_) | TlsAction::Refuse(_) => false,
+            };
+            servers.iter().any(|server| has_policies(&server.action))
         }
     }
 }

@@ -196,12 +196,14 @@ async fn policies_decide_about_connections() -> Result<()> {
     backend.listen(workload).await?;
     let routes = format!(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: bytes}}\nspec:\n  selector: \
-         {{istio: ingressgateway}}\n  servers: [{{port: {{number: 9000, name: tcp, protocol: TCP}}, hosts: ['*']}}]\n\
+         {{istio: ingressgateway}}\n  servers: [{{port: {{number: 9000, name: tcp, protocol: TCP}}, hosts: ['*']}}, {{port: \
+         {{number: 9443, name: tls, protocol: TLS}}, hosts: ['*.example'], tls: {{mode: AUTO_PASSTHROUGH}}}}]\n\
          ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: bytes}}\nspec:\n  hosts: \
          ['*']\n  gateways: [bytes]\n  tcp: [{{route: [{{destination: {{host: bytes.example, port: {{number: 9000}}}}}}]}}]\n\
          ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: bytes}}\nspec:\n  hosts: \
-         [bytes.example]\n  resolution: STATIC\n  ports: [{{number: 9000, name: tcp, protocol: TCP}}]\n  endpoints: \
-         [{{address: {}}}]\n",
+         [bytes.example]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{number: 9000, name: tcp, protocol: TCP}}]\n  endpoints: \
+         [{{address: {}, labels: \
+         {{security.istio.io/tlsMode: istio}}}}]\n",
         workload.ip()
     );
     site.write("routes.yaml", &routes)?;
@@ -230,6 +232,14 @@ async fn policies_decide_about_connections() -> Result<()> {
                 gateway.log.find(mark, SOON, |l| l.contains("rbac_access_denied_matched_policy")).await;
             ensure!(line.is_some(), "{policy}: {}", gateway.log.tail());
         }
+        // no policy is about the TLS of the mesh: this comes as far as the workload, which speaks none
+        let mark = gateway.log.since(0).len();
+        let mut mesh = Request::to(gateway.at(9443)).tls("outbound_.9000_._.bytes.example");
+        mesh.tls.as_mut().context("no TLS")?.alpn = vec!["istio"];
+        ensure!(Connection::open(&mesh).await.is_err(), "the workload speaks TLS");
+        let line = gateway.log.find(mark, SOON, |l| l.contains("outbound_.9000_._.bytes.example")).await;
+        let line: Value = serde_json::from_str(&line.with_context(|| format!("{policy}: not logged"))?)?;
+        ensure!(line["upstream_host"] == json!(workload.to_string()), "{policy}: {line}");
     }
     // a provider is asked about a connection by gRPC
     let at = SocketAddr::new(IpAddr::V4(net.next()?), 8081);
