@@ -121,6 +121,12 @@ impl Attribute {
         use Attribute::{DestinationIp, DestinationPort, Filter, Peer, RemoteIp, Sni, SourceIp};
         matches!(self, SourceIp | RemoteIp | DestinationIp | DestinationPort | Sni | Peer(_) | Filter(_))
     }
+
+    /// Whether only a verified token has it. Providers are asked before tokens are verified, so for policies that ask
+    /// them nothing has it.
+    pub fn is_of_tokens(&self) -> bool {
+        matches!(self, Self::RequestPrincipal | Self::Audiences | Self::Presenter | Self::Claim(_))
+    }
 }
 
 /// A part of an identity in the mesh: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.

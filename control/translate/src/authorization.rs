@@ -96,17 +96,18 @@ fn translated(
     report: &mut Report,
 ) -> Policy {
     let own = &*object.reference.namespace;
+    let custom = matches!(action, PolicyAction::Custom(_));
     let rules = policy.rules.iter().enumerate().map(|(i, rule)| {
         let field = format!("spec.rules[{i}]");
         let of = |n: usize, s: &PolicySource, report: &mut Report| {
-            let place = Place { object, field: format!("{field}.from[{n}].source"), own };
+            let place = Place { object, field: format!("{field}.from[{n}].source"), own, custom };
             source(&place, s, report)
         };
         let sources = rule.from.iter().enumerate();
         let sources = sources.filter_map(|(n, from)| Some(of(n, from.source.as_ref()?, report))).collect();
         let operations = rule.to.iter().filter_map(|to| Some(operation(to.operation.as_ref()?))).collect();
         let conditions = rule.when.iter().enumerate().filter_map(|(n, when)| {
-            let place = Place { object, field: format!("{field}.when[{n}]"), own };
+            let place = Place { object, field: format!("{field}.when[{n}]"), own, custom };
             let clause = clause(attribute(&when.key)?, &when.values, &when.not_values)?;
             place.report(&clause, ["values", "notValues"], report);
             Some(clause)
@@ -136,6 +137,8 @@ struct Place<'a> {
     field: String,
     /// The policy's namespace.
     own: &'a str,
+    /// Whether a provider decides.
+    custom: bool,
 }
 
 impl Place<'_> {
@@ -146,6 +149,9 @@ impl Place<'_> {
                 "no client has an identity of the mesh here: mesh TLS is not spoken to clients"
             }
             Attribute::Filter(_) => "there are no filters of Envoy here",
+            of_token if self.custom && of_token.is_of_tokens() => {
+                "providers are asked before tokens are verified, as in Istio"
+            }
             _ => return,
         };
         let lists = [(&clause.values, "never matches"), (&clause.not_values, "excludes nothing")];

@@ -55,6 +55,20 @@ fn what_can_never_match_is_said() {
 }
 
 #[test]
+fn providers_know_no_tokens() {
+    let rules = "rules: [{from: [{source: {requestPrincipals: [a/b]}}], when: [{key: 'request.auth.claims[c]', values: [d]}]}]";
+    let (_, said) = policies(&format!("AuthorizationPolicy istio-system/p: {{action: DENY, {rules}}}"));
+    assert!(said.is_empty(), "{said:?}");
+    let custom =
+        format!("AuthorizationPolicy istio-system/p: {{action: CUSTOM, provider: {{name: x}}, {rules}}}");
+    let (_, said) = policies(&custom);
+    for field in ["from[0].source.requestPrincipals", "when[0].values"] {
+        let expected = format!("warning spec.rules[0].{field} never-matches");
+        assert!(said.contains(&expected), "{said:?}");
+    }
+}
+
+#[test]
 fn broken_policies_deny_everything() {
     let broken = tidegate_model::ObjectRef::new("AuthorizationPolicy", "istio-system", "p");
     let env = Env { broken_policies: [(broken.clone(), tidegate_model::Origin::default())].into(), ..env() };

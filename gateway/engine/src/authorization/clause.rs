@@ -56,8 +56,10 @@ enum Reading {
 }
 
 impl CompiledClause {
-    pub(super) fn compile(clause: &Clause) -> Self {
+    /// `before_tokens` where tokens are not verified yet when it is asked.
+    pub(super) fn compile(clause: &Clause, before_tokens: bool) -> Self {
         let test = match &clause.attribute {
+            of_token if before_tokens && of_token.is_of_tokens() => Test::Nothing,
             Attribute::SourceIp => Test::Source(Address::Source),
             Attribute::RemoteIp => Test::Source(Address::Remote),
             Attribute::DestinationIp => Test::Source(Address::Destination),

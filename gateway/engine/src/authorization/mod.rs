@@ -224,9 +224,10 @@ struct CompiledPolicy {
 
 impl CompiledPolicy {
     fn compile(source: &Arc<Policy>) -> Self {
+        let before_tokens = matches!(source.action, PolicyAction::Custom(_));
         CompiledPolicy {
             source: source.clone(),
-            rules: source.rules.iter().map(CompiledRule::compile).collect(),
+            rules: source.rules.iter().map(|rule| CompiledRule::compile(rule, before_tokens)).collect(),
         }
     }
 
@@ -246,8 +247,8 @@ struct CompiledRule {
 }
 
 impl CompiledRule {
-    fn compile(rule: &PolicyRule) -> Self {
-        let clauses = |of: &Vec<_>| of.iter().map(CompiledClause::compile).collect();
+    fn compile(rule: &PolicyRule, before_tokens: bool) -> Self {
+        let clauses = |of: &Vec<_>| of.iter().map(|c| CompiledClause::compile(c, before_tokens)).collect();
         let mut all = rule.sources.iter().chain(&rule.operations).flatten().chain(&rule.conditions);
         CompiledRule {
             sources: rule.sources.iter().map(clauses).collect(),

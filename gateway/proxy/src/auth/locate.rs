@@ -17,7 +17,7 @@ pub(super) fn tokens<'v, 'r>(
     for location in locations {
         match location {
             TokenLocation::Header(name, prefix) => {
-                let values = view.values(name.as_str().as_bytes());
+                let values = view.brought(name.as_str().as_bytes());
                 let tokens = values.filter_map(|value| behind(value, prefix.as_bytes()));
                 found.extend(tokens.map(|token| (location, Cow::Borrowed(token))));
             }
@@ -55,7 +55,7 @@ fn param<'a>(view: View<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
 
 /// The first cookie of that name, without quotes around its value.
 fn cookie<'a>(view: View<'a>, name: &[u8]) -> Option<&'a [u8]> {
-    let pairs = view.values(b"cookie").flat_map(|line| line.split(|b| *b == b';'));
+    let pairs = view.brought(b"cookie").flat_map(|line| line.split(|b| *b == b';'));
     let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="));
     let value = values.next()?;
     Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
@@ -73,7 +73,10 @@ pub(super) fn remove(w: &mut Work, location: &TokenLocation) {
 /// Takes every line of a header off the request, also under a name that upstreams of the CGI kind do not tell from it.
 /// Lines that say where the message ends or goes stay.
 pub(crate) fn remove_header(w: &mut Work, name: &HeaderName) {
-    let Work { buf, pos, request, .. } = w;
+    let Work { buf, pos, request, granted, .. } = w;
+    if let Some(granted) = granted {
+        granted.drop_header(name);
+    }
     let buf = &buf[*pos..];
     for field in request.fields.iter_mut().filter(|f| !f.known.is_framing()) {
         if is_same(field.name.of_buffer(buf), name.as_str().as_bytes()) {
@@ -90,14 +93,16 @@ pub(crate) fn is_same(a: &[u8], b: &[u8]) -> bool {
 
 /// Takes every query parameter of a name off the request: out of the buffer, so that nobody sees it any more.
 fn remove_param(w: &mut Work, name: &str) {
+    if let Some(granted) = &mut w.granted
+        && let Some(query) = granted.query()
+    {
+        let kept = without(query, name);
+        return granted.set_query(kept);
+    }
     let Some(query) = w.request.query else { return };
     let Work { buf, pos, request, path, .. } = w;
     let head = &mut buf[*pos..];
-    let kept: Vec<u8> = {
-        let pairs = query.of_buffer(head).split(|b| *b == b'&');
-        let is_other = |pair: &&[u8]| form_urlencoded::parse(pair).next().is_none_or(|(key, _)| key != name);
-        pairs.filter(is_other).collect::<Vec<_>>().join(&b'&')
-    };
+    let kept = without(query.of_buffer(head), name);
     if kept.len() == query.of_buffer(head).len() {
         return;
     }
@@ -113,6 +118,12 @@ fn remove_param(w: &mut Work, name: &str) {
     let end = if kept.is_empty() { start - 1 } else { start + kept.len() };
     request.query = (!kept.is_empty()).then(|| Span::new(start..end));
     request.target = Span::new(request.target.start()..end);
+}
+
+fn without(query: &[u8], name: &str) -> Vec<u8> {
+    let pairs = query.split(|b| *b == b'&');
+    let is_other = |pair: &&[u8]| form_urlencoded::parse(pair).next().is_none_or(|(key, _)| key != name);
+    pairs.filter(is_other).collect::<Vec<_>>().join(&b'&')
 }
 
 /// Whether a request asks, before another one, what that may be (Fetch 3.3.6): it never has a token.

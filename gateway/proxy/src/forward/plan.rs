@@ -25,7 +25,7 @@ pub(crate) enum Plan<'t> {
     Check(Check<'t>),
 }
 
-/// Makes the path canonical, works out who is asking, verifies tokens where that was asked for, and asks the engine.
+/// Makes the path canonical, works out who is asking, has policies and tokens looked at, and asks the engine.
 pub(crate) fn plan<'t>(
     life: &mut Life<'t>,
     w: &mut Work,
@@ -53,22 +53,30 @@ pub(crate) fn plan<'t>(
     if sent != b"*" && path::canonicalize(snapshot.mesh.path_normalization, sent, path).is_err() {
         return Plan::Answer(Answer::Error(Kind::BadPath, None));
     }
-    if let Some(authenticator) = &snapshot.authentication
-        && let Err(denial) = authenticator.authenticate(w, &site.worker.tokens)
-    {
-        return Plan::Answer(Answer::Error(Kind::Denied(denial), None));
-    }
+    // a provider is asked first, as in Istio: it may bring the token
     if let Some(authorizer) = snapshot.table.authorizer() {
         match authorize::check(authorizer, w, site) {
             Ok(None) => {}
             Ok(Some(check)) => return Plan::Check(check),
             Err(answer) => return Plan::Answer(answer),
         }
-        if let Err(answer) = authorize::enforce(authorizer, w, site) {
-            return Plan::Answer(answer);
-        }
     }
-    route(life, w, site, snapshot)
+    match admit(w, site, snapshot) {
+        Ok(()) => route(life, w, site, snapshot),
+        Err(answer) => Plan::Answer(answer),
+    }
+}
+
+/// Verifies tokens where that was asked for, and holds the request against the policies that need nobody else.
+pub(crate) fn admit(w: &mut Work, site: Site<'_>, snapshot: &Snapshot) -> Result<(), Answer<'static>> {
+    if let Some(authenticator) = &snapshot.authentication {
+        let verified = authenticator.authenticate(w, &site.worker.tokens);
+        verified.map_err(|denial| Answer::Error(Kind::Denied(denial), None))?;
+    }
+    match snapshot.table.authorizer() {
+        Some(authorizer) => authorize::enforce(authorizer, w, site),
+        None => Ok(()),
+    }
 }
 
 /// Asks the engine.

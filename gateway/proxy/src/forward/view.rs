@@ -84,13 +84,18 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The values of a header as they came, and as a provider gave them.
+    pub(crate) fn brought<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.values(name).chain(self.given(name))
+    }
+
     /// The values that a provider gave it.
     fn given<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         self.granted.into_iter().flat_map(move |granted| granted.values(name))
     }
 
     fn joined(self, name: &[u8]) -> Option<HeaderValue<'a>> {
-        joined(self.values(name).chain(self.given(name)))
+        joined(self.brought(name))
     }
 
     /// Whether verified tokens gave it the header.
@@ -98,9 +103,9 @@ impl<'a> View<'a> {
         self.verified.is_some_and(|verified| verified.values(name).next().is_some())
     }
 
-    /// The values that verified tokens gave it, and a provider beside them; nothing that the client says itself.
+    /// The values that verified tokens gave it; nothing that anybody else says.
     fn said<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        self.verified.into_iter().flat_map(move |verified| verified.values(name)).chain(self.given(name))
+        self.verified.into_iter().flat_map(move |verified| verified.values(name))
     }
 }
 
@@ -153,7 +158,7 @@ impl RequestView for View<'_> {
             | Known::ForwardedProto
             | Known::ClientCert => self.value(name).iter().for_each(|whole| value(whole)),
             _ if self.is_said(name) => self.said(name).for_each(value),
-            _ => self.values(name).chain(self.given(name)).for_each(value),
+            _ => self.brought(name).for_each(value),
         }
     }
 

@@ -110,6 +110,7 @@ fn by_http(want: &str) -> Response<Body> {
         "success" => (204, String::new()),
         _ => (200, "welcome".to_owned()),
     };
+    let token = want.strip_prefix("token ").map(|token| ("authorization", format!("Bearer {token}")));
     let answer = Response::builder()
         .status(status)
         .header("x-user", "bob")
@@ -121,6 +122,7 @@ fn by_http(want: &str) -> Response<Body> {
         .header("set-cookie", "session=1")
         .header("location", "http://login.example/")
         .header("www-authenticate", "Basic");
+    let answer = token.into_iter().fold(answer, |answer, (name, value)| answer.header(name, value));
     answer.body(Full::new(Bytes::from(body)).boxed()).unwrap_or_default()
 }
 

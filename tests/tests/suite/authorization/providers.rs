@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
-use tidegate_tests::{Answer, Connection, Net, Request, Version, exchange, values};
+use tidegate_tests::{Answer, Connection, Net, Request, TokenSigner, Version, exchange, values};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -121,6 +121,56 @@ async fn a_provider_is_asked_by_http() -> Result<()> {
         "{}",
         world.gateway.said()
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_provider_may_bring_the_token() -> Result<()> {
+    let signer = TokenSigner::new()?;
+    let claims = json!({"iss": "here", "sub": "me"});
+    let sign = |expired| signer.sign(claims.as_object().context("claims")?, expired);
+    let (good, bad) = (sign(false)?, sign(true)?);
+    let tokens = format!(
+        "\n---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: tokens, namespace: \
+         istio-system}}\nspec: {{jwtRules: [{{issuer: here, jwks: '{}', outputClaimToHeaders: [{{header: x-user, claim: \
+         sub}}]}}]}}\n",
+        signer.key_set()?
+    );
+    let settings = "timeout: 60s, includeRequestHeadersInCheck: [x-want], headersToUpstreamOnAllow: [authorization, x-user]";
+    let custom = "{action: CUSTOM, provider: {name: me}, rules: [{}]}";
+    let allow = "{rules: [{from: [{source: {requestPrincipals: [here/me]}}]}]}";
+    let all =
+        policies(&[("custom", custom), ("allow", allow)]) + &mesh("envoyExtAuthzHttp", settings) + &tokens;
+    let (world, provider, _net) = world("HTTP", &all).await?;
+    let brought = |token: &str| world.request("/a").header("x-want", &format!("token {token}"));
+    let sent = |token: &str, want: &str| {
+        world.request("/a").header("x-want", want).header("authorization", &format!("Bearer {token}"))
+    };
+    for (request, expected) in [
+        (brought(&good), 200),
+        (brought(&bad), 401),
+        (sent(&bad, &format!("token {good}")), 200),
+        (sent(&good, "allow"), 200),
+        (sent(&bad, "redirect"), 302),
+        (sent(&bad, "allow"), 401),
+        (world.request("/a").header("x-want", "allow"), 403),
+    ] {
+        let hits = world.backend.hits().len();
+        let answer = exchange(&request).await?;
+        ensure!(answer.status == expected, "{request:?}: {} {}", answer.status, answer.text());
+        let asked = provider.asked();
+        let has_token = values(&request.headers, "authorization").len();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(
+            asked[0].headers.get_all("authorization").iter().count(),
+            has_token,
+            "the provider sees it"
+        );
+        for hit in &world.backend.hits()[hits..] {
+            assert_eq!(values(&hit.headers, "x-user"), ["me"], "what the provider says of it does not count");
+            ensure!(values(&hit.headers, "authorization").is_empty(), "{hit:?}");
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What an answer that lets a request pass changes.
 
 use super::CheckError;
-use crate::auth::remove_header;
+use crate::auth::{is_same, remove_header};
 use crate::forward::buffers::Work;
 use crate::forward::edits::{Edits, Ops, line};
 use crate::forward::view::View;
@@ -66,13 +66,14 @@ impl Granted {
         self.query.as_deref()
     }
 
-    /// Takes a header off the request, whoever gave it that.
-    fn take(&mut self, w: &mut Work, name: &HeaderName) {
-        remove_header(w, name);
-        if let Some(verified) = &mut w.verified {
-            verified.drop_header(name);
-        }
-        self.lines.retain(|(n, _)| n != name);
+    /// Puts another query in place of the one that it gave.
+    pub(crate) fn set_query(&mut self, query: Vec<u8>) {
+        self.query = Some(query.into());
+    }
+
+    /// Takes a header back, under any name that upstreams may take for it.
+    pub(crate) fn drop_header(&mut self, name: &HeaderName) {
+        self.lines.retain(|(given, _)| !is_same(given.as_str().as_bytes(), name.as_str().as_bytes()));
     }
 
     /// Writes them. They count as sent by the client: operations apply to them.
@@ -204,12 +205,14 @@ impl Grant {
                 continue;
             }
             if !append {
-                granted.take(w, &name);
+                remove_header(w, &name);
+                granted.lines.retain(|(given, _)| *given != name);
             }
             granted.lines.push((name, value.into()));
         }
         for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
-            granted.take(w, name);
+            remove_header(w, name);
+            granted.drop_header(name);
         }
         if !self.remove_params.is_empty() || !self.set_params.is_empty() {
             let view = View::of(w);
@@ -217,7 +220,7 @@ impl Grant {
             // what is not in the buffer as it came must be written anew
             let path = view.path().to_vec();
             w.path = path;
-            granted.query = Some(query.into());
+            granted.set_query(query);
         }
         w.granted = Some(Box::new(granted)).filter(|g| !g.lines.is_empty() || g.query.is_some());
         (!self.response.is_empty()).then(|| self.response.into())

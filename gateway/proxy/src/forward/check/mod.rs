@@ -15,12 +15,11 @@ pub(crate) use room::fill;
 pub(crate) use room::{Checks, Held};
 
 use super::answer::Answer;
-use super::authorize;
 use super::buffers::Work;
 use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::error::{Kind, Limit};
-use super::plan::{Plan, route};
+use super::plan::{Plan, admit, route};
 use super::record::{Life, Site};
 use super::side::{self, Nobody, Reply, Side};
 use super::view::View;
@@ -127,16 +126,15 @@ pub(crate) async fn decide<'t, D: Downstream>(
         Ok(grant) => grant,
         Err(answer) => return Plan::Answer(answer),
     };
-    // what the provider changes counts for routing only where it may
+    // what the provider changes counts for routing only where it may, or where a token is verified (`clear_route_cache`
+    // of Envoy's filters)
     let routed = (!check.by.clear_route_cache).then(|| route(life, w, site, snapshot));
     life.granted = grant.apply(w);
-    if let Some(authorizer) = snapshot.table.authorizer()
-        && let Err(answer) = authorize::enforce(authorizer, w, site)
-    {
+    if let Err(answer) = admit(w, site, snapshot) {
         (life.route, life.cors) = (None, &[]);
         return Plan::Answer(answer);
     }
-    routed.unwrap_or_else(|| route(life, w, site, snapshot))
+    routed.filter(|_| w.verified.is_none()).unwrap_or_else(|| route(life, w, site, snapshot))
 }
 
 async fn ask_for<D: Downstream>(
@@ -324,7 +322,6 @@ fn headers(w: &Work, view: View<'_>) -> Vec<(String, Vec<Vec<u8>>)> {
     let sent = w.request.fields.iter().filter(|f| !f.known.is_framing() && f.known != Known::Nominated);
     let mut names: Vec<String> =
         sent.map(|f| String::from_utf8_lossy(f.name.of_buffer(buf)).to_ascii_lowercase()).collect();
-    names.extend(w.verified.iter().flat_map(|verified| verified.names()).map(str::to_owned));
     names.extend(OWN.map(str::to_owned));
     names.sort_unstable();
     names.dedup();
