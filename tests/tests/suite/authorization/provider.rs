@@ -183,6 +183,10 @@ fn by_grpc(want: &str) -> Response<Body> {
             ];
             (0, bytes(3, &ok.concat()))
         }
+        "elsewhere" => (0, bytes(3, &bytes(2, &header(":path", "/checked/x/../else%77here?new=1", None, 0)))),
+        "never" => (0, bytes(3, &bytes(2, &header(":path", "/checked/%6eever", None, 0)))),
+        "another-method" => (0, bytes(3, &bytes(2, &header(":method", "PUT", None, 0)))),
+        "bad-path" => (0, bytes(3, &bytes(2, &header(":path", "evil", None, 0)))),
         "broken-header" => (0, bytes(3, &bytes(2, &header("x-a", "1\r\nx-b: 2", None, 0)))),
         _ => (0, Vec::new()),
     };

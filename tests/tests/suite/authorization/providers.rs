@@ -234,8 +234,17 @@ async fn a_provider_is_asked_by_grpc() -> Result<()> {
         assert_eq!(answer.header("www-authenticate"), Some("Basic"));
         assert_eq!(values(&answer.headers, "set-cookie"), ["a=1", "b=2"]);
     }
+    let (hits, mark) = (world.backend.hits().len(), world.gateway.log.since(0).len());
+    assert!(world.wanting("elsewhere").await?.iter().all(|answer| answer.status == 200));
+    for hit in &world.backend.hits()[hits..] {
+        assert_eq!(hit.path, "/checked/elsewhere?new=1", "made canonical");
+    }
+    let line = world.gateway.log.find(mark, SOON, |line| line.contains("/checked/elsewhere?new=1")).await;
+    ensure!(line.is_some(), "{}", world.gateway.log.tail());
     let hits = world.backend.hits().len();
-    for want in ["plain", "success", "error", "no-message", "broken-header", "silence"] {
+    // the policies behind it see the new path
+    let unasked = ["plain", "success", "error", "no-message", "broken-header", "silence"];
+    for want in ["never", "another-method", "bad-path"].into_iter().chain(unasked) {
         if want == "silence" {
             world.policies(&asking("envoyExtAuthzGrpc", "timeout: 0.5s")).await?;
         }
@@ -245,7 +254,7 @@ async fn a_provider_is_asked_by_grpc() -> Result<()> {
     assert_eq!(world.backend.hits().len(), hits);
     drop(provider);
     assert!(world.wanting("allow").await?.iter().all(|answer| answer.status == 403));
-    assert_eq!(world.metric("check_passed").await?, 2);
+    assert_eq!(world.metric("check_passed").await?, 6);
     Ok(())
 }
 

@@ -63,8 +63,17 @@ fn peer(address: SocketAddr) -> Peer {
     Peer { address: Some(Address { socket_address: Some(socket) }) }
 }
 
+/// As in Envoy, with a `!` for each byte that is no text, so that it is as long as what came.
+fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '!'));
+    }
+    text
+}
+
 fn http_request(question: &Question, asked: &Asked, as_bytes: bool) -> HttpRequest {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let scheme = question.scheme.as_str();
     let mut headers: HashMap<String, String> = HashMap::new();
     for (name, values) in asked.headers.iter().filter(|(name, _)| name != PARTIAL) {
@@ -94,7 +103,8 @@ fn http_request(question: &Question, asked: &Asked, as_bytes: bool) -> HttpReque
         path: text(&asked.target),
         host: text(&asked.authority),
         scheme: scheme.into(),
-        size: asked.content_length.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1),
+        // as in Envoy what came by now, which is nothing where no body is checked
+        size: asked.body.as_ref().map_or(0, |body| i64::try_from(body.received).unwrap_or(i64::MAX)),
         protocol: question.protocol.into(),
         body,
         raw_body,
@@ -165,6 +175,7 @@ fn granted(ok: OkHttpResponse) -> Result<Grant, CheckError> {
     Ok(Grant {
         headers: headers.collect::<Result<_, _>>()?,
         remove: ok.headers_to_remove.iter().map(|name| HeaderName::new(name)).collect(),
+        target: None,
         response,
         set_params: ok.query_parameters_to_set.into_iter().map(|p| (p.key, p.value)).collect(),
         remove_params: ok.query_parameters_to_remove,
@@ -207,6 +218,18 @@ mod tests {
         let kinds: Vec<_> =
             response.response_headers.iter().map(|op| matches!(op, HeaderOp::Append(..))).collect();
         assert_eq!(kinds, [false, true, true]);
+    }
+
+    #[test]
+    fn text_is_as_long_as_what_came() {
+        for (bytes, expected) in [
+            (&b"abc"[..], "abc"),
+            ("schön".as_bytes(), "schön"),
+            (b"\xffhello\xc3", "!hello!"),
+            (b"\xe2\x82a\xf0\x9f\x92", "!!a!!!"),
+        ] {
+            assert_eq!(text(bytes), expected);
+        }
     }
 
     #[test]

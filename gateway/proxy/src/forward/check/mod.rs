@@ -103,6 +103,7 @@ struct Asked {
     /// In lower case, each with its values; without those of the hop.
     headers: Vec<(String, Vec<Vec<u8>>)>,
     content_length: Option<u64>,
+    /// Where there is one.
     body: Option<Body>,
 }
 
@@ -110,6 +111,8 @@ struct Asked {
 struct Body {
     content: Vec<u8>,
     partial: bool,
+    /// How many bytes of it had come.
+    received: usize,
 }
 
 /// Asks about the request, and what is to be done then.
@@ -127,8 +130,9 @@ pub(crate) async fn decide<'t, D: Downstream>(
         Err(answer) => return Plan::Answer(answer),
     };
     // what the provider changes counts for routing only where it may, or where a token is verified (`clear_route_cache`
-    // of Envoy's filters)
-    let routed = (!check.by.clear_route_cache).then(|| route(life, w, site, snapshot));
+    // of Envoy's filters); no route is kept for a path that is not sent
+    let stays = !check.by.clear_route_cache && grant.target.is_none();
+    let routed = stays.then(|| route(life, w, site, snapshot));
     life.granted = grant.apply(w);
     if let Err(answer) = admit(w, site, snapshot) {
         (life.route, life.cors) = (None, &[]);
@@ -158,7 +162,15 @@ async fn ask_for<D: Downstream>(
         let waiting = under_deadline(down, w, Waiting::ForUpstream, |_, _, cx| {
             asking.as_mut().poll(cx).map(Ok::<_, Kind>)
         });
-        waiting.await.map_err(Unasked::Client)?.map_err(Unasked::Provider)
+        let mut said = waiting.await.map_err(Unasked::Client)?.map_err(Unasked::Provider)?;
+        if let Said::Pass(grant) = &mut said {
+            let mesh = &snapshot.mesh;
+            let view = View::of(w);
+            grant
+                .readdress(view.method(), mesh.path_normalization, mesh.strict_paths)
+                .map_err(Unasked::Provider)?;
+        }
+        Ok(said)
     };
     match asked.await {
         Ok(Said::Pass(grant)) => {
@@ -296,7 +308,7 @@ fn question(w: &Work, site: Site<'_>, body: Option<Body>) -> Question {
         target,
         headers: headers(w, view),
         content_length: w.request.content_length(),
-        body,
+        body: body.filter(|body| body.received > 0),
     };
     let connection = site.connection;
     Question {
@@ -368,12 +380,13 @@ async fn read<D: Downstream>(
     let decoded = BodyScan::new(w.request.request_framing()).decode(&mut content);
     let (_, length) = decoded.map_err(|_| Kind::BadBody)?;
     content.truncate(length);
-    let partial = content.len() > wanted.most || !down.uploaded();
+    let received = content.len();
+    let partial = received > wanted.most || !down.uploaded();
     if partial && !wanted.partial {
         return Err(too_large());
     }
     content.truncate(wanted.most);
-    Ok(Body { content, partial })
+    Ok(Body { content, partial, received })
 }
 
 /// Has a client send its body that waits to be told so.
