@@ -1,4 +1,4 @@
-use crate::{ClaimPath, ClusterName, HeaderName, ObjectRef, Origin};
+use crate::{ClaimPath, ClusterName, FormatString, HeaderName, ObjectRef, Origin};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -408,8 +408,8 @@ pub struct HttpCheck {
     pub path_prefix: Arc<str>,
     /// The request's headers that it gets.
     pub request_headers: Vec<TextPattern>,
-    /// Further headers that it gets.
-    pub additional_headers: Vec<(HeaderName, Arc<str>)>,
+    /// Further headers that it gets, unless their value is empty.
+    pub additional_headers: Vec<(HeaderName, FormatString)>,
     /// Headers of its answer that the upstream gets in place of the client's.
     pub upstream_on_allow: Vec<TextPattern>,
     /// Headers of its answer that the client gets beside the upstream's.

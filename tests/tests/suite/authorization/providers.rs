@@ -69,7 +69,7 @@ impl World {
 #[tokio::test]
 async fn a_provider_is_asked_by_http() -> Result<()> {
     let settings = "pathPrefix: /auth, timeout: 60s, includeRequestHeadersInCheck: [x-want, 'x-us*', cookie], \
-                    includeAdditionalHeadersInCheck: {x-from: edge}, headersToUpstreamOnAllow: [x-user, x-groups], \
+                    includeAdditionalHeadersInCheck: {x-from: edge, x-said: '%REQ(x-secret)%, 5%%', x-nobody: '%REQ(x-none)%'}, headersToUpstreamOnAllow: [x-user, x-groups], \
                     headersToDownstreamOnAllow: [x-seen], headersToDownstreamOnDeny: [x-user]";
     let (world, provider, _net) = world("HTTP", &asking("envoyExtAuthzHttp", settings)).await?;
     assert_eq!(exchange(&world.request("/open")).await?.status, 200);
@@ -82,6 +82,7 @@ async fn a_provider_is_asked_by_http() -> Result<()> {
         assert_eq!((&*question.method, &*question.path), ("GET", "/auth/checked/a?b=c&secret=1&user=eve"));
         assert_eq!(question.header("host"), Some("www.example.com"));
         assert_eq!((question.header("x-from"), question.header("x-user")), (Some("edge"), Some("mallory")));
+        assert_eq!((question.header("x-said"), question.header("x-nobody")), (Some("s, 5%"), None));
         assert_eq!((question.header("cookie"), question.header("x-secret")), (Some("a=1"), None));
     }
     for hit in &world.backend.hits()[hits..] {

@@ -28,15 +28,15 @@ pub(super) fn write(question: &Question, http: &HttpCheck) -> (Vec<u8>, Vec<u8>)
     line(&mut head, b"host", &asked.authority);
     let body = asked.body.as_ref().map_or(&[][..], |body| &body.content);
     line(&mut head, b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
-    let added = |name: &str| http.additional_headers.iter().any(|(n, _)| n.as_str() == name);
+    let added = |name: &str| asked.added.iter().any(|(n, _)| n.as_str() == name);
     for (name, values) in &asked.headers {
         let wanted = name == ALWAYS || is_one_of(&http.request_headers, name);
         if wanted && !added(name) && name != PARTIAL && name != "expect" {
             values.iter().for_each(|value| line(&mut head, name.as_bytes(), value));
         }
     }
-    for (name, value) in &http.additional_headers {
-        line(&mut head, name.as_str().as_bytes(), value.as_bytes());
+    for (name, value) in &asked.added {
+        line(&mut head, name.as_str().as_bytes(), value);
     }
     if let Some(body) = &asked.body {
         line(&mut head, PARTIAL.as_bytes(), if body.partial { b"true" } else { b"false" });
