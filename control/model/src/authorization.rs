@@ -93,7 +93,7 @@ pub enum Attribute {
     DestinationPort,
     /// The name that the client asked for by TLS.
     Sni,
-    /// The peer's identity in the mesh, or a part of it. This gateway knows none.
+    /// The peer's identity by its certificate, or a part of it.
     Peer(PeerPart),
     /// Metadata of a filter of Envoy, of which there are none here.
     Filter(Arc<str>),

@@ -6,6 +6,7 @@
 //! it was sent.
 
 mod clause;
+mod identity;
 mod text;
 
 use crate::RequestView;
@@ -26,6 +27,8 @@ pub struct Ends<'a> {
     pub destination: SocketAddr,
     /// The name that the client asked for by TLS; empty for none.
     pub sni: &'a str,
+    /// The URIs, the DNS names and the subject of the client's certificate, which was verified; empty without one.
+    pub names: &'a [Box<str>],
 }
 
 /// What a policy is held against.
