@@ -4,6 +4,7 @@ use anyhow::Result;
 use rcgen::KeyUsagePurpose;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -60,9 +61,14 @@ impl Authority {
         self.certificate.pem()
     }
 
-    /// A certificate for these DNS names, good for servers and clients.
-    pub fn issue(&self, name: &str, dns_names: &[String]) -> Result<Identity> {
+    /// A certificate for these DNS names and URIs, good for servers and clients.
+    pub fn issue(&self, name: &str, names: &[String]) -> Result<Identity> {
+        let (uris, dns_names): (Vec<String>, Vec<String>) =
+            names.iter().cloned().partition(|name| name.contains("://"));
         let mut params = CertificateParams::new(dns_names)?;
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
         params.distinguished_name.push(DnType::CommonName, name);
         params.use_authority_key_identifier_extension = true;
         params.extended_key_usages =

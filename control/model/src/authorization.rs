@@ -1,4 +1,4 @@
-use crate::{ClaimPath, ClusterName, HeaderName, ObjectRef, Origin};
+use crate::{ClaimPath, ClusterName, FormatString, HeaderName, ObjectRef, Origin};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -93,7 +93,7 @@ pub enum Attribute {
     DestinationPort,
     /// The name that the client asked for by TLS.
     Sni,
-    /// The peer's identity in the mesh, or a part of it. This gateway knows none.
+    /// The peer's identity by its certificate, or a part of it.
     Peer(PeerPart),
     /// Metadata of a filter of Envoy, of which there are none here.
     Filter(Arc<str>),
@@ -408,8 +408,8 @@ pub struct HttpCheck {
     pub path_prefix: Arc<str>,
     /// The request's headers that it gets.
     pub request_headers: Vec<TextPattern>,
-    /// Further headers that it gets.
-    pub additional_headers: Vec<(HeaderName, Arc<str>)>,
+    /// Further headers that it gets, unless their value is empty.
+    pub additional_headers: Vec<(HeaderName, FormatString)>,
     /// Headers of its answer that the upstream gets in place of the client's.
     pub upstream_on_allow: Vec<TextPattern>,
     /// Headers of its answer that the client gets beside the upstream's.

@@ -40,6 +40,12 @@ impl fmt::Display for TcpSection {
 }
 
 impl TcpRoute {
+    /// Whether AuthorizationPolicies are about its connections: not where AUTO_PASSTHROUGH passes the mesh's own TLS on,
+    /// in Istio neither.
+    pub fn has_policies(&self) -> bool {
+        self.section != TcpSection::Servers
+    }
+
     /// The object that it is written in.
     pub fn object(&self) -> &ObjectRef {
         &self.rule.object

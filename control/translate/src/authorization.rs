@@ -25,6 +25,7 @@ pub(crate) fn authorization(
     clusters: &mut Clusters<'_, '_>,
     report: &mut Report,
 ) -> Authorization {
+    let identities = model.listeners.values().any(|listener| asks_clients(&listener.protocol));
     let connections = model.listeners.values().any(|listener| has_connections(&listener.protocol));
     let is_enforced = |(object, policy): &(&Object, &AuthorizationPolicy)| {
         policy.action == Some(istio::PolicyAction::Custom)
@@ -47,7 +48,7 @@ pub(crate) fn authorization(
                 PolicyAction::Custom(providers.find(world, (object, policy), clusters, report))
             }
         };
-        let translated = translated(object, policy, action, report);
+        let translated = translated(object, policy, action, identities, report);
         if connections {
             report_connections(object, &translated, report);
         }
@@ -93,6 +94,7 @@ fn translated(
     object: &Object,
     policy: &AuthorizationPolicy,
     action: PolicyAction,
+    identities: bool,
     report: &mut Report,
 ) -> Policy {
     let own = &*object.reference.namespace;
@@ -100,14 +102,15 @@ fn translated(
     let rules = policy.rules.iter().enumerate().map(|(i, rule)| {
         let field = format!("spec.rules[{i}]");
         let of = |n: usize, s: &PolicySource, report: &mut Report| {
-            let place = Place { object, field: format!("{field}.from[{n}].source"), own, custom };
+            let field = format!("{field}.from[{n}].source");
+            let place = Place { object, field, own, identities, custom };
             source(&place, s, report)
         };
         let sources = rule.from.iter().enumerate();
         let sources = sources.filter_map(|(n, from)| Some(of(n, from.source.as_ref()?, report))).collect();
         let operations = rule.to.iter().filter_map(|to| Some(operation(to.operation.as_ref()?))).collect();
         let conditions = rule.when.iter().enumerate().filter_map(|(n, when)| {
-            let place = Place { object, field: format!("{field}.when[{n}]"), own, custom };
+            let place = Place { object, field: format!("{field}.when[{n}]"), own, identities, custom };
             let clause = clause(attribute(&when.key)?, &when.values, &when.not_values)?;
             place.report(&clause, ["values", "notValues"], report);
             Some(clause)
@@ -137,6 +140,8 @@ struct Place<'a> {
     field: String,
     /// The policy's namespace.
     own: &'a str,
+    /// Whether clients may have identities here.
+    identities: bool,
     /// Whether a provider decides.
     custom: bool,
 }
@@ -145,8 +150,9 @@ impl Place<'_> {
     /// Says what can never match here.
     fn report(&self, clause: &Clause, names: [&str; 2], report: &mut Report) {
         let why = match &clause.attribute {
-            Attribute::Peer(_) => {
-                "no client has an identity of the mesh here: mesh TLS is not spoken to clients"
+            Attribute::Peer(_) if !self.identities => {
+                "no client has an identity here: no server of this gateway asks for certificates (MUTUAL, \
+                 OPTIONAL_MUTUAL)"
             }
             Attribute::Filter(_) => "there are no filters of Envoy here",
             of_token if self.custom && of_token.is_of_tokens() => {
@@ -238,15 +244,27 @@ fn operation(o: &PolicyOperation) -> Vec<Clause> {
         .collect()
 }
 
-/// Whether a listener has connections without requests.
+/// Whether clients of a listener may show certificates.
+fn asks_clients(protocol: &ListenerProtocol) -> bool {
+    let ListenerProtocol::Tls(servers) = protocol else { return false };
+    servers.iter().any(|server| match &server.action {
+        TlsAction::Http(termination) | TlsAction::Tcp(termination, _) => termination.clients.is_some(),
+        TlsAction::Passthrough { .. } | TlsAction::Refuse(_) => false,
+    })
+}
+
+/// Whether a listener has connections without requests that policies are about.
 fn has_connections(protocol: &ListenerProtocol) -> bool {
     match protocol {
         ListenerProtocol::Http(_) => false,
         ListenerProtocol::Tcp(_) => true,
         ListenerProtocol::Tls(servers) => {
-            let is_bytes =
-                |action: &TlsAction| matches!(action, TlsAction::Tcp(..) | TlsAction::Passthrough { .. });
-            servers.iter().any(|server| is_bytes(&server.action))
+            let has_policies = |action: &TlsAction| match action {
+                TlsAction::Tcp(_, route) => route.has_policies(),
+                TlsAction::Passthrough { routes, .. } => routes.iter().any(|r| r.route.has_policies()),
+                TlsAction::Http(_) | TlsAction::Refuse(_) => false,
+            };
+            servers.iter().any(|server| has_policies(&server.action))
         }
     }
 }

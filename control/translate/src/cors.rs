@@ -27,7 +27,7 @@ pub(crate) fn cors(policy: &CorsPolicy) -> Arc<Cors> {
     let ignored = policy.unmatched_preflights == Some(UnmatchedPreflights::Ignore);
     Arc::new(Cors {
         allow_origins,
-        preflight_headers: granted.iter().chain(&details).cloned().collect(),
+        preflight_headers: granted.iter().chain(&details).chain(&exposed).cloned().collect(),
         unmatched_headers: ignored.then_some(details),
         response_headers: granted.into_iter().chain(exposed).collect(),
     })
@@ -41,4 +41,23 @@ fn origin() -> Option<HeaderOp> {
 /// Sets a header, unless there is nothing to say.
 fn set(name: &str, value: &str) -> Option<HeaderOp> {
     (!value.is_empty()).then(|| HeaderOp::Set(HeaderName::new(name), FormatString::of_text(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preflight_is_told_what_is_exposed_as_in_envoy() {
+        let policy = CorsPolicy {
+            expose_headers: vec!["x-a".into(), "x-b".into()],
+            allow_methods: vec!["GET".into()],
+            ..CorsPolicy::default()
+        };
+        let cors = cors(&policy);
+        let names = |ops: &[HeaderOp]| ops.iter().map(|op| op.name().to_string()).collect::<Vec<_>>();
+        let (origin, exposed) = ("access-control-allow-origin", "access-control-expose-headers");
+        assert_eq!(names(&cors.preflight_headers), [origin, "access-control-allow-methods", exposed]);
+        assert_eq!(names(&cors.response_headers), [origin, exposed]);
+    }
 }

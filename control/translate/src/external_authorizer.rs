@@ -14,7 +14,8 @@ use tidegate_api::istio::{
     AuthorizationPolicy, ExtAuthzBody, ExtAuthzGrpcProvider, ExtAuthzHttpProvider, ExtensionProvider,
 };
 use tidegate_model::{
-    CheckProtocol, CheckedBody, ClusterName, ExternalAuthorizer, HeaderName, HttpCheck, TextPattern,
+    CheckProtocol, CheckedBody, ClusterName, ExternalAuthorizer, FormatString, HeaderName, HttpCheck,
+    TextPattern,
 };
 
 /// The time for an answer when nothing is said, as in Istio.
@@ -208,6 +209,40 @@ impl Place<'_> {
         }
         all
     }
+
+    /// Headers with formats that are rendered for each question.
+    fn additional_headers(
+        &self,
+        http: &ExtAuthzHttpProvider,
+        report: &mut Report,
+    ) -> Vec<(HeaderName, FormatString)> {
+        let mut headers = Vec::new();
+        for (name, value) in &http.include_additional_headers_in_check {
+            let field = format!("{}.includeAdditionalHeadersInCheck", self.field);
+            let is_value = value.bytes().all(|b| (0x20..0x7f).contains(&b));
+            if !is_token(name) || is_framing(name) || !is_value {
+                let why = format!("{name:?} cannot be sent as a header, and is left out");
+                let advice = "write a header's name and a plain value";
+                report.error(self.mesh, &field, "invalid-header", why, advice);
+                continue;
+            }
+            match FormatString::parse(value) {
+                Ok(format) => {
+                    for absent in format.absent() {
+                        let why = format!("{absent} of {name:?} stands for nothing here");
+                        report.warning(self.mesh, &field, "not-enforced", why, "");
+                    }
+                    headers.push((HeaderName::new(name), format));
+                }
+                Err(why) => {
+                    let why = format!("the value of {name:?} is no format, and is left out: {why}");
+                    let advice = "write %% for a percent sign";
+                    report.error(self.mesh, &field, "invalid-header", why, advice);
+                }
+            }
+        }
+        headers
+    }
 }
 
 fn timeout(written: Option<Duration>) -> Duration {
@@ -231,23 +266,7 @@ fn by_http(
     let mut request_headers =
         place.headers("includeRequestHeadersInCheck", &http.include_request_headers_in_check, report);
     request_headers.extend(place.headers("includeHeadersInCheck", &http.include_headers_in_check, report));
-    let mut additional_headers = Vec::new();
-    for (name, value) in &http.include_additional_headers_in_check {
-        let is_value = value.bytes().all(|b| (0x20..0x7f).contains(&b));
-        if is_token(name) && !is_framing(name) && is_value {
-            additional_headers.push((HeaderName::new(name), value.as_str().into()));
-        } else {
-            let field = format!("{}.includeAdditionalHeadersInCheck", place.field);
-            let why = format!("{name:?} cannot be sent as a header, and is left out");
-            report.error(
-                place.mesh,
-                &field,
-                "invalid-header",
-                why,
-                "write a header's name and a plain value",
-            );
-        }
-    }
+    let additional_headers = place.additional_headers(http, report);
     let protocol = CheckProtocol::Http(HttpCheck {
         path_prefix: prefix.into(),
         request_headers,

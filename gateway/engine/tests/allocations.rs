@@ -137,6 +137,7 @@ fn asking_policies_allocates_nothing() {
             remote: [127, 0, 0, 1].into(),
             destination: ([127, 0, 0, 2], 80).into(),
             sni: "",
+            names: &[],
         };
         let subject = Subject { ends, request: Some(&request) };
         let passes = authority != "elsewhere";

@@ -376,6 +376,7 @@ proptest! {
                 remote: world.remote,
                 destination: SocketAddr::new([127, 0, 0, 1].into(), world.port),
                 sni: &world.sni,
+                names: &[],
             };
             let request = world.request.as_ref().map(|request| request as &dyn RequestView);
             let subject = Subject { ends, request };

@@ -193,8 +193,8 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
             let shutdown = tls.as_ref().map_or(shutdown, |tls| tls.shutdown.clone());
             (connection.tls, connection.passed_sni) = (tls, passed_sni);
             let connection = Rc::new(connection);
-            if matches!(carries, Carries::Tcp(_))
-                && let Err((flag, details)) = l4::authorize(&connection, &worker).await
+            if let Carries::Tcp(to) = &carries
+                && let Err((flag, details)) = l4::authorize(to, &connection, &worker).await
             {
                 l4::refused(flag, details, &connection, &worker);
                 return None;

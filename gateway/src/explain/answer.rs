@@ -241,11 +241,6 @@ impl fmt::Display for Answer {
 }
 
 impl Answer {
-    /// Whether policies are asked: not about connections that end in the handshake.
-    pub(super) fn is_open(&self, is_request: bool) -> bool {
-        is_request || self.outcome == "forward"
-    }
-
     fn decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.outcome, self.status) {
             ("forward", _) => write!(f, "forward to")?,

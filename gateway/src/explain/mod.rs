@@ -84,6 +84,16 @@ impl View {
     }
 }
 
+/// What a connection carries, for policies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Requests,
+    /// What goes on as it is.
+    Bytes,
+    /// The same, of the mesh's own: no policy is about it.
+    MeshTls,
+}
+
 impl World {
     /// A config as it was translated; `objects` as seen from `mesh_env` answer for `mesh`.
     pub(crate) fn new(generation: u64, translation: Translation, objects: Objects, mesh_env: Env) -> World {
@@ -153,12 +163,14 @@ impl World {
         if let Some(refused) = view.refuse(request) {
             return Ok(refused);
         }
-        let (mut answer, is_request) = self.explain_listener(request, &reached, &listener)?;
+        let (mut answer, content) = self.explain_listener(request, &reached, &listener)?;
         answer.assumed = reached.is_assumed.then(|| {
             let (port, scheme) = (reached.server_port, request.carries.scheme());
             format!("port {port}, which the URL does not name: the only one that serves {scheme}")
         });
-        let Some(authorizer) = view.table().authorizer().filter(|_| answer.is_open(is_request)) else {
+        let is_request = content == Content::Requests;
+        let has_policies = is_request || answer.outcome == "forward" && content == Content::Bytes;
+        let Some(authorizer) = view.table().authorizer().filter(|_| has_policies) else {
             return Ok(answer);
         };
         let judged = policies::judge(authorizer, reached.listener, request, is_request, client);
@@ -166,29 +178,39 @@ impl World {
         Ok(Answer { policies: judged.policies, assumed, ..judged.denied.unwrap_or(answer) })
     }
 
-    /// What happens on a listener, and whether to a request and not to a connection.
+    /// What happens on a listener, and what its connection carries.
     fn explain_listener(
         &self,
         request: &Request,
         reached: &choose::Reached,
         listener: &ListenerView<'_>,
-    ) -> Result<(Answer, bool), String> {
+    ) -> Result<(Answer, Content), String> {
         let view = &self.gateway;
-        let view_of = ConnectionView { sni: request.sni(), protocols: &[] };
+        // only sidecars ask for such names, and they offer this
+        let of_mesh = request.sni().is_some_and(|sni| sni.starts_with("outbound_."));
+        let offered = [b"istio".to_vec()];
+        let protocols = if of_mesh { &offered[..] } else { &[] };
+        let view_of = ConnectionView { sni: request.sni(), protocols };
         let explanation = listener.explain(&view_of, 0);
         let considered = explanation.considered.into_iter();
         let considered = considered.map(|(route, lost_by)| Lost::of_tcp(route, lost_by)).collect();
+        let mut content = Content::Bytes;
         let mut answer = match explanation.decision {
-            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), true)),
+            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), Content::Requests)),
             ConnectionDecision::Https(server) => {
                 let table = view.table().route_table(&server.table);
                 let table = table.ok_or_else(|| format!("route table {} is not there", server.table))?;
-                return Ok((view.answer(&table, request), true));
+                return Ok((view.answer(&table, request), Content::Requests));
             }
             ConnectionDecision::TlsToTcp(server, to) => {
                 Answer { route_table: Some(server.table.to_string()), ..view.tcp(&to) }
             }
-            ConnectionDecision::Tcp(to) => view.tcp(&to),
+            ConnectionDecision::Tcp(to) => {
+                if !to.route.has_policies() {
+                    content = Content::MeshTls;
+                }
+                view.tcp(&to)
+            }
             ConnectionDecision::Refuse(why) => Answer {
                 outcome: "no_route",
                 reason: Some(match why {
@@ -202,7 +224,7 @@ impl World {
             },
         };
         answer.considered = considered;
-        Ok((answer, false))
+        Ok((answer, content))
     }
 
     fn explain_mesh(&self, request: &mut Request) -> Result<Answer, String> {

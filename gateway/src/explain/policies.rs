@@ -26,6 +26,7 @@ pub(super) fn judge(
         remote: client,
         destination: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listener.port),
         sni: request.sni().unwrap_or_default(),
+        names: &[],
     };
     let view: &dyn RequestView = request;
     let subject = Subject { ends, request: Some(view).filter(|_| is_request) };

@@ -359,3 +359,46 @@ fn what_runs_says_who_is_healthy() {
     assert_eq!(answer.endpoint, None);
     assert!(answer.reason.unwrap().starts_with("503: no endpoint of cluster outbound|"));
 }
+
+#[test]
+fn no_policy_is_about_the_tls_of_the_mesh() {
+    let config = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: east, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}
+  - {port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tcp, namespace: istio-system}
+spec: {hosts: ['*'], gateways: [east], tcp: [{route: [{destination: {host: in.local}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: in, namespace: istio-system}
+spec:
+  hosts: [in.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 9000, name: tcp, protocol: TCP}]
+  endpoints: [{address: 10.0.0.1}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nothing, namespace: istio-system}
+spec: {}
+";
+    let loaded = read("c.yaml", config).objects.into_iter().collect();
+    let objects = Admission::new().admit(loaded, &gateway_env()).objects;
+    let world = World::new(1, translate(&objects, &gateway_env()), objects, env("default", &[]));
+    for (url, outcome) in [("tcp://any:9000", "deny"), ("tls://outbound_.9000_._.in.local:15443", "forward")]
+    {
+        let query = ExplainQuery { method: "GET".to_owned(), url: url.to_owned(), ..ExplainQuery::default() };
+        let answer = world.explain(&query, &|_| None).unwrap();
+        assert_eq!(answer.outcome, outcome, "{url}: {answer}");
+    }
+}

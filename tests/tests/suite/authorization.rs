@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use tidegate_tests::{
-    Backend, Connection, Gateway, Net, Request, Start, TokenSigner, Version, check, exchange, get,
+    Authority, Backend, Connection, Gateway, Net, Request, Start, TokenSigner, Version, check, exchange, get,
+    objects,
 };
 
 /// How soon a line must be there.
@@ -196,12 +197,14 @@ async fn policies_decide_about_connections() -> Result<()> {
     backend.listen(workload).await?;
     let routes = format!(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: bytes}}\nspec:\n  selector: \
-         {{istio: ingressgateway}}\n  servers: [{{port: {{number: 9000, name: tcp, protocol: TCP}}, hosts: ['*']}}]\n\
+         {{istio: ingressgateway}}\n  servers: [{{port: {{number: 9000, name: tcp, protocol: TCP}}, hosts: ['*']}}, {{port: \
+         {{number: 9443, name: tls, protocol: TLS}}, hosts: ['*.example'], tls: {{mode: AUTO_PASSTHROUGH}}}}]\n\
          ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: bytes}}\nspec:\n  hosts: \
          ['*']\n  gateways: [bytes]\n  tcp: [{{route: [{{destination: {{host: bytes.example, port: {{number: 9000}}}}}}]}}]\n\
          ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: bytes}}\nspec:\n  hosts: \
-         [bytes.example]\n  resolution: STATIC\n  ports: [{{number: 9000, name: tcp, protocol: TCP}}]\n  endpoints: \
-         [{{address: {}}}]\n",
+         [bytes.example]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{number: 9000, name: tcp, protocol: TCP}}]\n  endpoints: \
+         [{{address: {}, labels: \
+         {{security.istio.io/tlsMode: istio}}}}]\n",
         workload.ip()
     );
     site.write("routes.yaml", &routes)?;
@@ -230,6 +233,14 @@ async fn policies_decide_about_connections() -> Result<()> {
                 gateway.log.find(mark, SOON, |l| l.contains("rbac_access_denied_matched_policy")).await;
             ensure!(line.is_some(), "{policy}: {}", gateway.log.tail());
         }
+        // no policy is about the TLS of the mesh: this comes as far as the workload, which speaks none
+        let mark = gateway.log.since(0).len();
+        let mut mesh = Request::to(gateway.at(9443)).tls("outbound_.9000_._.bytes.example");
+        mesh.tls.as_mut().context("no TLS")?.alpn = vec!["istio"];
+        ensure!(Connection::open(&mesh).await.is_err(), "the workload speaks TLS");
+        let line = gateway.log.find(mark, SOON, |l| l.contains("outbound_.9000_._.bytes.example")).await;
+        let line: Value = serde_json::from_str(&line.with_context(|| format!("{policy}: not logged"))?)?;
+        ensure!(line["upstream_host"] == json!(workload.to_string()), "{policy}: {line}");
     }
     // a provider is asked about a connection by gRPC
     let at = SocketAddr::new(IpAddr::V4(net.next()?), 8081);
@@ -267,6 +278,47 @@ async fn ip_blocks_are_about_who_sends_the_packets() -> Result<()> {
         let mut connection = Connection::open(&world.request("/a")).await?;
         let status = connection.send_raw(told.as_bytes(), "GET", false).await?.status;
         ensure!(status == expected, "{source}: {status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn identities_are_those_of_clients_certificates() -> Result<()> {
+    let authority = Authority::new("identities")?;
+    let server = authority.issue("edge", &["a.example".into()])?;
+    let ca = authority.certificate().trim_end().replace('\n', "\n    ");
+    let secret = format!("{}  ca.crt: |\n    {ca}\n", objects::secret("edge", &server));
+    let routes = "\n---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: tls, namespace: istio-system}\n\
+                  spec:\n  selector: {istio: ingressgateway}\n  servers: [{port: {number: 8443, name: tls, protocol: HTTPS}, \
+                  hosts: [a.example], tls: {mode: OPTIONAL_MUTUAL, credentialName: edge}}]\n---\n\
+                  apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: tls, namespace: istio-system}\n\
+                  spec: {hosts: [a.example], gateways: [tls], http: [{directResponse: {status: 200}}]}\n---\n";
+    let world = World::start(&(routes.to_owned() + &secret), "").await?;
+    let workload = authority.issue("workload", &["spiffe://cluster.local/ns/a/sa/b".into()])?;
+    let person = authority.issue("person", &["person.example".into()])?;
+    // by the workload, by the person, without a certificate
+    for (action, source, expected) in [
+        ("DENY", "principals: [cluster.local/ns/a/sa/b]", [403, 200, 200]),
+        ("DENY", "namespaces: [a]", [403, 200, 200]),
+        ("DENY", "serviceAccounts: [a/b]", [403, 200, 200]),
+        ("DENY", "trustDomains: [cluster.local]", [403, 200, 200]),
+        ("DENY", "notPrincipals: ['*']", [200, 200, 403]),
+        ("ALLOW", "principals: [cluster.local/ns/a/sa/b]", [200, 403, 403]),
+        ("ALLOW", "principals: ['*']", [200, 200, 403]),
+        ("ALLOW", "notNamespaces: [a]", [403, 200, 200]),
+    ] {
+        let spec = format!("{{action: {action}, rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+        world.policies(&policies(&[("p", &spec)])).await?;
+        for (identity, expected) in [Some(&workload), Some(&person), None].into_iter().zip(expected) {
+            let mut request = Request::to(world.gateway.at(8443)).host("a.example").tls("a.example");
+            request.tls.as_mut().context("no TLS")?.identity = identity.cloned();
+            let status = exchange(&request).await?.status;
+            ensure!(
+                status == expected,
+                "{action} {source}: {status}, not {expected}; {}",
+                world.gateway.said()
+            );
+        }
     }
     Ok(())
 }

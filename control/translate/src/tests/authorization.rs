@@ -32,13 +32,13 @@ fn policies_that_select_the_gateway_count_by_name() {
 
 #[test]
 fn what_can_never_match_is_said() {
-    let (policies, said) = policies(
+    let (policies, found) = policies(
         "AuthorizationPolicy istio-system/p: {rules: [{from: [{source: {principals: [a], notNamespaces: [b], ipBlocks: \
          [10.0.0.1]}}, {source: {serviceAccounts: [sa, ns/sa]}}], when: [{key: source.trustDomain, values: [c]}, {key: \
          'experimental.envoy.filters.a[b]', notValues: [d]}]}]}",
     );
     assert_eq!(
-        said,
+        found,
         [
             "warning spec.rules[0].from[0].source.principals never-matches",
             "warning spec.rules[0].from[0].source.notNamespaces never-matches",
@@ -46,6 +46,13 @@ fn what_can_never_match_is_said() {
             "warning spec.rules[0].when[0].values never-matches",
             "warning spec.rules[0].when[1].notValues never-matches",
         ]
+    );
+    let mutual = "Gateway istio-system/g: {selector: {istio: ingressgateway}, servers: [{port: {number: 443, name: tls, \
+                  protocol: HTTPS}, hosts: ['*'], tls: {mode: OPTIONAL_MUTUAL, credentialName: c}}]}\n\
+                  AuthorizationPolicy istio-system/p: {rules: [{from: [{source: {principals: [a]}}]}]}";
+    assert!(
+        said(&translate(&objects(mutual), &env())).iter().all(|s| !s.contains("never-matches")),
+        "clients may have identities"
     );
     let rule = &policies[0].rules[0];
     let texts: Vec<_> = rule.sources[1][0].values.iter().map(ToString::to_string).collect();
@@ -98,8 +105,15 @@ fn connections_have_no_requests() {
             "timeout: 1s",
             &format!("{tcp}\nAuthorizationPolicy istio-system/p: {policy}"),
         );
-        let said: Vec<_> = policies(&lines).1.into_iter().filter(|s| !s.contains("data.mesh")).collect();
-        assert_eq!(said, expected, "{policy}");
+        let said = |lines: &str| {
+            policies(lines).1.into_iter().filter(|s| !s.contains("data.mesh")).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&lines), expected, "{policy}");
+        // of the mesh's own connections none is closed
+        let passed = "{port: {number: 9000, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}";
+        let lines = lines.replace("{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}", passed);
+        let said = said(&lines);
+        assert!(lines.contains(passed) && said.iter().all(|s| !s.contains("requests-alone")), "{said:?}");
     }
 }
 

@@ -1,3 +1,4 @@
+use super::identity::IdentityPattern;
 use super::text::{Case, matches, matches_template};
 use super::{Ends, Subject};
 use crate::claim::find;
@@ -14,8 +15,25 @@ use tidegate_model::{Attribute, Clause, Expected, HIDDEN, HeaderName, TextPatter
 pub(super) struct CompiledClause {
     source: Clause,
     test: Test,
-    values: Networks,
-    not_values: Networks,
+    values: List,
+    not_values: List,
+}
+
+/// What of a list of values is not looked at as it was written.
+#[derive(Debug)]
+struct List {
+    networks: Networks,
+    identities: Box<[IdentityPattern]>,
+}
+
+impl List {
+    fn of(attribute: &Attribute, list: &[Expected]) -> Self {
+        let identities = match attribute {
+            Attribute::Peer(part) => IdentityPattern::of(*part, list),
+            _ => Box::default(),
+        };
+        List { networks: Networks::of(list), identities }
+    }
 }
 
 /// What an attribute's values are compared by.
@@ -24,6 +42,8 @@ enum Test {
     Source(Address),
     Port,
     Sni,
+    /// Who the client is by its certificate.
+    Peer,
     /// Nothing has it here.
     Nothing,
     Principal,
@@ -65,7 +85,8 @@ impl CompiledClause {
             Attribute::DestinationIp => Test::Source(Address::Destination),
             Attribute::DestinationPort => Test::Port,
             Attribute::Sni => Test::Sni,
-            Attribute::Peer(_) | Attribute::Filter(_) => Test::Nothing,
+            Attribute::Peer(_) => Test::Peer,
+            Attribute::Filter(_) => Test::Nothing,
             Attribute::RequestPrincipal => Test::Principal,
             Attribute::Audiences => Test::Token("aud"),
             Attribute::Presenter => Test::Token("azp"),
@@ -84,8 +105,8 @@ impl CompiledClause {
         CompiledClause {
             source: clause.clone(),
             test,
-            values: Networks::of(&clause.values),
-            not_values: Networks::of(&clause.not_values),
+            values: List::of(&clause.attribute, &clause.values),
+            not_values: List::of(&clause.attribute, &clause.not_values),
         }
     }
 
@@ -111,17 +132,14 @@ impl CompiledClause {
         !not_values.is_empty() && self.is_one_of(not_values, &self.not_values, subject, reading)
     }
 
-    fn is_one_of(
-        &self,
-        list: &[Expected],
-        networks: &Networks,
-        subject: &Subject<'_>,
-        reading: Reading,
-    ) -> bool {
+    fn is_one_of(&self, list: &[Expected], compiled: &List, subject: &Subject<'_>, reading: Reading) -> bool {
         let Subject { ends, request } = subject;
         let text = |parts: &[&[u8]], case| list.iter().any(|e| is_text(e, parts, case));
         match (&self.test, request) {
-            (Test::Source(which), _) => networks.contain(which.of(ends)),
+            (Test::Source(which), _) => compiled.networks.contain(which.of(ends)),
+            (Test::Peer, _) => {
+                compiled.identities.iter().any(|pattern| ends.names.iter().any(|name| pattern.is(name)))
+            }
             (Test::Port, _) => list.contains(&Expected::Port(ends.destination.port())),
             (Test::Sni, _) => text(&[ends.sni.as_bytes()], Case::Ignored),
             (Test::Nothing, _) | (_, None) => false,

@@ -6,6 +6,7 @@
 //! it was sent.
 
 mod clause;
+mod identity;
 mod text;
 
 use crate::RequestView;
@@ -26,6 +27,8 @@ pub struct Ends<'a> {
     pub destination: SocketAddr,
     /// The name that the client asked for by TLS; empty for none.
     pub sni: &'a str,
+    /// The URIs, the DNS names and the subject of the client's certificate, which was verified; empty without one.
+    pub names: &'a [Box<str>],
 }
 
 /// What a policy is held against.
@@ -40,6 +43,8 @@ pub struct Subject<'a> {
 /// The policies of a gateway, compiled.
 #[derive(Debug)]
 pub struct Authorizer {
+    /// Policies whose provider cannot be asked.
+    unasked: Stage,
     custom: Stage,
     deny: Stage,
     allow: Stage,
@@ -123,9 +128,9 @@ impl Authorizer {
             let policies = authorization.policies.iter().filter(|p| p.dry_run == dry_run && is(&p.action));
             Stage(policies.map(CompiledPolicy::compile).collect())
         };
-        let is_custom = |action: &PolicyAction| matches!(action, PolicyAction::Custom(_));
         (!authorization.policies.is_empty()).then(|| Authorizer {
-            custom: stage(false, is_custom),
+            unasked: stage(false, |action| matches!(action, PolicyAction::Custom(Err(_)))),
+            custom: stage(false, |action| matches!(action, PolicyAction::Custom(Ok(_)))),
             deny: stage(false, |action| *action == PolicyAction::Deny),
             allow: stage(false, |action| *action == PolicyAction::Allow),
             audit: stage(false, |action| *action == PolicyAction::Audit),
@@ -139,11 +144,15 @@ impl Authorizer {
     /// Who must be asked first, if anyone.
     ///
     /// # Errors
-    /// When that is someone who cannot be asked.
+    /// When someone decides about it who cannot be asked, whoever else can.
     pub fn check(&self, subject: &Subject<'_>) -> Result<Option<Check<'_>>, Forbidden<'_>> {
+        if let Some(rule) = self.unasked.find(subject) {
+            return Err(Forbidden::By(rule));
+        }
         let Some(rule) = self.custom.find(subject) else { return Ok(None) };
         match &rule.policy.action {
             PolicyAction::Custom(Ok(by)) => Ok(Some(Check { rule, by })),
+            // what else is there was looked for before
             _ => Err(Forbidden::By(rule)),
         }
     }
@@ -172,8 +181,9 @@ impl Authorizer {
 
     /// Every rule in the order in which they are asked, whatever the others say, each with why it does not match.
     pub fn explain(&self, subject: &Subject<'_>) -> Vec<ConsideredPolicy<'_>> {
-        let stages = [&self.custom, &self.deny, &self.allow, &self.audit, &self.dry_deny, &self.dry_allow];
-        let policies = stages.into_iter().flat_map(|stage| &stage.0);
+        let enforced = [&self.unasked, &self.custom, &self.deny, &self.allow];
+        let stages = enforced.into_iter().chain([&self.audit, &self.dry_deny, &self.dry_allow]);
+        let policies = stages.flat_map(|stage| &stage.0);
         let considered = policies.flat_map(|policy| {
             policy.rules.iter().enumerate().map(|(rule, compiled)| ConsideredPolicy {
                 rule: MatchedRule { policy: &policy.source, rule },

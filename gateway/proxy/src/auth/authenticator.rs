@@ -20,8 +20,8 @@ pub(crate) struct Authenticator {
     outputs: Vec<HeaderName>,
 }
 
-/// The tokens of a rule that all verified, each with its place.
-type Found<'r> = Vec<(&'r TokenLocation, Arc<Accepted>)>;
+/// Tokens that all verified, each with its rule and its place.
+type Found<'r> = Vec<(&'r Rule, &'r TokenLocation, Arc<Accepted>)>;
 
 impl Authenticator {
     /// Compiles the policies; `None` where there are none. Rules that did not change keep their keys and what is
@@ -52,8 +52,9 @@ impl Authenticator {
     /// Takes what clients may not say off the request, verifies its tokens, and remembers in `w` who it is from. A
     /// request without a token passes, and so does a CORS preflight.
     ///
-    /// As in Istio, the tokens of the first rule that accepts them count, and a request that no rule accepts is refused
-    /// for what the last rule found that its tokens were for.
+    /// As in Istio, the tokens of the first rule that accepts them count; where no rule does, each token may be of
+    /// another rule. A request that is not accepted so either is refused for what the last rule found that its tokens
+    /// were for.
     pub(crate) fn authenticate(&self, w: &mut Work, cache: &TokenCache) -> Result<(), Denial> {
         w.verified = None;
         for name in &self.outputs {
@@ -68,11 +69,15 @@ impl Authenticator {
         for rule in &self.rules {
             match check(rule, view, now, cache) {
                 Ok(found) => {
-                    accept(w, rule, found);
+                    accept(w, found);
                     return Ok(());
                 }
                 Err(denial) => verdict.add(denial, rule.config.required),
             }
+        }
+        if let Some(found) = check_each(&self.rules, view, now, cache) {
+            accept(w, found);
+            return Ok(());
         }
         verdict.result()
     }
@@ -80,10 +85,10 @@ impl Authenticator {
 
 /// The tokens of a request that a rule is for: all of them must verify, or a bad one could be taken for the good one.
 /// Read from the last to the first, as in Envoy.
-fn check<'r>(rule: &'r Rule, view: View<'_>, now: u64, cache: &TokenCache) -> Result<Found<'r>, Denial> {
+fn check<'r>(rule: &'r Arc<Rule>, view: View<'_>, now: u64, cache: &TokenCache) -> Result<Found<'r>, Denial> {
     let mut found: Found<'r> = Vec::new();
     for (location, token) in locate::tokens(view, &rule.config.locations).into_iter().rev() {
-        found.push((location, rule.verify(&token, now, cache)?));
+        found.push((rule, location, rule.verify(&token, now, cache)?));
     }
     if found.is_empty() {
         return Err(Denial::Missing);
@@ -92,13 +97,35 @@ fn check<'r>(rule: &'r Rule, view: View<'_>, now: u64, cache: &TokenCache) -> Re
     Ok(found)
 }
 
-fn accept(w: &mut Work, rule: &Rule, found: Found<'_>) {
-    if !rule.config.forward {
-        for (location, _) in &found {
-            locate::remove(w, location);
+/// All tokens of a request of several issuers, each verified by a rule that has its place; `None` where one is bad, or
+/// there are none. The first is at the first kind of place: a header, the query, a cookie.
+fn check_each<'r>(rules: &'r [Arc<Rule>], view: View<'_>, now: u64, cache: &TokenCache) -> Option<Found<'r>> {
+    let places: Vec<Vec<_>> = rules.iter().map(|rule| locate::tokens(view, &rule.config.locations)).collect();
+    let mut found: Found<'r> = Vec::new();
+    let mut seen: Vec<(&TokenLocation, &[u8])> = Vec::new();
+    for (location, token) in places.iter().flatten() {
+        if seen.contains(&(*location, &**token)) {
+            continue;
         }
+        seen.push((*location, &**token));
+        let mut owners = rules.iter().filter(|rule| rule.config.locations.contains(location));
+        let verified = |rule: &'r Arc<Rule>| Some((rule, rule.verify(token, now, cache).ok()?));
+        let (rule, accepted) = owners.find_map(verified)?;
+        found.push((rule, *location, accepted));
     }
-    let tokens = found.into_iter().map(|(_, accepted)| accepted).collect();
+    found.sort_by_key(|(_, location, _)| match location {
+        TokenLocation::Header(..) => 0,
+        TokenLocation::Param(_) => 1,
+        TokenLocation::Cookie(_) => 2,
+    });
+    (!found.is_empty()).then_some(found)
+}
+
+fn accept(w: &mut Work, found: Found<'_>) {
+    for (_, location, _) in found.iter().filter(|(rule, ..)| !rule.config.forward) {
+        locate::remove(w, location);
+    }
+    let tokens = found.into_iter().map(|(.., accepted)| accepted).collect();
     w.verified = Some(Box::new(Verified::new(tokens)));
 }
 

@@ -97,7 +97,7 @@ fn remove_param(w: &mut Work, name: &str) {
         && let Some(query) = granted.query()
     {
         let kept = without(query, name);
-        return granted.set_query(kept);
+        return granted.set_query(&kept);
     }
     let Some(query) = w.request.query else { return };
     let Work { buf, pos, request, path, .. } = w;

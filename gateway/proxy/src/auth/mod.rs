@@ -1,6 +1,6 @@
 //! Who a request is from, by the tokens that it brings (JSON Web Tokens, RFC 7519).
 //!
-//! [`Authenticator`] is what the policies of one config mean: `locate` finds tokens, `token` reads them, `keys` verifies
+//! [`Authenticator`] is what the policies of one config mean: `locate` finds tokens, `token` reads them (`json` strictly), `keys` verifies
 //! their signatures, `rule` holds them against an issuer's rule, `cache` remembers what verified, and `verified` is what
 //! routing and the upstream get to see of it. Nothing here waits: keys that are fetched are kept by `remote` in the
 //! background, from where `fetch` may go by `target`.
@@ -11,6 +11,7 @@ mod authenticator;
 mod cache;
 mod denial;
 mod fetch;
+mod json;
 mod keys;
 mod locate;
 mod remote;

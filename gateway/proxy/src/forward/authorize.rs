@@ -14,7 +14,14 @@ use tidegate_engine::{Authorizer, Check, Ends, Forbidden, Subject};
 /// Who is at the ends of a connection; `remote` is the client as trusted proxies say. The source is whoever sent the
 /// packets, also where a PROXY header names another (Envoy's `direct_remote_ip`).
 pub(crate) fn ends(connection: &Connection, remote: IpAddr) -> Ends<'_> {
-    Ends { source: connection.direct.ip(), remote, destination: connection.local, sni: connection.sni() }
+    let client = connection.tls.as_ref().and_then(|tls| tls.client.as_ref());
+    Ends {
+        source: connection.direct.ip(),
+        remote,
+        destination: connection.local,
+        sni: connection.sni(),
+        names: client.map_or(&[], |client| &client.identities),
+    }
 }
 
 /// Who must be asked about the request before anything else, if anyone.

@@ -189,6 +189,7 @@ impl<'t> Life<'t> {
         let head = &w.request;
         let is_known = head.len > 0;
         let target = head.target.of_buffer(buf);
+        let given = w.granted.as_ref().and_then(|granted| granted.target());
         Record {
             start: self.start,
             duration: now - self.began,
@@ -199,11 +200,12 @@ impl<'t> Life<'t> {
                 Protocol::Http1 => "HTTP/1.1",
             },
             method: head.method.of_buffer(buf),
-            path: match &buf[head.path.start()..head.target.end()] {
+            path: match (given, &buf[head.path.start()..head.target.end()]) {
+                (Some(given), _) => given,
                 _ if head.origin_form => target,
                 // an absolute target may say none
-                [] if is_known => b"/",
-                path => path,
+                (None, []) if is_known => b"/",
+                (None, path) => path,
             },
             authority: head.authority.of_buffer(buf),
             upstream_authority: &w.authority,
@@ -313,7 +315,10 @@ impl Headers for Lookup<'_> {
             ":method" => f(view.method()),
             ":authority" | "host" => f(view.authority()),
             ":scheme" => f(view.scheme().as_str().as_bytes()),
-            ":path" => f(self.w.request.target.of_buffer(self.w.head())),
+            ":path" => {
+                let given = self.w.granted.as_ref().and_then(|granted| granted.target());
+                f(given.unwrap_or_else(|| self.w.request.target.of_buffer(self.w.head())));
+            }
             name => {
                 let told = self.w.span.filter(|span| span.replaces());
                 if let Some(span) = told

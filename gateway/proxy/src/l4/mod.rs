@@ -33,6 +33,7 @@ pub(crate) struct Target {
     name: ClusterName,
     cluster: Option<Arc<Cluster>>,
     idle_timeout: Duration,
+    has_policies: bool,
 }
 
 impl Target {
@@ -42,6 +43,7 @@ impl Target {
             name: destination.cluster.clone(),
             cluster: snapshot.clusters.get(&destination.cluster).cloned(),
             idle_timeout: destination.idle_timeout.unwrap_or(FOREVER),
+            has_policies: decision.route.has_policies(),
         }
     }
 }
@@ -134,9 +136,13 @@ pub(crate) fn refused(flag: Option<Flag>, details: String, connection: &Connecti
 /// # Errors
 /// When they do not: the flag and the details of its log line.
 pub(crate) async fn authorize(
+    target: &Target,
     connection: &Rc<Connection>,
     worker: &Rc<Worker>,
 ) -> Result<(), (Option<Flag>, String)> {
+    if !target.has_policies {
+        return Ok(());
+    }
     let pin = worker.pin(&connection.last);
     let snapshot: &Snapshot = &pin;
     let Some(authorizer) = snapshot.table.authorizer() else { return Ok(()) };

@@ -25,6 +25,8 @@ pub(crate) struct ClientCertificate {
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// What `x-forwarded-client-cert` says of it.
     pub(crate) forwarded: Arc<str>,
+    /// What policies know it by: its URIs, its DNS names, and its subject.
+    pub(crate) identities: Arc<[Box<str>]>,
 }
 
 /// Why certificates of clients cannot be checked.

@@ -188,7 +188,8 @@ pub(crate) async fn terminate(
     let chain = session.and_then(|tls| tls.peer_cert_chain_der()).filter(|chain| !chain.is_empty());
     let client = chain.map(|chain| {
         let forwarded = forwarded_client_cert::element(&terminator.identities, &chain[0]).into();
-        ClientCertificate { chain: chain.into(), forwarded }
+        let identities = super::peer::identities(&chain[0]).into();
+        ClientCertificate { chain: chain.into(), forwarded, identities }
     });
     Ok((stream, TlsFacts { sni, table, version, cipher, client, shutdown: terminator.shutdown.clone() }))
 }

@@ -59,6 +59,15 @@ impl ClientCertificate {
     }
 }
 
+/// What policies know a client by, as in Envoy: its URIs, its DNS names, and its subject.
+pub(super) fn identities(certificate: &[u8]) -> Vec<Box<str>> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let kinds = [NameKind::Uri, NameKind::Dns];
+    let of = |kind| names(&parsed).iter().filter_map(move |name| of_kind(name, kind));
+    let all = kinds.into_iter().flat_map(of).chain([name(parsed.subject())]);
+    all.map(String::into_boxed_str).collect()
+}
+
 fn name(name: &X509Name<'_>) -> String {
     let mut text = String::new();
     write_name(&mut text, name);
@@ -95,7 +104,8 @@ impl ClientCertificate {
         params.not_before = date_time_ymd(2024, 2, 29);
         params.not_after = date_time_ymd(2034, 1, 1);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        ClientCertificate { chain: [certificate.der().clone()].into(), forwarded: "".into() }
+        let identities = identities(certificate.der()).into();
+        ClientCertificate { chain: [certificate.der().clone()].into(), forwarded: "".into(), identities }
     }
 }
 
@@ -120,7 +130,14 @@ mod tests {
         }
         let (from, until) = certificate.validity().unwrap();
         assert_eq!(until.duration_since(from).unwrap().as_secs(), 3594 * 24 * 3600);
-        let broken = ClientCertificate { chain: [vec![1, 2, 3].into()].into(), forwarded: "".into() };
+        let known_by: Vec<_> = certificate.identities.iter().map(|name| &**name).collect();
+        assert_eq!(
+            known_by,
+            ["spiffe://cluster.local/ns/a/sa/b", "client.example", "CN=client,O=Miller\\, Sons"]
+        );
+        let chain = [vec![1, 2, 3].into()].into();
+        let broken =
+            ClientCertificate { chain, forwarded: "".into(), identities: identities(&[1, 2, 3]).into() };
         assert_eq!((broken.subject(), broken.validity()), (String::new(), None));
     }
 }

@@ -168,9 +168,10 @@ fn by_grpc(want: &str) -> Response<Body> {
             let ok = [
                 bytes(2, &header("x-user", "bob", None, 0)),
                 bytes(2, &header("x-groups", "b", Some(true), 0)),
-                bytes(2, &header("x-absent", "new", None, 1)),
-                bytes(2, &header("x-there", "not", None, 1)),
-                bytes(2, &header("x-nowhere", "not", None, 3)),
+                // only `append` counts for a request, so no client can keep these its own
+                bytes(2, &header("x-there", "theirs", None, 1)),
+                bytes(2, &header("x-nowhere", "new", None, 3)),
+                bytes(2, &header("x-absent", "not", Some(true), 0)),
                 bytes(2, &header("host", "evil.example", None, 0)),
                 bytes(5, b"x-secret"),
                 bytes(6, &header("x-seen", "yes", None, 0)),
@@ -182,6 +183,10 @@ fn by_grpc(want: &str) -> Response<Body> {
             ];
             (0, bytes(3, &ok.concat()))
         }
+        "elsewhere" => (0, bytes(3, &bytes(2, &header(":path", "/checked/x/../else%77here?new=1", None, 0)))),
+        "never" => (0, bytes(3, &bytes(2, &header(":path", "/checked/%6eever", None, 0)))),
+        "another-method" => (0, bytes(3, &bytes(2, &header(":method", "PUT", None, 0)))),
+        "bad-path" => (0, bytes(3, &bytes(2, &header(":path", "evil", None, 0)))),
         "broken-header" => (0, bytes(3, &bytes(2, &header("x-a", "1\r\nx-b: 2", None, 0)))),
         _ => (0, Vec::new()),
     };

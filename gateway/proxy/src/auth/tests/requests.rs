@@ -218,6 +218,41 @@ fn the_first_rule_that_accepts_counts() {
 }
 
 #[test]
+fn each_token_may_be_of_another_issuer() {
+    let claim = |header: &str| ClaimHeader { header: HeaderName::new(header), claim: "sub".into() };
+    let rules = [
+        rule("a", |r| r.claim_headers = vec![claim("x-a")]),
+        rule("b", |r| {
+            r.claim_headers = vec![claim("x-b")];
+            r.forward = true;
+        }),
+        rule("c", |r| r.locations = vec![TokenLocation::Cookie("c".into())]),
+    ];
+    let of = |issuer: &str, sub: &str| usual(&json!({"iss": issuer, "sub": sub}));
+    let expired = usual(&json!({"iss": "a", "exp": 1}));
+    for (param, bearer, expected) in [
+        (of("a", "1"), of("b", "2"), Ok("2")),
+        (of("b", "2"), of("a", "1"), Ok("1")),
+        (expired, of("b", "2"), Err(Denial::Expired)),
+        (of("d", "1"), of("b", "2"), Err(Denial::IssuerUnknown)),
+        // a place that is not the issuer's
+        (of("c", "1"), of("b", "2"), Err(Denial::IssuerUnknown)),
+    ] {
+        let fields = format!("Authorization: Bearer {bearer}\r\nx-a: admin\r\n");
+        let mut w = work(&format!("/?access_token={param}"), &fields);
+        let result = authenticate(&rules, &mut w);
+        let sub = w.verified.as_ref().and_then(|v| v.claims()).map(|c| c["sub"].as_str().unwrap());
+        assert_eq!(result.map(|()| sub), expected.map(Some), "{param} {bearer}");
+        if result.is_ok() {
+            assert_eq!((header(&w, "x-a"), header(&w, "x-b")), (Some("1".into()), Some("2".into())));
+            let sent = upstream(&w, &[]);
+            let payload = |issuer, sub| of(issuer, sub).split('.').nth(1).unwrap().to_owned();
+            assert!(sent.contains(&payload("b", "2")) && !sent.contains(&payload("a", "1")), "{sent}");
+        }
+    }
+}
+
+#[test]
 fn preflights_pass_and_say_nothing() {
     let preflight = "Origin: https://a\r\nAccess-Control-Request-Method: PUT\r\nx-sub: admin\r\nAuthorization: Bearer x\r\n";
     let rules = [rule("me", outputs)];

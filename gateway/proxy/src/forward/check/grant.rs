@@ -4,16 +4,19 @@ use super::CheckError;
 use crate::auth::{is_same, remove_header};
 use crate::forward::buffers::Work;
 use crate::forward::edits::{Edits, Ops, line};
+use crate::forward::path::{canonical_path, is_plain_path};
 use crate::forward::view::View;
 use crate::h1::field::{Known, known};
 use std::rc::Rc;
-use tidegate_model::{FormatString, HeaderName, HeaderOp};
+use tidegate_model::{FormatString, HeaderName, HeaderOp, PathNormalization};
 
 /// What a provider changes.
 #[derive(Debug, Default)]
 pub(super) struct Grant {
     /// Of the request's header.
     pub(super) headers: Vec<Change>,
+    /// The canonical path, and the query, in place of the client's.
+    pub(super) target: Option<(Vec<u8>, Vec<u8>)>,
     /// Of the request's header goes away.
     pub(super) remove: Vec<HeaderName>,
     /// Of the response's header.
@@ -24,15 +27,16 @@ pub(super) struct Grant {
     pub(super) remove_params: Vec<String>,
 }
 
-/// A header that is changed.
+/// A header of the request that is changed.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) name: HeaderName,
     pub(super) value: Vec<u8>,
-    pub(super) how: How,
+    /// Whether it stands beside the lines that are there, if any, or takes their place.
+    pub(super) append: bool,
 }
 
-/// What becomes of the lines that are there.
+/// What becomes of the lines that a response has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     /// They stay, and this one is added.
@@ -49,8 +53,8 @@ pub(super) enum How {
 #[derive(Debug, Default)]
 pub(crate) struct Granted {
     lines: Vec<(HeaderName, Box<[u8]>)>,
-    /// The query in place of the client's; empty for none.
-    query: Option<Box<[u8]>>,
+    /// Path and query in place of the client's.
+    target: Option<Box<[u8]>>,
 }
 
 impl Granted {
@@ -60,14 +64,28 @@ impl Granted {
         lines.map(|(_, value)| &**value)
     }
 
-    /// The query, where it is not the client's any more.
+    /// Path and query, where these are not the client's any more.
+    pub(crate) fn target(&self) -> Option<&[u8]> {
+        self.target.as_deref()
+    }
+
+    /// The query, where it is not the client's any more; empty for none.
     pub(crate) fn query(&self) -> Option<&[u8]> {
-        self.query.as_deref()
+        let mut parts = self.target()?.splitn(2, |b| *b == b'?').skip(1);
+        Some(parts.next().unwrap_or_default())
+    }
+
+    /// Puts a path, and a query that is empty for none, in place of the client's.
+    pub(crate) fn set_target(&mut self, path: &[u8], query: &[u8]) {
+        let mark: &[u8] = if query.is_empty() { b"" } else { b"?" };
+        self.target = Some([path, mark, query].concat().into());
     }
 
     /// Puts another query in place of the one that it gave.
-    pub(crate) fn set_query(&mut self, query: Vec<u8>) {
-        self.query = Some(query.into());
+    pub(crate) fn set_query(&mut self, query: &[u8]) {
+        let path = self.target.as_deref().and_then(|target| target.split(|b| *b == b'?').next());
+        let path = path.map(<[u8]>::to_vec).unwrap_or_default();
+        self.set_target(&path, query);
     }
 
     /// Takes a header back, under any name that upstreams may take for it.
@@ -189,43 +207,83 @@ impl OfResponse {
 }
 
 impl Grant {
+    /// Makes of a new `:path` what requests are held against. What else says how a request is addressed stays the
+    /// client's: another method would be another request, so that is an error.
+    ///
+    /// # Errors
+    /// When nothing can be asked for like that.
+    pub(super) fn readdress(
+        &mut self,
+        method: &[u8],
+        mode: PathNormalization,
+        strict: bool,
+    ) -> Result<(), CheckError> {
+        let (pseudo, headers): (Vec<_>, Vec<_>) =
+            self.headers.drain(..).partition(|change| change.name.as_str().starts_with(':'));
+        self.headers = headers;
+        for Change { name, value, append } in pseudo {
+            match name.as_str() {
+                ":path" if !append => self.target = Some(canonical(&value, mode, strict)?),
+                ":path" => return Err(CheckError::Malformed("a path that is added")),
+                ":method" if append || value != method => {
+                    return Err(CheckError::Malformed("another method, which is not enforced"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Applies it to the request; what is left is for the response.
     pub(super) fn apply(self, w: &mut Work) -> Option<Rc<[OfResponse]>> {
-        for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
-            remove_header(w, name);
-        }
         let mut granted = Granted::default();
-        for Change { name, value, how } in self.headers {
+        // in Envoy's order
+        let (append, set): (Vec<_>, Vec<_>) = self.headers.into_iter().partition(|change| change.append);
+        for Change { name, value, append } in set.into_iter().chain(append) {
             let bytes = name.as_str().as_bytes();
             if !is_writable(bytes) {
+                tracing::debug!(header = name.as_str(), "no provider may write it");
                 continue;
             }
             let is_there = || View::of(w).value(bytes).is_some() || granted.values(bytes).next().is_some();
-            let write = match how {
-                How::Append => true,
-                How::IfAbsent => !is_there(),
-                How::Set | How::IfPresent => {
-                    let write = how == How::Set || is_there();
-                    remove_header(w, &name);
-                    granted.lines.retain(|(n, _)| *n != name);
-                    write
-                }
-            };
-            if write {
-                granted.lines.push((name, value.into()));
+            if append && !is_there() {
+                continue;
             }
+            if !append {
+                remove_header(w, &name);
+                granted.lines.retain(|(given, _)| *given != name);
+            }
+            granted.lines.push((name, value.into()));
         }
-        if !self.remove_params.is_empty() || !self.set_params.is_empty() {
+        for name in self.remove.iter().filter(|name| is_writable(name.as_str().as_bytes())) {
+            remove_header(w, name);
+            granted.drop_header(name);
+        }
+        if self.target.is_some() || !self.remove_params.is_empty() || !self.set_params.is_empty() {
             let view = View::of(w);
-            let query = changed(view.raw_query().unwrap_or_default(), &self.remove_params, &self.set_params);
+            let (path, query) = self
+                .target
+                .unwrap_or_else(|| (view.path().to_vec(), view.raw_query().unwrap_or_default().to_vec()));
+            let query = changed(&query, &self.remove_params, &self.set_params);
+            granted.set_target(&path, &query);
             // what is not in the buffer as it came must be written anew
-            let path = view.path().to_vec();
             w.path = path;
-            granted.set_query(query);
         }
-        w.granted = Some(Box::new(granted)).filter(|g| !g.lines.is_empty() || g.query.is_some());
+        w.granted = Some(Box::new(granted)).filter(|g| !g.lines.is_empty() || g.target.is_some());
         (!self.response.is_empty()).then(|| self.response.into())
     }
+}
+
+/// The canonical path of a target, and its query.
+fn canonical(target: &[u8], mode: PathNormalization, strict: bool) -> Result<(Vec<u8>, Vec<u8>), CheckError> {
+    let is_target = target.starts_with(b"/") && target.iter().all(|b| b.is_ascii_graphic() && *b != b'#');
+    if !is_target || strict && !is_plain_path(target) {
+        return Err(CheckError::Malformed("a path that nobody may ask for"));
+    }
+    let mut parts = target.splitn(2, |b| *b == b'?');
+    let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let path = canonical_path(mode, path).ok_or(CheckError::Malformed("a path without a canonical form"))?;
+    Ok((path.into_owned(), query.to_vec()))
 }
 
 /// The query without parameters that go, and with those that come behind what the client sent.
@@ -264,6 +322,40 @@ mod tests {
             let changed = changed(query.as_bytes(), &text(remove), &set);
             assert_eq!(String::from_utf8(changed).unwrap(), expected, "{query}");
         }
+    }
+
+    #[test]
+    fn a_new_path_is_made_canonical_and_no_other_request_is_made() {
+        let change = |(name, value): (&str, &str)| Change {
+            name: HeaderName::new(name),
+            value: value.into(),
+            append: false,
+        };
+        let of = |changes: &[(&str, &str)], strict| {
+            let mut grant =
+                Grant { headers: changes.iter().copied().map(change).collect(), ..Grant::default() };
+            grant.readdress(b"GET", PathNormalization::Base, strict)?;
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            Ok::<_, CheckError>(grant.target.map(|(path, query)| (text(path), text(query))))
+        };
+        for (path, expected) in [
+            ("/a?b=c", Some(("/a", "b=c"))),
+            ("/x/../%61?b?c", Some(("/a", "b?c"))),
+            ("/a", Some(("/a", ""))),
+            ("", None),
+            ("a", None),
+            ("/a b", None),
+            ("/a#b", None),
+            ("/a%00", None),
+            ("http://b/", None),
+        ] {
+            let found = of(&[(":path", path)], false).ok().flatten();
+            let found = found.as_ref().map(|(path, query)| (&**path, &**query));
+            assert_eq!(found, expected, "{path}");
+        }
+        assert!(of(&[(":path", "/a%2Fb")], false).is_ok() && of(&[(":path", "/a%2Fb")], true).is_err());
+        assert!(matches!(of(&[(":method", "GET"), (":authority", "evil")], true), Ok(None)));
+        assert!(of(&[(":method", "PUT")], false).is_err());
     }
 
     #[test]

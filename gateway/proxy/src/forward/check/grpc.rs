@@ -63,8 +63,17 @@ fn peer(address: SocketAddr) -> Peer {
     Peer { address: Some(Address { socket_address: Some(socket) }) }
 }
 
+/// As in Envoy, with a `!` for each byte that is no text, so that it is as long as what came.
+fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '!'));
+    }
+    text
+}
+
 fn http_request(question: &Question, asked: &Asked, as_bytes: bool) -> HttpRequest {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let scheme = question.scheme.as_str();
     let mut headers: HashMap<String, String> = HashMap::new();
     for (name, values) in asked.headers.iter().filter(|(name, _)| name != PARTIAL) {
@@ -94,7 +103,8 @@ fn http_request(question: &Question, asked: &Asked, as_bytes: bool) -> HttpReque
         path: text(&asked.target),
         host: text(&asked.authority),
         scheme: scheme.into(),
-        size: asked.content_length.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1),
+        // as in Envoy what came by now, which is nothing where no body is checked
+        size: asked.body.as_ref().map_or(0, |body| i64::try_from(body.received).unwrap_or(i64::MAX)),
         protocol: question.protocol.into(),
         body,
         raw_body,
@@ -125,11 +135,23 @@ pub(super) fn read(reply: &Reply) -> Result<Said, CheckError> {
     }
 }
 
-/// A header, and what becomes of the lines that are there: as `unsaid` where nothing is said.
-fn change(option: &HeaderValueOption, unsaid: How) -> Result<Option<Change>, CheckError> {
+/// A header of an option that has one.
+fn written(option: &HeaderValueOption) -> Result<Option<(HeaderName, Vec<u8>)>, CheckError> {
     let Some(written) = &option.header else { return Ok(None) };
     let value = if written.raw_value.is_empty() { written.value.as_bytes() } else { &written.raw_value };
-    let how = match (&option.append, AppendAction::try_from(option.append_action)) {
+    header(&written.key, value).map(Some)
+}
+
+/// A header of the request. As in Envoy, it takes the place of the client's unless `append` says other, whatever
+/// `append_action` says.
+fn of_request(option: &HeaderValueOption) -> Result<Option<Change>, CheckError> {
+    let append = option.append.as_ref().is_some_and(|append| append.value);
+    Ok(written(option)?.map(|(name, value)| Change { name, value, append }))
+}
+
+/// What becomes of the lines that a response has: as `unsaid` where nothing is said.
+fn how(option: &HeaderValueOption, unsaid: How) -> Result<How, CheckError> {
+    Ok(match (&option.append, AppendAction::try_from(option.append_action)) {
         (Some(append), _) if append.value => How::Append,
         (Some(_), _) => How::Set,
         (None, Ok(AppendAction::AddIfAbsent)) => How::IfAbsent,
@@ -138,22 +160,23 @@ fn change(option: &HeaderValueOption, unsaid: How) -> Result<Option<Change>, Che
         // the default, which cannot be told from nothing
         (None, Ok(AppendAction::AppendIfExistsOrAdd)) => unsaid,
         (None, Err(_)) => return Err(CheckError::Malformed("an unknown way to add a header")),
-    };
-    let (name, value) = header(&written.key, value)?;
-    Ok(Some(Change { name, value, how }))
+    })
 }
 
 fn granted(ok: OkHttpResponse) -> Result<Grant, CheckError> {
-    let changes = |options: &[HeaderValueOption], unsaid| -> Result<Vec<Change>, CheckError> {
-        options.iter().filter_map(|option| change(option, unsaid).transpose()).collect()
-    };
-    // as in Envoy, what is said of the request replaces and what is said of the response is added
-    let response = changes(&ok.response_headers_to_add, How::Append)?.into_iter();
-    let response = response.filter_map(|Change { name, value, how }| OfResponse::new(name, &value, how));
+    let headers = ok.headers.iter().filter_map(|option| of_request(option).transpose());
+    let mut response = Vec::new();
+    for option in &ok.response_headers_to_add {
+        let how = how(option, How::Append)?;
+        if let Some((name, value)) = written(option)? {
+            response.extend(OfResponse::new(name, &value, how));
+        }
+    }
     Ok(Grant {
-        headers: changes(&ok.headers, How::Set)?,
+        headers: headers.collect::<Result<_, _>>()?,
         remove: ok.headers_to_remove.iter().map(|name| HeaderName::new(name)).collect(),
-        response: response.collect(),
+        target: None,
+        response,
         set_params: ok.query_parameters_to_set.into_iter().map(|p| (p.key, p.value)).collect(),
         remove_params: ok.query_parameters_to_remove,
     })
@@ -162,7 +185,8 @@ fn granted(ok: OkHttpResponse) -> Result<Grant, CheckError> {
 fn refused(denied: &DeniedHttpResponse) -> Result<Said, CheckError> {
     let mut ops: Vec<HeaderOp> = Vec::new();
     for option in &denied.headers {
-        if let Some(Change { name, value, how }) = change(option, How::Set)? {
+        let how = how(option, How::Set)?;
+        if let Some((name, value)) = written(option)? {
             // further lines of a name stand beside the first, as with several `set-cookie`
             let again = ops.iter().any(|op| *op.name() == name);
             ops.extend(of_response(name, &value, again || how == How::Append));
@@ -197,15 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn text_is_as_long_as_what_came() {
+        for (bytes, expected) in [
+            (&b"abc"[..], "abc"),
+            ("schön".as_bytes(), "schön"),
+            (b"\xffhello\xc3", "!hello!"),
+            (b"\xe2\x82a\xf0\x9f\x92", "!!a!!!"),
+        ] {
+            assert_eq!(text(bytes), expected);
+        }
+    }
+
+    #[test]
     fn headers_are_added_as_their_options_say() {
         use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd};
-        for (append, action, of_request, on_response) in [
-            (None, AppendIfExistsOrAdd, How::Set, How::Append),
-            (None, AddIfAbsent, How::IfAbsent, How::IfAbsent),
-            (None, OverwriteIfExistsOrAdd, How::Set, How::Set),
-            (None, OverwriteIfExists, How::IfPresent, How::IfPresent),
-            (Some(true), OverwriteIfExistsOrAdd, How::Append, How::Append),
-            (Some(false), AppendIfExistsOrAdd, How::Set, How::Set),
+        for (append, action, appended, on_response) in [
+            (None, AppendIfExistsOrAdd, false, How::Append),
+            (None, AddIfAbsent, false, How::IfAbsent),
+            (None, OverwriteIfExistsOrAdd, false, How::Set),
+            (None, OverwriteIfExists, false, How::IfPresent),
+            (Some(true), OverwriteIfExistsOrAdd, true, How::Append),
+            (Some(false), AppendIfExistsOrAdd, false, How::Set),
         ] {
             let options = vec![option("a=1", append, action)];
             let ok = OkHttpResponse {
@@ -214,8 +250,8 @@ mod tests {
                 ..OkHttpResponse::default()
             };
             let grant = granted(ok).unwrap();
-            let found = (grant.headers[0].how, grant.response[0].how());
-            assert_eq!(found, (of_request, on_response), "{append:?} {action:?}");
+            let found = (grant.headers[0].append, grant.response[0].how());
+            assert_eq!(found, (appended, on_response), "{append:?} {action:?}");
         }
     }
 }

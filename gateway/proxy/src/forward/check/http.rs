@@ -7,8 +7,8 @@ use tidegate_model::{HeaderName, HttpCheck, TextPattern};
 
 /// Sent whatever is said, as in Envoy.
 const ALWAYS: &str = "authorization";
-/// What of a refusal the client gets whatever is said.
-const REFUSAL: [&str; 4] = ["www-authenticate", "location", "proxy-authenticate", "set-cookie"];
+/// What of a refusal the client gets whatever is said, as in Envoy.
+const REFUSAL: [&str; 2] = ["www-authenticate", "location"];
 /// What a server says about itself and the connection, not about the request.
 const OF_SERVER: [&str; 3] = ["date", "server", "content-length"];
 
@@ -28,15 +28,15 @@ pub(super) fn write(question: &Question, http: &HttpCheck) -> (Vec<u8>, Vec<u8>)
     line(&mut head, b"host", &asked.authority);
     let body = asked.body.as_ref().map_or(&[][..], |body| &body.content);
     line(&mut head, b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
-    let added = |name: &str| http.additional_headers.iter().any(|(n, _)| n.as_str() == name);
+    let added = |name: &str| asked.added.iter().any(|(n, _)| n.as_str() == name);
     for (name, values) in &asked.headers {
         let wanted = name == ALWAYS || is_one_of(&http.request_headers, name);
         if wanted && !added(name) && name != PARTIAL && name != "expect" {
             values.iter().for_each(|value| line(&mut head, name.as_bytes(), value));
         }
     }
-    for (name, value) in &http.additional_headers {
-        line(&mut head, name.as_str().as_bytes(), value.as_bytes());
+    for (name, value) in &asked.added {
+        line(&mut head, name.as_str().as_bytes(), value);
     }
     if let Some(body) = &asked.body {
         line(&mut head, PARTIAL.as_bytes(), if body.partial { b"true" } else { b"false" });
@@ -72,10 +72,8 @@ pub(super) fn read(reply: &Reply, http: &HttpCheck) -> Result<Said, CheckError> 
             grant.response.extend(OfResponse::new(written.clone(), &value, How::Append));
         }
         if is_one_of(&http.upstream_on_allow, &name) {
-            // the first line takes the place of the client's, further ones stand beside it
-            let again = grant.headers.iter().any(|change| change.name == written);
-            let how = if again { How::Append } else { How::Set };
-            grant.headers.push(Change { name: written, value, how });
+            // as in Envoy, the last of several lines is the one that counts
+            grant.headers.push(Change { name: written, value, append: false });
         }
     }
     match reply.status {

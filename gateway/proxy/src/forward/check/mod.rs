@@ -20,23 +20,25 @@ use super::deadline::{Waiting, under_deadline};
 use super::downstream::Downstream;
 use super::error::{Kind, Limit};
 use super::plan::{Plan, admit, route};
-use super::record::{Life, Site};
+use super::record::{Life, Lookup, Reply as ReplyHead, Site};
 use super::side::{self, Nobody, Reply, Side};
 use super::view::View;
 use crate::connection::Connection;
 use crate::h1::body::BodyScan;
 use crate::h1::field::Known;
 use crate::snapshot::Snapshot;
-use crate::telemetry::AuthorizationCount;
+use crate::telemetry::{AuthorizationCount, render_header};
 use grant::Grant;
 use room::Room;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tidegate_engine::{Check, RequestView, Scheme};
-use tidegate_model::{CheckProtocol, CheckedBody, DirectResponse, ExternalAuthorizer, HeaderOp};
+use tidegate_model::{
+    CheckProtocol, CheckedBody, DirectResponse, ExternalAuthorizer, FormatString, HeaderName, HeaderOp,
+};
 
 /// The largest body of an answer.
 const LARGEST: usize = 1 << 20;
@@ -102,7 +104,10 @@ struct Asked {
     target: Vec<u8>,
     /// In lower case, each with its values; without those of the hop.
     headers: Vec<(String, Vec<Vec<u8>>)>,
+    /// What is sent beside these.
+    added: Vec<(HeaderName, Vec<u8>)>,
     content_length: Option<u64>,
+    /// Where there is one.
     body: Option<Body>,
 }
 
@@ -110,6 +115,8 @@ struct Asked {
 struct Body {
     content: Vec<u8>,
     partial: bool,
+    /// How many bytes of it had come.
+    received: usize,
 }
 
 /// Asks about the request, and what is to be done then.
@@ -122,13 +129,14 @@ pub(crate) async fn decide<'t, D: Downstream>(
     check: Check<'t>,
     first: Range<usize>,
 ) -> Plan<'t> {
-    let grant = match ask_for(down, w, site, snapshot, check.by, first).await {
+    let grant = match ask_for(down, w, life, site, snapshot, check.by, first).await {
         Ok(grant) => grant,
         Err(answer) => return Plan::Answer(answer),
     };
     // what the provider changes counts for routing only where it may, or where a token is verified (`clear_route_cache`
-    // of Envoy's filters)
-    let routed = (!check.by.clear_route_cache).then(|| route(life, w, site, snapshot));
+    // of Envoy's filters); no route is kept for a path that is not sent
+    let stays = !check.by.clear_route_cache && grant.target.is_none();
+    let routed = stays.then(|| route(life, w, site, snapshot));
     life.granted = grant.apply(w);
     if let Err(answer) = admit(w, site, snapshot) {
         (life.route, life.cors) = (None, &[]);
@@ -140,6 +148,7 @@ pub(crate) async fn decide<'t, D: Downstream>(
 async fn ask_for<D: Downstream>(
     down: &mut D,
     w: &mut Work,
+    life: &Life<'_>,
     site: Site<'_>,
     snapshot: &Snapshot,
     by: &ExternalAuthorizer,
@@ -153,12 +162,20 @@ async fn ask_for<D: Downstream>(
         };
         // not before: a client that sends slowly takes no place from others
         let room = Room::take(site.worker).map_err(Unasked::Provider)?;
-        let question = question(w, site, body);
+        let question = question(w, site, body, added(w, life, site, by));
         let mut asking = pin!(ask(question, by, snapshot, site, room));
         let waiting = under_deadline(down, w, Waiting::ForUpstream, |_, _, cx| {
             asking.as_mut().poll(cx).map(Ok::<_, Kind>)
         });
-        waiting.await.map_err(Unasked::Client)?.map_err(Unasked::Provider)
+        let mut said = waiting.await.map_err(Unasked::Client)?.map_err(Unasked::Provider)?;
+        if let Said::Pass(grant) = &mut said {
+            let mesh = &snapshot.mesh;
+            let view = View::of(w);
+            grant
+                .readdress(view.method(), mesh.path_normalization, mesh.strict_paths)
+                .map_err(Unasked::Provider)?;
+        }
+        Ok(said)
     };
     match asked.await {
         Ok(Said::Pass(grant)) => {
@@ -285,7 +302,7 @@ async fn ask(
 }
 
 /// Everything about the request that a provider may see.
-fn question(w: &Work, site: Site<'_>, body: Option<Body>) -> Question {
+fn question(w: &Work, site: Site<'_>, body: Option<Body>, added: Vec<(HeaderName, Vec<u8>)>) -> Question {
     let view = View::of(w);
     let mut target = Vec::new();
     super::head::write_target(view, &mut target);
@@ -295,8 +312,9 @@ fn question(w: &Work, site: Site<'_>, body: Option<Body>) -> Question {
         authority: view.authority().to_vec(),
         target,
         headers: headers(w, view),
+        added,
         content_length: w.request.content_length(),
-        body,
+        body: body.filter(|body| body.received > 0),
     };
     let connection = site.connection;
     Question {
@@ -312,6 +330,18 @@ fn question(w: &Work, site: Site<'_>, body: Option<Body>) -> Question {
         time: SystemTime::now(),
         request: Some(request),
     }
+}
+
+/// The headers that are sent to a provider by HTTP beside those of the request; one without a value is not, as in Envoy.
+fn added(w: &Work, life: &Life<'_>, site: Site<'_>, by: &ExternalAuthorizer) -> Vec<(HeaderName, Vec<u8>)> {
+    let CheckProtocol::Http(http) = &by.protocol else { return Vec::new() };
+    let rendered = |(name, format): &(HeaderName, FormatString)| {
+        let mut value = Vec::new();
+        let headers = Lookup { w, response: ReplyHead::Sent };
+        render_header(format, &life.record(w, site, Instant::now(), &headers), &mut value);
+        (!value.is_empty()).then(|| (name.clone(), value))
+    };
+    http.additional_headers.iter().filter_map(rendered).collect()
 }
 
 /// The headers as the upstream would see them, but for what says how the message is delimited.
@@ -368,12 +398,13 @@ async fn read<D: Downstream>(
     let decoded = BodyScan::new(w.request.request_framing()).decode(&mut content);
     let (_, length) = decoded.map_err(|_| Kind::BadBody)?;
     content.truncate(length);
-    let partial = content.len() > wanted.most || !down.uploaded();
+    let received = content.len();
+    let partial = received > wanted.most || !down.uploaded();
     if partial && !wanted.partial {
         return Err(too_large());
     }
     content.truncate(wanted.most);
-    Ok(Body { content, partial })
+    Ok(Body { content, partial, received })
 }
 
 /// Has a client send its body that waits to be told so.

@@ -30,7 +30,7 @@ fn sent(fields: &str, came: Came, ops: &[HeaderOp]) -> Vec<String> {
     assert!(w.request.parse_request(text.as_bytes(), limits).unwrap(), "{fields}");
     let peer = "[::ffff:192.0.2.9]:1234".parse().unwrap();
     w.identity.establish(&w.request, text.as_bytes(), peer, came.tls, came.trusted);
-    let certificate = ClientCertificate { chain: [].into(), forwarded: OURS.into() };
+    let certificate = ClientCertificate { chain: [].into(), forwarded: OURS.into(), identities: [].into() };
     w.identity.certify(came.mode, came.certificate.then_some(&certificate));
     let rendered = Rendered::default();
     let changes = RequestChanges {
