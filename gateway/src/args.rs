@@ -1,6 +1,7 @@
 //! The command line in two steps: [`Cli`] is what was typed, [`Invocation`] what was meant.
 
 mod limits;
+mod values;
 
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 use limits::LimitArgs;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,10 @@ use tidegate_model::{AccessLog, AccessLogFormat};
 use tidegate_proxy::ExplainQuery;
 use tidegate_translate::Env;
 use tracing_subscriber::EnvFilter;
+use values::{
+    address, claims, duration, filter, gateway, header, ip, label, method, name_server, namespace, network,
+    port_pair, url,
+};
 
 /// What was asked for.
 #[derive(Debug)]
@@ -26,7 +31,14 @@ pub(crate) enum Invocation {
     /// Say what is wrong with the config.
     Check(Setup),
     /// Say what would happen to a request.
-    Explain(Setup, ExplainQuery),
+    Explain {
+        /// The config.
+        setup: Setup,
+        /// The request.
+        query: ExplainQuery,
+        /// Whether workloads are played.
+        echo: bool,
+    },
 }
 
 /// What every way of running needs.
@@ -165,7 +177,7 @@ struct ServeArgs {
     /// The access log on stdout [default: as meshConfig says, else text]
     #[arg(long, value_name = "FORMAT", value_enum)]
     access_log: Option<LogFormat>,
-    /// Worker threads [default: the cores that this process may use]
+    /// Worker threads, 1 to 1024 [default: the cores that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: Option<u16>,
     /// Keep the last good objects here, with the contents of Secrets, and serve them at a start whose files are missing or
@@ -218,7 +230,8 @@ struct ExplainArgs {
     /// The request's method
     #[arg(value_parser = method)]
     method: String,
-    /// The request's URL, such as http://shop.example.com/cart?id=1
+    /// The request's URL, such as http://shop.example.com/cart?id=1; a connection is asked about as tls://NAME:PORT or
+    /// tcp://NAME:PORT
     #[arg(value_parser = url)]
     url: String,
     /// A header of the request; may be repeated
@@ -233,6 +246,9 @@ struct ExplainArgs {
     /// Only the servers of this Gateway, or `mesh` for what a sidecar does
     #[arg(long, value_name = "NS/NAME|mesh", value_parser = gateway)]
     gateway: Option<String>,
+    /// As a gateway with --echo would, which plays the workloads
+    #[arg(long)]
+    echo: bool,
     #[command(flatten)]
     setup: SetupArgs,
 }
@@ -271,7 +287,7 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
             client: explain.client,
             gateway: explain.gateway,
         };
-        return Ok(Invocation::Explain(setup(explain.setup)?, query));
+        return Ok(Invocation::Explain { setup: setup(explain.setup)?, query, echo: explain.echo });
     }
     let (mut setup, serve) = (setup(cli.setup)?, cli.serve);
     // the flags of a running gateway are about itself
@@ -279,7 +295,11 @@ fn validate(cli: Cli) -> anyhow::Result<Invocation> {
     if serve.check {
         return Ok(Invocation::Check(setup));
     }
-    ensure!(serve.admin != serve.status, "--admin and --status are both {}", serve.admin);
+    ensure!(
+        serve.admin != serve.status || serve.admin.port() == 0,
+        "--admin and --status are both {}",
+        serve.admin
+    );
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Invocation::Serve(Box::new(Serve {
         setup,
@@ -357,101 +377,6 @@ fn access_log(format: LogFormat) -> AccessLog {
         LogFormat::Json => ("/dev/stdout", AccessLogFormat::DefaultJson),
     };
     AccessLog { file: file.into(), format, filter: None }
-}
-
-fn port_number(text: &str) -> anyhow::Result<u16> {
-    match text.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
-        _ => bail!("{text:?} is not a port; use a number from 1 to 65535"),
-    }
-}
-
-fn port_pair(text: &str) -> anyhow::Result<(u16, u16)> {
-    let (server, local) = text.split_once('=').context("write SERVER_PORT=LOCAL_PORT, such as 443=8443")?;
-    Ok((port_number(server)?, port_number(local)?))
-}
-
-fn label(text: &str) -> anyhow::Result<(String, String)> {
-    let (key, value) = text.split_once('=').context("write KEY=VALUE, such as istio=ingressgateway")?;
-    ensure!(!key.is_empty(), "the key is empty; write KEY=VALUE, such as istio=ingressgateway");
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-fn namespace(text: &str) -> anyhow::Result<String> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    ensure!(
-        !text.is_empty() && text.len() <= 63 && text.chars().all(plain),
-        "a namespace has lower-case letters, digits and '-' only"
-    );
-    Ok(text.to_owned())
-}
-
-fn ip(text: &str) -> anyhow::Result<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    bare.parse().context("write an IP address, such as 127.0.0.1 or [::1]")
-}
-
-fn address(text: &str) -> anyhow::Result<SocketAddr> {
-    if let Some(port) = text.strip_prefix(':') {
-        return Ok(SocketAddr::new(any_address(), port_number(port)?));
-    }
-    text.parse().context("write IP:PORT, such as 127.0.0.1:15000 or [::1]:15000, or :PORT for every address")
-}
-
-fn name_server(text: &str) -> anyhow::Result<SocketAddr> {
-    let advice = "write IP:PORT or IP, such as 127.0.0.1:5353";
-    ip(text).map(|ip| SocketAddr::new(ip, 53)).or_else(|_| text.parse().context(advice))
-}
-
-/// `[::]`, which is dual stack on Linux, or `0.0.0.0` where IPv6 is off.
-fn any_address() -> IpAddr {
-    match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
-        Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
-        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
-    }
-}
-
-fn network(text: &str) -> anyhow::Result<IpNet> {
-    let one = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| one()).context("write a network, such as 127.0.0.0/8 or fd00::/8")
-}
-
-fn claims(text: &str) -> anyhow::Result<Claims> {
-    serde_json::from_str(text).context("write a JSON object, such as {\"sub\": \"me\"}")
-}
-
-fn duration(text: &str) -> anyhow::Result<Duration> {
-    humantime::parse_duration(text).context("write a duration with its unit, such as 30s or 2m")
-}
-
-fn filter(text: &str) -> anyhow::Result<Filter> {
-    EnvFilter::try_new(text).context("write a level, or directives such as info,tidegate_proxy=debug")?;
-    Ok(Filter(text.to_owned()))
-}
-
-fn method(text: &str) -> anyhow::Result<String> {
-    http::Method::from_bytes(text.as_bytes()).context("write a method, such as GET, and then the URL")?;
-    Ok(text.to_owned())
-}
-
-fn url(text: &str) -> anyhow::Result<String> {
-    let example = "write it like http://shop.example.com/cart";
-    let url: http::Uri = text.parse().context(example)?;
-    ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some(), "{example}");
-    Ok(text.to_owned())
-}
-
-fn header(text: &str) -> anyhow::Result<(String, String)> {
-    let (name, value) = text.split_once(':').context("write 'NAME: VALUE'")?;
-    http::HeaderName::from_bytes(name.as_bytes()).context("the part before ':' is not a header name")?;
-    http::HeaderValue::from_str(value.trim()).context("the part after ':' is not a header value")?;
-    Ok((name.to_owned(), value.trim().to_owned()))
-}
-
-fn gateway(text: &str) -> anyhow::Result<String> {
-    let named = text.split_once('/').is_some_and(|(ns, name)| !ns.is_empty() && !name.is_empty());
-    ensure!(named || text == "mesh", "write NAMESPACE/NAME of a Gateway, or mesh");
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -535,7 +460,10 @@ mod tests {
         assert!(matches!(read("--check --config a").unwrap(), Invocation::Check(_)));
         let line =
             ["x", "explain", "GET", "http://a/b", "-H", "X-A: 1: 2", "--gateway", "ns/gw", "--config", "a"];
-        let Invocation::Explain(setup, query) = parse(line).unwrap() else { panic!("not explain") };
+        let Invocation::Explain { setup, query, echo: false } = parse(line).unwrap() else {
+            panic!("not explain")
+        };
+        read("explain GET tls://a:443 --config a").unwrap();
         assert_eq!(setup.config, [PathBuf::from("a")]);
         assert_eq!((query.method.as_str(), query.url.as_str()), ("GET", "http://a/b"));
         assert_eq!(query.headers, [("X-A".to_owned(), "1: 2".to_owned())]);
@@ -563,6 +491,8 @@ mod tests {
             ("--config a --dns-server dns.example", "IP:PORT"),
             ("--config a --allow-dns-answers here", "127.0.0.0/8"),
             ("--config a --log x=y=z", "level"),
+            ("--config a --log wran", "level"),
+            ("--config a --log info,tidegate_proxy", "tidegate_proxy=debug"),
             ("--config a --access-log xml", "possible values"),
             ("--config a --nonsense", "--nonsense"),
             ("explain GET --config a", "URL"),

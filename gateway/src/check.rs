@@ -4,6 +4,7 @@ use crate::args::{Output, Setup};
 use crate::{policies, report};
 use anyhow::Context;
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 use tidegate_api::Objects;
 use tidegate_engine::Table;
 use tidegate_model::{Diagnostic, Severity};
@@ -41,17 +42,19 @@ impl Config {
 /// When nothing can be printed.
 pub(crate) fn check(setup: &Setup) -> anyhow::Result<bool> {
     let config = Config::read(setup);
-    let objects = config.objects.len();
-    let diagnostics = diagnose(config);
+    let objects = report::objects_in(&config.objects);
+    let diagnostics = diagnose(config, &setup.config);
     print(&diagnostics, setup.output, io::stdout().lock()).context("cannot print")?;
-    writeln!(io::stderr(), "{objects} objects: {}", report::counts(&diagnostics))?;
+    writeln!(io::stderr(), "{objects}: {}", report::counts(&diagnostics))?;
     Ok(diagnostics.iter().all(|d| d.severity < Severity::Error))
 }
 
 /// What reading, translating and compiling say.
-fn diagnose(config: Config) -> Vec<Diagnostic> {
+fn diagnose(config: Config, paths: &[PathBuf]) -> Vec<Diagnostic> {
     let mut diagnostics = config.diagnostics;
     let translation = translate(&config.objects, &config.env);
+    let nothing = report::nothing_served(&translation, &diagnostics, &config.env, paths);
+    diagnostics.extend(nothing);
     diagnostics.extend(translation.diagnostics);
     // rules for sidecars are no use to this gateway, but a mistake in them is one
     for model in [translation.model, translate_mesh(&config.objects, &config.env).model] {
@@ -96,7 +99,7 @@ spec:
             panic!("not a check")
         };
         let file = |d: &Diagnostic| d.origin.file.rsplit('/').next().unwrap_or_default().to_owned();
-        let diagnostics = diagnose(Config::read(&setup));
+        let diagnostics = diagnose(Config::read(&setup), &setup.config);
         diagnostics
             .iter()
             .map(|d| format!("{} {}:{} {}", d.severity, file(d), d.origin.line, d.code))
@@ -106,6 +109,19 @@ spec:
     #[test]
     fn a_good_config_has_no_errors() {
         assert!(said(&[("a.yaml", GATEWAY)]).iter().all(|line| !line.starts_with("error")));
+    }
+
+    #[test]
+    fn a_config_without_a_gateway_for_it_is_no_silence() {
+        let other = GATEWAY.replace("ingressgateway", "egressgateway");
+        for files in [&[][..], &[("a.YAML", GATEWAY)], &[("a.yaml", &other)]] {
+            let found = said(files);
+            assert!(
+                found.iter().any(|line| line.starts_with("warning") && line.ends_with(" nothing-served"))
+            );
+            assert!(found.iter().all(|line| !line.starts_with("error")), "{found:?}");
+        }
+        assert!(said(&[("a.YAML", GATEWAY)]).contains(&"note a.YAML:0 file-skipped".to_owned()));
     }
 
     #[test]

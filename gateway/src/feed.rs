@@ -7,6 +7,7 @@ use crate::last_good::LastGood;
 use crate::notify::Notifier;
 use crate::signals::{Said, Signals};
 use crate::upgrade::{Abandon, Estate, Failure, Predecessor, Program, Served, Successor};
+use crate::watchdog::Watchdog;
 use crate::{policies, report};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
@@ -14,20 +15,23 @@ use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_api::Objects;
 use tidegate_model::{Bind, Diagnostic, ListenerKey, ListenerProtocol, Model, TlsAction, TlsServer};
-use tidegate_proxy::{Proxy, Report};
+use tidegate_proxy::{NotReady, Proxy, Report};
 use tidegate_source::{Folder, NamedFiles};
 use tidegate_translate::{Admission, Env, files, translate};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What `/explain` asks: the config that is live.
 pub(crate) type Live = Arc<ArcSwapOption<World>>;
 
 /// The way of a config into the data plane.
 pub(crate) struct Feed {
+    /// Where it comes from.
+    config: Vec<PathBuf>,
     folder: Folder,
     /// Certificates that Gateways name by file.
     files: NamedFiles,
@@ -45,9 +49,15 @@ pub(crate) struct Feed {
     /// Sockets of the service manager that nothing is for.
     unused: BTreeSet<SocketAddr>,
     output: Output,
-    /// Whether the config that is live may be served.
+    /// Whether the config that is live may be served, and all listeners were open once.
     ready: bool,
+    /// Turns true when they are.
+    complete: watch::Receiver<bool>,
+    /// What was told the service manager last.
+    status: String,
     notifier: Notifier,
+    /// While this process is the service.
+    watchdog: Option<Watchdog>,
     /// Why the last upgrade failed, if it did.
     failed: Option<String>,
     /// The process that this one takes the place of, until it has.
@@ -58,6 +68,7 @@ pub(crate) struct Feed {
     is_alone: bool,
     program: Program,
     upgrade_timeout: Duration,
+    drain_delay: Duration,
 }
 
 impl Feed {
@@ -76,6 +87,7 @@ impl Feed {
         let mut folder = Folder::open(setup.config.clone());
         folder.remember(last_good.objects());
         Ok(Feed {
+            config: setup.config.clone(),
             folder,
             files: NamedFiles::default(),
             admission: Admission::of(last_good.objects()),
@@ -84,6 +96,8 @@ impl Feed {
             mesh_env: setup.mesh_env.clone(),
             echo: serve.echo.then(Echo::start).transpose().context("--echo")?,
             every_address: serve.bind.is_none_or(|ip| ip.is_unspecified()),
+            complete: proxy.complete(),
+            status: String::new(),
             proxy,
             live,
             said: HashSet::new(),
@@ -92,12 +106,14 @@ impl Feed {
             output: setup.output,
             ready: false,
             notifier: Notifier::from_env(),
+            watchdog: None,
             failed: None,
             is_alone: predecessor.is_none(),
             predecessor,
             alone: Arc::default(),
             program: Program::of_this_process().context("cannot find this program")?,
             upgrade_timeout: serve.upgrade_timeout,
+            drain_delay: serve.limits.drain_delay,
         })
     }
 
@@ -109,12 +125,16 @@ impl Feed {
     pub(crate) async fn run(mut self) -> anyhow::Result<Stopped> {
         let mut signals = Signals::new()?;
         let mut changed = true;
+        if self.predecessor.is_none() {
+            self.watchdog = Watchdog::start(self.proxy.pulse(), false).context("cannot start")?;
+        }
         loop {
             if std::mem::replace(&mut changed, true) {
                 self.guarded_round();
             }
             if let Some(predecessor) = self.predecessor.take() {
                 self.take_over(predecessor)?;
+                self.watchdog = Watchdog::start(self.proxy.pulse(), true).context("cannot start")?;
             }
             let said = tokio::select! {
                 () = self.folder.changed() => continue,
@@ -125,6 +145,12 @@ impl Feed {
                 () = self.alone.notified() => {
                     // addresses that it kept to itself are free now
                     self.is_alone = true;
+                    continue;
+                }
+                Ok(()) = self.complete.changed() => {
+                    tracing::info!("all listeners are open");
+                    self.tell();
+                    changed = false;
                     continue;
                 }
                 said = signals.next() => said,
@@ -146,9 +172,12 @@ impl Feed {
     }
 
     fn stop(self, signals: Signals, name: &str) -> Stopped {
-        tracing::info!("{name}: draining");
+        match self.drain_delay {
+            Duration::ZERO => tracing::info!("{name}: draining"),
+            delay => tracing::info!("{name}: not ready any more, draining in {delay:?}"),
+        }
         self.notifier.stopping();
-        Stopped { proxy: self.proxy, signals, _echo: self.echo, _served: None }
+        Stopped { proxy: self.proxy, signals, _echo: self.echo, _watchdog: self.watchdog, _served: None }
     }
 
     /// Leaves what listens to the process that serves now.
@@ -157,7 +186,8 @@ impl Feed {
         self.notifier.passed_on(served.process);
         self.proxy.pass_on(&served.taken);
         tracing::info!("process {} serves in place of this one, which drains", served.process);
-        Stopped { proxy: self.proxy, signals, _echo: None, _served: Some(served) }
+        // the watchdog ends: what this process says counts no more
+        Stopped { proxy: self.proxy, signals, _echo: None, _watchdog: None, _served: Some(served) }
     }
 
     /// Serves in place of the process that started this one.
@@ -208,7 +238,7 @@ impl Feed {
         tracing::error!("no upgrade, this process keeps serving: {failed}");
         self.failed = Some(failed.to_string());
         // the round that follows says the rest
-        self.notifier.ready(&format!("the last upgrade failed: {failed}"));
+        self.tell();
         Attempt::Failed
     }
 
@@ -287,36 +317,40 @@ impl Feed {
         diagnostics.extend(of_last_good);
         diagnostics.extend(admitted.diagnostics);
         diagnostics.extend(translation.diagnostics.iter().cloned());
+        let nothing = report::nothing_served(&translation, &diagnostics, &self.env, &self.config);
+        diagnostics.extend(nothing);
         diagnostics.extend(applied.diagnostics);
         report::sort(&mut diagnostics);
         self.say(&diagnostics);
         self.say_listening(&translation.model);
-        tracing::info!(
-            "config {} is live after {} ms: {} objects, {}",
-            applied.generation,
-            begin.elapsed().as_millis(),
-            admitted.objects.len(),
-            report::counts(&diagnostics)
-        );
+        let before = self.live.load().as_ref().map(|world| world.generation());
+        let goes = if before == Some(applied.generation) { "stays as it is" } else { "is live" };
+        let (number, time) = (applied.generation, begin.elapsed().as_millis());
+        let (all, counts) = (report::objects_in(&admitted.objects), report::counts(&diagnostics));
+        tracing::info!("config {number} {goes} after {time} ms: {all}, {counts}");
         for policy in &unknown.others {
             tracing::error!(
                 "not ready: {policy} is refused for its errors and has no good version yet; correct them, or accept \
                  with --allow-unenforced that it is not enforced"
             );
         }
-        let status = format!("config {}: {}", applied.generation, report::counts(&diagnostics));
+        self.status = format!("config {number}: {counts}");
         self.proxy.publish(Report {
             objects: report::objects(admitted.objects.clone()),
             restored,
             diagnostics,
+            kept: self.last_good.is_kept(),
         });
-        self.ready = unknown.others.is_empty();
-        self.proxy.set_ready(self.ready);
-        self.tell(&status);
+        self.proxy.set_ready(unknown.others.is_empty());
+        self.complete.mark_unchanged();
+        if let Err(why @ NotReady::NotOpen(_)) = self.proxy.readiness() {
+            tracing::error!("not ready: {why}; they are tried again every second");
+        }
+        self.tell();
         if self.is_alone {
             self.last_good.keep(&admitted.objects);
         }
-        let world = World::new(applied.generation, translation, objects, self.mesh_env.clone());
+        let world = World::new(number, translation, objects, self.mesh_env.clone());
         self.live.store(Some(Arc::new(world)));
         if let Some(echo) = &mut self.echo {
             echo.retire();
@@ -325,13 +359,15 @@ impl Feed {
     }
 
     /// Tells the service manager, who does not know of this process while another serves.
-    fn tell(&self, status: &str) {
+    fn tell(&mut self) {
+        let readiness = self.proxy.readiness();
+        self.ready = readiness.is_ok();
         let failed = self.failed.as_ref().map(|why| format!("; the last upgrade failed: {why}"));
-        let status = format!("{status}{}", failed.unwrap_or_default());
-        match (&self.predecessor, self.ready) {
+        let status = format!("{}{}", self.status, failed.unwrap_or_default());
+        match (&self.predecessor, readiness) {
             (Some(_), _) => {}
-            (None, true) => self.notifier.ready(&status),
-            (None, false) => self.notifier.status(&format!("not ready; {status}")),
+            (None, Ok(())) => self.notifier.ready(&status),
+            (None, Err(why)) => self.notifier.status(&format!("not ready: {why}; {status}")),
         }
     }
 
@@ -411,35 +447,40 @@ pub(crate) struct Stopped {
     signals: Signals,
     // answers what is in flight
     _echo: Option<Echo>,
+    _watchdog: Option<Watchdog>,
     // tells the process that serves now, by its end, that this one has ended
     _served: Option<Served>,
 }
 
 impl Stopped {
-    /// Drains the data plane; another signal to stop ends the process at once.
+    /// Drains the data plane. Another signal to stop has it cut what still goes on; the one after that ends the process.
     ///
     /// # Errors
-    /// When the thread for it fails.
+    /// When something was cut because of another signal, or the thread for it fails.
     pub(crate) async fn drain(self) -> anyhow::Result<()> {
-        let Stopped { proxy, mut signals, _echo, _served } = self;
-        let drained = tokio::task::spawn_blocking(move || proxy.drain());
-        let stop = async {
-            loop {
-                match signals.next().await {
-                    Said::Stop(name) => return name,
-                    other => tracing::warn!("draining: {other:?} has no effect any more"),
+        let Stopped { proxy, mut signals, _echo, _watchdog, _served } = self;
+        let hurry = proxy.hurry();
+        let mut drained = tokio::task::spawn_blocking(move || proxy.drain());
+        let mut hurried = None;
+        let cut = loop {
+            let said = tokio::select! {
+                cut = &mut drained => break cut?,
+                said = signals.next() => said,
+            };
+            match (said, hurried) {
+                (Said::Stop(name), None) => {
+                    tracing::warn!("{name} again: cutting what still goes on");
+                    hurry.now();
+                    hurried = Some(name);
                 }
+                (Said::Stop(_), Some(_)) => std::process::exit(1),
+                (other, _) => tracing::warn!("draining: {other:?} has no effect any more"),
             }
         };
-        tokio::select! {
-            cut = drained => match cut? {
-                0 => tracing::info!("drained"),
-                cut => tracing::warn!("the drain time is over: {cut} connections were cut"),
-            },
-            name = stop => {
-                tracing::warn!("{name} again: ending at once");
-                std::process::exit(1);
-            }
+        match (cut, hurried) {
+            (0, _) => tracing::info!("drained"),
+            (_, None) => tracing::warn!("the drain time is over: {cut} connections were cut"),
+            (_, Some(name)) => bail!("{cut} connections were cut, because {name} came again"),
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -102,6 +103,11 @@ impl LastGood {
         }
     }
 
+    /// Whether what is to be kept could be written, where something is; it changes as things go.
+    pub(crate) fn is_kept(&self) -> Option<Arc<AtomicBool>> {
+        self.keeper.as_ref().map(|keeper| keeper.shared.kept.clone())
+    }
+
     /// Leaves what is kept to another process.
     pub(crate) fn leave(&mut self) {
         if let Some(keeper) = &self.keeper {
@@ -133,6 +139,8 @@ struct Keeper {
 struct Shared {
     slot: Mutex<Slot>,
     changed: Condvar,
+    /// False while nothing can be written.
+    kept: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -144,6 +152,7 @@ struct Slot {
 impl Keeper {
     fn start(folder: StateFolder) -> io::Result<Keeper> {
         let shared = Arc::<Shared>::default();
+        shared.kept.store(true, Ordering::Relaxed);
         let theirs = shared.clone();
         let thread = std::thread::Builder::new().name("tidegate-state".into()).spawn(move || {
             let (mut written, mut failing) = (None, false);
@@ -151,7 +160,9 @@ impl Keeper {
                 if written.as_ref() == Some(&objects) {
                     continue;
                 }
-                match folder.save(&objects) {
+                let saved = folder.save(&objects);
+                theirs.kept.store(saved.is_ok(), Ordering::Relaxed);
+                match saved {
                     Ok(()) => (written, failing) = (Some(objects), false),
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
@@ -241,12 +252,16 @@ mod tests {
         std::fs::write(&folder, "in the way").unwrap();
         let last_good = LastGood::open(Some(folder.clone()), None).unwrap();
         last_good.keep(&objects(&["late"]));
-        // time for a first try, which fails; without one it is written all the same
-        std::thread::sleep(Duration::from_millis(100));
+        let kept = last_good.is_kept().unwrap();
+        let until = |is: bool| {
+            while kept.load(Ordering::Relaxed) != is {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until(false);
         std::fs::remove_file(&folder).unwrap();
-        while !folder.join("last-good.jsonl").exists() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until(true);
+        assert!(folder.join("last-good.jsonl").exists());
         std::fs::remove_dir_all(&folder).unwrap();
         std::fs::write(&folder, "in the way").unwrap();
         last_good.keep(&objects(&["never"]));

@@ -12,6 +12,7 @@ mod report;
 mod serve;
 mod signals;
 mod upgrade;
+mod watchdog;
 
 use anyhow::anyhow;
 use args::Invocation;
@@ -41,7 +42,7 @@ fn run(mut invocation: Invocation) -> anyhow::Result<ExitCode> {
         .map_err(|_| anyhow!("another TLS provider is installed"))?;
     let setup = match &mut invocation {
         Invocation::Serve(serve) => &mut serve.setup,
-        Invocation::Check(setup) | Invocation::Explain(setup, _) => setup,
+        Invocation::Check(setup) | Invocation::Explain { setup, .. } => setup,
     };
     log(std::mem::take(&mut setup.log));
     match invocation {
@@ -49,7 +50,9 @@ fn run(mut invocation: Invocation) -> anyhow::Result<ExitCode> {
         Invocation::Check(setup) => {
             check::check(&setup).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Invocation::Explain(setup, query) => explain::print(&setup, &query).map(|()| ExitCode::SUCCESS),
+        Invocation::Explain { setup, query, echo } => {
+            explain::print(&setup, &query, echo).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 

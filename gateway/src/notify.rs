@@ -45,6 +45,11 @@ impl Notifier {
         self.say(&format!("READY=1\nMAINPID={process}\nSTATUS=process {process} serves since an upgrade"));
     }
 
+    /// Its workers still do something.
+    pub(crate) fn alive(&self) {
+        self.say("WATCHDOG=1");
+    }
+
     /// It is going to end.
     pub(crate) fn stopping(&self) {
         self.say("STOPPING=1\nSTATUS=draining");

@@ -4,10 +4,12 @@ use crate::args::Output;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tidegate_api::{Object, Objects, Spec};
-use tidegate_model::{Diagnostic, HIDDEN, Severity, is_secret};
+use tidegate_model::{Diagnostic, HIDDEN, Origin, Severity, is_secret};
 use tidegate_proxy::ShowObjects;
+use tidegate_translate::{Env, Translation};
 
 /// Prints one diagnostic as one line, without control characters.
 pub(crate) fn print(diagnostic: &Diagnostic, output: Output, to: &mut impl Write) -> io::Result<()> {
@@ -39,6 +41,40 @@ pub(crate) fn counts(diagnostics: &[Diagnostic]) -> String {
         count(Severity::Warning, "warning"),
         count(Severity::Note, "note")
     )
+}
+
+/// `1 object`, `2 objects`.
+pub(crate) fn objects_in(objects: &Objects) -> String {
+    format!("{} object{}", objects.len(), if objects.len() == 1 { "" } else { "s" })
+}
+
+/// What to say of a config, read from `paths`, in which nothing is for this gateway, where no error that was `said` may be
+/// the reason.
+pub(crate) fn nothing_served(
+    translation: &Translation,
+    said: &[Diagnostic],
+    env: &Env,
+    paths: &[PathBuf],
+) -> Option<Diagnostic> {
+    let may_be_one = |d: &Diagnostic| d.object.as_ref().is_none_or(|object| *object.kind == *"Gateway");
+    if said.iter().any(|d| d.severity == Severity::Error && may_be_one(d)) {
+        return None;
+    }
+    let labels: Vec<_> = env.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    translation.bindings.is_empty().then(|| Diagnostic {
+        severity: Severity::Warning,
+        origin: Origin {
+            file: paths.first().map_or("".into(), |p| p.to_string_lossy().into()),
+            line: 0,
+            column: 0,
+        },
+        object: None,
+        field: String::new(),
+        text: format!("no Gateway selects this gateway ({}): nothing is served", labels.join(", ")),
+        advice: "compare spec.selector with --label, and look whether the files are where they should be"
+            .to_owned(),
+        code: "nothing-served",
+    })
 }
 
 /// The objects for the admin page, once it asks.
@@ -110,7 +146,7 @@ fn hide(value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_model::{ObjectRef, Origin};
+    use tidegate_model::ObjectRef;
 
     fn diagnostic(severity: Severity, line: u32, text: &str) -> Diagnostic {
         Diagnostic {

@@ -31,6 +31,8 @@ pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let last_good = LastGood::open(serve.state_dir.clone(), last_good).context("--state-dir")?;
     let live = Live::default();
     let proxy = Proxy::start(Options { inherited, ..options(serve, live.clone())? })?;
+    let (admin, status) = (proxy.admin_address(), proxy.status_address());
+    tracing::info!("the admin page is on http://{admin}/, readiness and metrics on http://{status}/");
     let feed = Feed::new(serve, proxy, live, last_good, predecessor)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;

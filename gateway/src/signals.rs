@@ -5,6 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     reload: Signal,
     reopen: Signal,
     upgrade: Signal,
@@ -17,6 +18,7 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             reload: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
             upgrade: signal(SignalKind::user_defined2())?,
@@ -29,6 +31,7 @@ impl Signals {
             biased;
             _ = self.terminate.recv() => Said::Stop("SIGTERM"),
             _ = self.interrupt.recv() => Said::Stop("SIGINT"),
+            _ = self.quit.recv() => Said::Stop("SIGQUIT"),
             _ = self.upgrade.recv() => Said::Upgrade,
             _ = self.reload.recv() => Said::Reload,
             _ = self.reopen.recv() => Said::Reopen,
@@ -39,7 +42,7 @@ impl Signals {
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// SIGTERM or SIGINT: drain and end; the second time, end.
+    /// SIGTERM, SIGINT or SIGQUIT (which is nginx's for this): drain and end; the second time, cut what goes on and end.
     Stop(&'static str),
     /// SIGHUP: read the config again.
     Reload,

@@ -90,7 +90,9 @@ impl Start {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 bail!("the gateway ended with {status}: {}", gateway.said());
             }
-            if gateway.messages.since(0).iter().any(|l| l.contains("not ready:")) {
+            // what is tried again may become ready yet
+            let is_final = |l: &String| l.contains("not ready:") && !l.contains("tried again");
+            if gateway.messages.since(0).iter().any(is_final) {
                 bail!("the gateway does not become ready: {}", gateway.said());
             }
             if Instant::now() > patience {

@@ -112,6 +112,17 @@ impl Reader<'_> {
     }
 
     fn document(&mut self, document: Value) {
+        if let Some(items) = items_that_are_none(&document) {
+            let text = format!("must be a list, not {}", items.describe());
+            let advice = "write each item on a line of its own with a leading '- '".to_owned();
+            let (at, field) = (items.at, "items".to_owned());
+            self.report(
+                None,
+                Problem { severity: Severity::Error, at, field, text, advice, code: "wrong-type" },
+            );
+            self.reading.unreadable = true;
+            return;
+        }
         match list_items(document) {
             Ok(items) => items.into_iter().for_each(|item| self.object(item)),
             Err(object) => self.object(object),
@@ -150,6 +161,12 @@ fn has_key(value: &Value, key: &str) -> bool {
         Data::List(items) => items.iter().any(|item| has_key(item, key)),
         _ => false,
     }
+}
+
+/// What stands in a `List` for its items without being a list of them.
+fn items_that_are_none(document: &Value) -> Option<&Value> {
+    let is_list = document.get("kind").and_then(Value::as_str) == Some("List");
+    document.get("items").filter(|items| is_list && !matches!(items.data, Data::List(_)))
 }
 
 /// The items of a `List`, or of a list of one kind, whose items need not say their kind; else the document itself.

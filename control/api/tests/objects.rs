@@ -222,6 +222,20 @@ fn lists_of_one_kind_give_their_kind_to_items() {
 }
 
 #[test]
+fn items_that_are_no_list_are_said_to_be_none() {
+    let reading = read("a.yaml", "apiVersion: v1\nkind: List\nitems: {a: b}\n");
+    let said: Vec<_> = reading.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "error a.yaml:3:8 - items: must be a list, not a mapping; write each item on a line of its own with a \
+          leading '- '"
+        ]
+    );
+    assert!(reading.unreadable);
+}
+
+#[test]
 fn one_broken_object_leaves_the_others() {
     let text = SAMPLE.replace("mode: SIMPLE", "mode: SIMPEL").replace("prefix: /a}", "prefix: /a");
     let reading = read("a.yaml", &text);

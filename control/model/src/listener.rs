@@ -1,4 +1,4 @@
-use crate::{ObjectRef, TcpRoute, TlsAction};
+use crate::{ObjectRef, Origin, TcpRoute, TlsAction};
 use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
@@ -41,6 +41,10 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Who asked for it, oldest first: the Gateways that are named when the port is taken.
     pub owners: Vec<ObjectRef>,
+    /// The index of the oldest server on it in its Gateway's `spec.servers`.
+    pub index: usize,
+    /// Where that names its port.
+    pub origin: Origin,
 }
 
 /// What a listener speaks.
@@ -67,6 +71,10 @@ pub struct TlsServer {
     pub action: TlsAction,
     /// Who asked for it.
     pub owner: ObjectRef,
+    /// Its index in the Gateway's `spec.servers`.
+    pub index: usize,
+    /// Where its TLS settings stand.
+    pub origin: Origin,
 }
 
 /// The name of a route table in Istio's form: `http.8080`, or

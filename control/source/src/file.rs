@@ -100,6 +100,17 @@ pub(crate) fn unreadable_diagnostic(path: &str, reason: &str) -> Diagnostic {
     }
 }
 
+/// For a file that is not read although it looks as if it was meant to be.
+pub(crate) fn skipped_diagnostic(path: &str, reason: &str) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Note,
+        text: format!("is not read: {reason}"),
+        advice: "rename it to NAME.yaml, NAME.yml or NAME.json if it is config".to_owned(),
+        code: "file-skipped",
+        ..unreadable_diagnostic(path, reason)
+    }
+}
+
 fn broken(diagnostic: Diagnostic) -> Reading {
     Reading { diagnostics: vec![diagnostic], unreadable: true, ..Reading::default() }
 }

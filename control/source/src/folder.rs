@@ -1,5 +1,5 @@
 use crate::activity::SETTLED;
-use crate::file::{FileState, kept_diagnostic, unreadable_diagnostic};
+use crate::file::{FileState, kept_diagnostic, skipped_diagnostic, unreadable_diagnostic};
 use crate::scan::{Found, Scan, scan};
 use crate::watch::Watch;
 use std::collections::{BTreeMap, HashSet};
@@ -188,6 +188,9 @@ impl Folder {
         for (path, reason) in &found.failed {
             loaded.diagnostics.push(unreadable_diagnostic(&path.to_string_lossy(), reason));
         }
+        for (path, reason) in &found.skipped {
+            loaded.diagnostics.push(skipped_diagnostic(&path.to_string_lossy(), reason));
+        }
         let mut replaced = Vec::new();
         for state in self.in_order() {
             loaded.diagnostics.extend(state.diagnostics.iter().cloned());
@@ -225,8 +228,8 @@ fn paths(scan: &Scan) -> HashSet<&Path> {
 }
 
 fn duplicate(object: &Object, winner: &Object) -> Diagnostic {
-    let text =
-        format!("is written again at {}, which wins because it is later in path order", winner.origin());
+    let order = if object.file == winner.file { "" } else { " in path order" };
+    let text = format!("is written again at {}, which wins because it is later{order}", winner.origin());
     object.diagnostic(Severity::Warning, "", text, "remove one of the two", "duplicate-object")
 }
 

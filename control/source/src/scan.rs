@@ -1,6 +1,7 @@
 //! Which files there are, and whether they are the same as before.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -66,6 +67,8 @@ pub(crate) struct Scan {
     pub(crate) folders: BTreeMap<PathBuf, (u64, u64)>,
     /// Files and folders that cannot be read, with the reason.
     pub(crate) failed: BTreeMap<PathBuf, String>,
+    /// Files that are not read although they look as if they were meant to be, with the reason.
+    pub(crate) skipped: BTreeMap<PathBuf, &'static str>,
 }
 
 /// Looks at `roots`, each a file or a folder.
@@ -110,8 +113,18 @@ impl Scan {
         }
         for path in entries {
             match fs::metadata(&path) {
+                _ if is_hidden(&path) => {
+                    if is_config(&path) && path.is_file() && !path.is_symlink() {
+                        self.skipped.insert(path, "its name begins with a dot");
+                    }
+                }
                 Ok(metadata) if metadata.is_dir() => self.folder(&path, depth + 1, visited),
                 Ok(metadata) if metadata.is_file() && is_config(&path) => self.file(path, &metadata),
+                Ok(metadata)
+                    if metadata.is_file() && is_config(&path.with_extension(in_lower_case(&path))) =>
+                {
+                    self.skipped.insert(path, "its ending is not in lower case");
+                }
                 Ok(_) => {}
                 // Gone since, or a symlink to nowhere.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {}
@@ -134,18 +147,21 @@ impl Scan {
     }
 }
 
-/// The entries of a folder by name, but for hidden ones: editors' files, and `..data` and its like, through which
-/// Kubernetes swaps the files of a mounted ConfigMap, which are symlinks beside it.
+/// The entries of a folder by name.
 fn names(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
-    }
+    let mut paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)
+}
+
+/// Editors' files, and `..data` and its like, through which Kubernetes swaps the files of a mounted ConfigMap, which are
+/// symlinks beside it.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn in_lower_case(path: &Path) -> OsString {
+    path.extension().map(OsStr::to_ascii_lowercase).unwrap_or_default()
 }
 
 fn is_config(path: &Path) -> bool {

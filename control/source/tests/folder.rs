@@ -80,7 +80,7 @@ fn every_file_and_nothing_hidden() {
     symlink(dir.path(), dir.path().join("c/circle")).unwrap();
     let loaded = folder(&dir).load();
     assert_eq!(shown(&loaded), ["b:1", "c:3", "z:2"]);
-    assert_eq!(loaded.diagnostics, []);
+    assert_eq!(codes(&loaded), ["file-skipped"]);
 
     let (b, a) = (dir.path().join("b.yaml"), dir.path().join("a.yml"));
     assert_eq!(shown(&Folder::open(vec![b, a]).load()), ["b:1", "z:2"], "only what was named");
@@ -90,15 +90,32 @@ fn every_file_and_nothing_hidden() {
 fn the_last_in_path_order_wins() {
     let dir = TempDir::new().unwrap();
     let first = write(&dir, "a.yaml", &format!("{}{}", gateway("x", 1), gateway("other", 1)));
-    let last = write(&dir, "b.yaml", &gateway("x", 2));
+    let last = write(&dir, "b.yaml", &gateway("x", 2).repeat(2));
     let loaded = folder(&dir).load();
     assert_eq!(shown(&loaded), ["other:1", "x:2"], "as if applied in that order");
+    let lines = gateway("x", 2).lines().count();
+    let at = lines + 1;
+    let same = format!(
+        "warning {0}:1:1 Gateway/default/x -: is written again at {0}:{at}:1, which wins because it is later; remove one of the two",
+        last.display(),
+    );
     let expected = format!(
-        "warning {}:1:1 Gateway/default/x -: is written again at {}:1:1, which wins because it is later in path order; remove one of the two",
+        "warning {}:1:1 Gateway/default/x -: is written again at {}:{at}:1, which wins because it is later in path order; remove one of the two",
         first.display(),
         last.display()
     );
-    assert_eq!(loaded.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    assert_eq!(loaded.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected, same]);
+}
+
+#[test]
+fn what_looks_like_config_and_is_not_read_is_said() {
+    let dir = TempDir::new().unwrap();
+    for name in ["VS.YAML", ".vs.yaml", "vs.yaml~", "README.md", ".vs.yaml.swp"] {
+        write(&dir, name, &gateway("x", 1));
+    }
+    let said = folder(&dir).load().diagnostics;
+    let said: Vec<_> = said.iter().map(|d| (d.origin.file.rsplit('/').next().unwrap(), d.code)).collect();
+    assert_eq!(said, [(".vs.yaml", "file-skipped"), ("VS.YAML", "file-skipped")]);
 }
 
 #[test]

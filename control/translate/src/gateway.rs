@@ -157,7 +157,10 @@ impl Tables<'_, '_> {
                 binding.tables.push(table);
             }
         }
-        out.model.listeners.insert(key, Arc::new(Listener { key, protocol, owners }));
+        let Some(first) = servers.first() else { return };
+        let (index, origin) =
+            (first.index, first.object.locate(&format!("spec.servers[{}].port", first.index)));
+        out.model.listeners.insert(key, Arc::new(Listener { key, protocol, owners, index, origin }));
     }
 
     /// A TLS server, unless it serves nothing: without rules it leaves its names to wider ones, as in Istio.
@@ -195,6 +198,8 @@ impl Tables<'_, '_> {
             hosts: hosts.into_iter().collect(),
             action,
             owner: server.object.reference.clone(),
+            index: server.index,
+            origin: server.object.locate(&format!("spec.servers[{}].tls", server.index)),
         })
     }
 

@@ -141,7 +141,7 @@ fn admit<'a>(
     field: &str,
     report: &mut Report,
 ) {
-    let (object, kind) = (server.object, server.kind);
+    let (object, kind, port) = (server.object, server.kind, server.port);
     unserved(&server, field, report);
     let first = match ports.get_mut(&key) {
         None => {
@@ -181,8 +181,8 @@ fn admit<'a>(
         Some(Shared::Other(other)) => Some(*other),
     };
     let other = first.map_or_else(String::new, |o| o.reference.to_string());
-    let text =
-        format!("port {} is taken by {other} with another protocol; this server is left out", server.port);
+    let at = if key.port == port { String::new() } else { format!(" (local port {})", key.port) };
+    let text = format!("port {port}{at} is taken by {other} with another protocol; this server is left out");
     report.error(object, &format!("{field}.port"), "port-conflict", text, "use another port or protocol");
 }
 

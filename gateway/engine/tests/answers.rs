@@ -297,7 +297,7 @@ fn listeners_lead_to_their_tables() {
         (443, ListenerProtocol::Tls(Vec::new())),
     ];
     for (port, protocol) in protocols {
-        let listener = Listener { key: key(port), protocol, owners: Vec::new() };
+        let listener = build::listener(key(port), protocol);
         model.listeners.insert(listener.key, Arc::new(listener));
     }
     let table = Table::compile(&model).table;

@@ -10,6 +10,10 @@ fn owner() -> ObjectRef {
     ObjectRef::new("Gateway", "test", "gateway")
 }
 
+fn listener(key: ListenerKey, protocol: ListenerProtocol) -> Listener {
+    Listener { key, protocol, owners: Vec::new(), index: 0, origin: Origin::default() }
+}
+
 fn route(index: usize, destinations: &[(&str, u32)]) -> Arc<TcpRoute> {
     let destination = |(host, weight): &(&str, u32)| TcpDestination {
         cluster: ClusterName::outbound(1, "", host),
@@ -38,12 +42,22 @@ fn sni(hosts: &[&str], route: Arc<TcpRoute>) -> SniRoute {
 }
 
 fn server(table: &str, hosts: &[&str], action: TlsAction) -> TlsServer {
-    TlsServer { table: table.into(), hosts: names(hosts), action, owner: owner() }
+    TlsServer {
+        table: table.into(),
+        hosts: names(hosts),
+        action,
+        owner: owner(),
+        index: 0,
+        origin: Origin::default(),
+    }
 }
 
 fn table(protocol: ListenerProtocol) -> Table {
-    let listener = Listener { key: KEY, protocol, owners: vec![owner()] };
-    Table::compile(&Model { listeners: [(KEY, Arc::new(listener))].into(), ..Model::default() }).table
+    Table::compile(&Model {
+        listeners: [(KEY, Arc::new(listener(KEY, protocol)))].into(),
+        ..Model::default()
+    })
+    .table
 }
 
 fn servers() -> ListenerProtocol {
@@ -154,14 +168,11 @@ fn weights_are_shares_of_the_dice() {
 
 #[test]
 fn a_listener_that_did_not_change_keeps_its_names_and_a_changed_one_does_not() {
-    let before = Model {
-        listeners: [(KEY, Arc::new(Listener { key: KEY, protocol: servers(), owners: Vec::new() }))].into(),
-        ..Model::default()
-    };
+    let before = Model { listeners: [(KEY, Arc::new(listener(KEY, servers())))].into(), ..Model::default() };
     let old = Table::compile(&before).table;
     let same = old.apply(&before, &before.diff(&before)).table;
     let only = vec![server("one", &["one.example.com"], TlsAction::Http(TlsTermination::default()))];
-    let changed = Listener { key: KEY, protocol: ListenerProtocol::Tls(only), owners: Vec::new() };
+    let changed = listener(KEY, ListenerProtocol::Tls(only));
     let after = Model { listeners: [(KEY, Arc::new(changed))].into(), ..Model::default() };
     let new = old.apply(&after, &after.diff(&before)).table;
     for (table, one, other) in

@@ -312,7 +312,7 @@ impl Step {
                 model.listeners.remove(&key);
                 if let Some(table) = table {
                     let protocol = ListenerProtocol::Http(table.into());
-                    model.listeners.insert(key, Arc::new(Listener { key, protocol, owners: Vec::new() }));
+                    model.listeners.insert(key, Arc::new(listener(key, protocol)));
                 }
             }
             Step::Cluster(name, there) => {

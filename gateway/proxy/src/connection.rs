@@ -5,8 +5,8 @@ use crate::listener::proxy_protocol::{self, InvalidHeader, Proxied};
 use crate::listener::{Accepted, Http, Rewound, Slot, TooMany, canonical, sniff};
 use crate::resting::Rest;
 use crate::snapshot::LastSnapshot;
-use crate::telemetry::Flag;
-use crate::tls::{self, HandshakeError, Terminator};
+use crate::telemetry::{Flag, Flags, NoHeaders, Record};
+use crate::tls::{self, HandshakeError, Reason, Terminator};
 use crate::worker::Worker;
 use crate::{h1, h2};
 use pingora::protocols::l4::stream::Stream as L4Stream;
@@ -64,6 +64,46 @@ impl Connection {
     pub(crate) fn sni(&self) -> &str {
         let terminated = self.tls.as_ref().and_then(|t| t.sni.as_deref());
         terminated.or(self.passed_sni.as_deref()).unwrap_or_default()
+    }
+
+    /// What is known of it where there is no request.
+    pub(crate) fn record(&self) -> Record<'_> {
+        Record {
+            start: self.began.at,
+            duration: self.began.instant.elapsed(),
+            upstream_service_time: None,
+            protocol: "",
+            method: b"",
+            path: b"",
+            authority: b"",
+            upstream_authority: b"",
+            request_duration: None,
+            attempts: 0,
+            transport_failure: "",
+            tls: self.tls.as_ref(),
+            connection_id: self.id,
+            status: 0,
+            flags: Flags::default(),
+            details: "",
+            bytes_received: 0,
+            bytes_sent: 0,
+            forwarded_for: b"",
+            user_agent: b"",
+            request_id: b"",
+            route: None,
+            cluster: None,
+            cluster_name: "",
+            workload: None,
+            upstream_host: None,
+            upstream_local: None,
+            downstream_local: self.local,
+            downstream_remote: self.peer,
+            downstream_direct: self.direct,
+            sni: self.sni(),
+            grpc: false,
+            traced: None,
+            headers: &NoHeaders,
+        }
     }
 }
 
@@ -164,27 +204,37 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         Err(e) => e,
     };
     tracing::debug!(%listener, %peer, "connection closed: {e}");
-    // Connecting and leaving is what TCP health checks do.
-    if matches!(&e, OpenError::Tls(e) if !matches!(e, HandshakeError::Silent)) {
-        slot.spread().handshake_failed();
+    if let OpenError::Tls(e) = &e
+        && let Some(reason) = e.reason()
+    {
+        slot.spread().handshake_failed(reason);
     }
-    let (flag, details) = match e {
-        OpenError::Tls(HandshakeError::Refused { name, why }) => {
-            connection.passed_sni = name;
-            (Flag::NoRoute, format!("filter_chain_not_found{{{why}}}"))
-        }
-        OpenError::Refused(why) => (Flag::NoRoute, format!("filter_chain_not_found{{{why}}}")),
-        OpenError::Proxied(e @ InvalidHeader::Malformed(_)) => {
-            (Flag::DownstreamProtocolError, format!("proxy_protocol{{{e}}}"))
-        }
-        OpenError::Io(_)
-        | OpenError::Tls(_)
-        | OpenError::Proxied(_)
-        | OpenError::TooMany(_)
-        | OpenError::Silent => return None,
-    };
-    l4::refused(Some(flag), details, &connection, &worker);
+    if let Some((flag, details)) = told(e) {
+        l4::refused(flag, details, &connection, &worker);
+    }
     None
+}
+
+/// The flag and the details of its line in the log, where a connection that was not opened has one.
+fn told(e: OpenError) -> Option<(Option<Flag>, String)> {
+    let (flag, details) = match e {
+        OpenError::Tls(HandshakeError::Refused(why)) | OpenError::Refused(why) => {
+            (Some(Flag::NoRoute), format!("filter_chain_not_found{{{why}}}"))
+        }
+        OpenError::Tls(e) => {
+            let flag = match e.reason()? {
+                Reason::Closed => Some(Flag::DownstreamTermination),
+                Reason::Timeout | Reason::NoCertificate => None,
+                _ => Some(Flag::DownstreamProtocolError),
+            };
+            (flag, format!("tls_handshake_failed{{{e}}}"))
+        }
+        OpenError::Proxied(e @ InvalidHeader::Malformed(_)) => {
+            (Some(Flag::DownstreamProtocolError), format!("proxy_protocol{{{e}}}"))
+        }
+        OpenError::Io(_) | OpenError::Proxied(_) | OpenError::TooMany(_) | OpenError::Silent => return None,
+    };
+    Some((flag, details))
 }
 
 /// What a decision asks for, without the snapshot from which it came.
@@ -285,7 +335,7 @@ async fn proxied(
 
 async fn open_tls(
     stream: L4Stream,
-    connection: &Connection,
+    connection: &mut Connection,
     worker: &Worker,
     shutdown: &ShutdownWatch,
 ) -> Result<Opened, OpenError> {
@@ -318,10 +368,12 @@ enum Shaken {
 
 async fn shake_hands(
     mut stream: L4Stream,
-    connection: &Connection,
+    connection: &mut Connection,
     worker: &Worker,
 ) -> Result<Shaken, HandshakeError> {
     let hello = tls::client_hello(&mut stream).await?;
+    // for the log, should TLS not come about
+    connection.passed_sni = hello.sni.clone();
     let view = ConnectionView { sni: hello.sni.as_deref(), protocols: &hello.protocols };
     let (termination, target) = match decide(connection, worker, &view) {
         Next::Tcp(target) => return Ok(Shaken::Passed(Box::new(stream), hello.sni, target)),
@@ -329,14 +381,11 @@ async fn shake_hands(
         Next::TlsToTcp(termination, target) => (termination, Some(target)),
         Next::Refuse(why, alert) => {
             tls::refuse(&mut stream, alert).await?;
-            return Err(HandshakeError::Refused { name: hello.sni, why });
+            return Err(HandshakeError::Refused(why));
         }
         Next::Http => {
             tls::refuse(&mut stream, AlertDescription::HandshakeFailure).await?;
-            return Err(HandshakeError::Refused {
-                name: hello.sni,
-                why: "the listener has just changed".into(),
-            });
+            return Err(HandshakeError::Refused("the listener has just changed".into()));
         }
     };
     let Termination { table, terminator } = termination;

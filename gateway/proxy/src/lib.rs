@@ -36,11 +36,11 @@ mod worker;
 mod admin;
 
 pub use auth::{InvalidRoots, KeyFetching, unusable_keys};
-pub use forward::path::{canonical_path, is_plain_path};
+pub use forward::path::{ambiguity, canonical_path};
 pub use limits::Limits;
 pub use listener::{Inherited, Passed, Shared, Unusable};
 pub use server::{
-    Applied, Dns, ExplainQuery, Explainer, Identity, Options, Proxy, Report, ShowObjects, Standings,
-    StartError, refused,
+    Applied, Dns, ExplainQuery, Explainer, Hurry, Identity, NotReady, Options, Proxy, Pulse, Report,
+    ShowObjects, Standings, StartError, refused,
 };
 pub use upstream::{EndpointStanding, standings};

@@ -53,7 +53,9 @@ pub struct Limits {
     /// Bytes of memory that the process may have in RAM. Near it requests are shed, beyond it connections are refused.
     /// By default nine tenths of what its control group may have.
     pub memory: Option<u64>,
-    /// How long a stop waits for what is in flight.
+    /// How long a stop goes on accepting once it is not ready any more, so that those who send traffic see it first.
+    pub drain_delay: Duration,
+    /// How long a stop waits for what is in flight from then on.
     pub drain: Duration,
 }
 
@@ -81,6 +83,7 @@ impl Default for Limits {
             connections: Limits::connections_of(file_limit()),
             client_connections: None,
             memory: cgroup::memory_limit().map(|bytes| bytes / 10 * 9),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
         }
     }

@@ -1,9 +1,20 @@
 //! The running data plane: workers, listeners, admin and status servers, and how a config goes live.
 
+mod drain;
 mod handover;
 mod ports;
+mod pulse;
+mod readiness;
+mod shown;
 
+use drain::DrainTimes;
+pub use drain::Hurry;
 pub(crate) use handover::Phase;
+pub use pulse::Pulse;
+pub use readiness::NotReady;
+use readiness::Readiness;
+pub(crate) use shown::Shown;
+pub use shown::{Report, ShowObjects};
 
 use crate::admin;
 use crate::auth::{Authenticator, HttpFetch, InvalidRoots, KeyFetching, KeyStore, TokenCache};
@@ -28,10 +39,10 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tidegate_engine::{Claims, Table};
 use tidegate_model::{
     AccessLog, AccessLogFormat, ClusterName, Diagnostic, ListenerKey, Model, Origin, RuleRef, Severity,
@@ -109,8 +120,6 @@ pub struct ExplainQuery {
 
 /// Connections on their way to another worker; beyond it the one that accepted keeps them.
 const HANDED_ON: usize = 256;
-/// How long the goodbyes to what is cut may take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the last spans may take to their collector.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How long a config waits for the token keys that were never fetched before.
@@ -134,31 +143,11 @@ pub struct Applied {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Makes the objects of a config as JSON without secret material, when they are asked for: there may be many.
-pub type ShowObjects = Arc<dyn Fn() -> Vec<Value> + Send + Sync>;
-
-/// What the admin page shows of the config beside the table.
-#[derive(Clone)]
-pub struct Report {
-    /// The objects.
-    pub objects: ShowObjects,
-    /// How many of the objects are from before the process began: their source is missing or broken.
-    pub restored: usize,
-    /// Everything that was said about them.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-impl Default for Report {
-    fn default() -> Self {
-        Report { objects: Arc::new(Vec::new), restored: 0, diagnostics: Vec::new() }
-    }
-}
-
 /// Why the data plane does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address of our own is taken.
-    #[error("{what} cannot listen on {address}: {source}; choose another with {flag}")]
+    #[error("{what} cannot listen on {address}: {error}; choose another with {flag}")]
     Bind {
         /// Which server.
         what: &'static str,
@@ -166,8 +155,8 @@ pub enum StartError {
         address: SocketAddr,
         /// The flag that changes it.
         flag: &'static str,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said; not a source, since it is said.
+        error: std::io::Error,
     },
     /// The authorities for fetching keys cannot be used.
     #[error("--jwks-ca: {0}")]
@@ -187,7 +176,7 @@ pub struct Proxy {
     control_thread: JoinHandle<()>,
     admin: OwnServer,
     status: OwnServer,
-    drain: Duration,
+    drain: DrainTimes,
 }
 
 /// Where the admin or the status server listens, and its socket once more.
@@ -209,21 +198,10 @@ pub(crate) struct State {
     pub(crate) phase: watch::Sender<Phase>,
     /// Open connections to the admin and status servers.
     pub(crate) asked_by: AtomicUsize,
-    ready: AtomicBool,
+    pub(crate) readiness: Readiness,
     draining: Arc<AtomicBool>,
-}
-
-/// The live config, as it is shown.
-#[derive(Default)]
-pub(crate) struct Shown {
-    pub(crate) model: Arc<Model>,
-    pub(crate) since: Option<SystemTime>,
-    /// What was said when it was made live.
-    pub(crate) applied: Vec<Diagnostic>,
-    /// What of that holds no more.
-    pub(crate) settled: Vec<Diagnostic>,
-    pub(crate) report: Report,
-    pub(crate) addresses: Vec<(ListenerKey, SocketAddr)>,
+    /// Whether what still goes on is to be cut.
+    hurried: AtomicBool,
 }
 
 /// What only one config at a time may touch.
@@ -248,13 +226,6 @@ struct WorkerThread {
 }
 
 impl State {
-    /// Whether traffic may come.
-    pub(crate) fn is_ready(&self) -> bool {
-        // Who asks means the address, which another process serves once it was passed on.
-        let draining = self.draining.load(Ordering::Relaxed) && !self.is_passed_on();
-        self.ready.load(Ordering::Relaxed) && !draining && self.live.generation() > 0
-    }
-
     /// Whether another process accepts in place of this one.
     pub(crate) fn is_passed_on(&self) -> bool {
         *self.phase.borrow() == Phase::PassedOn
@@ -302,8 +273,9 @@ impl Proxy {
             scrape: Arc::default(),
             phase: watch::Sender::new(phase),
             asked_by: AtomicUsize::new(0),
-            ready: AtomicBool::new(false),
+            readiness: Readiness::new(phase == Phase::Held),
             draining: Arc::default(),
+            hurried: AtomicBool::new(false),
         });
         let workers = start_workers(&options, &state)?;
         let control = Arc::new(Mutex::new(Control {
@@ -324,7 +296,7 @@ impl Proxy {
         let control_thread = thread::Builder::new().name("tidegate-control".into()).spawn(move || {
             serve_control(runtime, shared, commands, admin_socket, status_socket, stopped);
         })?;
-        let drain = options.limits.drain;
+        let drain = DrainTimes { delay: options.limits.drain_delay, most: options.limits.drain };
         Ok(Proxy { state, control, workers, stop, control_thread, admin, status, drain })
     }
 
@@ -350,6 +322,7 @@ impl Proxy {
         control.keys.wait(FIRST_KEYS);
 
         diagnostics.extend(control.change_listeners(&model, &old));
+        self.state.readiness.set_not_open(control.not_opened.len());
         let log = control.access_log(&model);
         let logged = self.state.telemetry.set_access_log(&log);
         diagnostics.extend(logged.err().map(|e| not_logged(&log, &e)));
@@ -369,6 +342,7 @@ impl Proxy {
             self.state.live.swap(Snapshot { generation, table, clusters, tls, mesh, authentication });
         }
         drop(prepared);
+        self.state.settle();
         let live = self.state.live.load();
         diagnostics.extend(live.clusters.unusable());
         if is_new {
@@ -387,6 +361,7 @@ impl Proxy {
         shown.applied = diagnostics.clone();
         shown.settled.clear();
         shown.addresses = control.listeners.addresses();
+        shown.not_after = control.credentials.not_after();
         Applied { generation, diagnostics }
     }
 
@@ -403,11 +378,6 @@ impl Proxy {
         self.state.telemetry.reopen_access_log()
     }
 
-    /// Whether `/healthz/ready` may answer 200 (it does so only once a config is live).
-    pub fn set_ready(&self, ready: bool) {
-        self.state.ready.store(ready, Ordering::Relaxed);
-    }
-
     /// Where the admin page is served.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address
@@ -421,44 +391,6 @@ impl Proxy {
     /// The listeners that are open, with the addresses they are bound to.
     pub fn addresses(&self) -> Vec<(ListenerKey, SocketAddr)> {
         lock(&self.control).listeners.addresses()
-    }
-
-    /// Stops: readiness fails first, then listeners close, connections end after what is in
-    /// flight, HTTP/2 gets GOAWAY. Returns when empty; when the drain time is over, it ends what is
-    /// left as the protocol has it, and says how many connections it had to cut.
-    pub fn drain(self) -> usize {
-        let deadline = Instant::now() + self.drain;
-        self.state.draining.store(true, Ordering::Relaxed);
-        let live = self.state.live.load();
-        let closing = lock(&self.control).close_all(&live);
-        live.tls.drain_changed(&ServerConfigs::default());
-        closing.wait(deadline);
-        self.wait_until_empty(deadline);
-        let cut = self.state.spread.active();
-        if cut > 0 {
-            // An error means that the worker has ended, here and below.
-            self.workers.iter().for_each(|worker| _ = worker.commands.send(Command::Cut));
-            self.wait_until_empty(Instant::now() + LAST_WORDS);
-        }
-        for worker in self.workers {
-            let _ = worker.commands.send(Command::Stop);
-            if worker.thread.join().is_err() {
-                tracing::error!("a worker thread had ended by a defect of the gateway");
-            }
-        }
-        self.state.telemetry.flush();
-        if self.state.is_passed_on() {
-            self.state.answer_last_questions();
-        }
-        drop(self.stop);
-        let _ = self.control_thread.join();
-        cut
-    }
-
-    fn wait_until_empty(&self, deadline: Instant) {
-        while self.state.spread.active() > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 
@@ -552,7 +484,7 @@ fn own_server(
     flag: &'static str,
 ) -> Result<OwnServer, StartError> {
     let opened = inherited.open(wanted);
-    let (socket, _) = opened.map_err(|source| StartError::Bind { what, address: wanted, flag, source })?;
+    let (socket, _) = opened.map_err(|error| StartError::Bind { what, address: wanted, flag, error })?;
     let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
     Ok(OwnServer { address, socket })
 }

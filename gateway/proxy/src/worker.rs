@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::mpsc;
 
@@ -183,6 +184,8 @@ pub(crate) enum Command {
     Relieve,
     /// Say goodbye to whatever is still going on.
     Cut,
+    /// Say that this worker, of this number, still does what it is told to.
+    Answer(usize, Sender<usize>),
     /// End at once.
     Stop,
 }
@@ -207,6 +210,8 @@ pub(crate) async fn run(
                 Some(Command::Refresh) => drop(acceptor.worker.cache.pin()),
                 Some(Command::Relieve) => _ = acceptor.worker.resting.dismiss(usize::MAX),
                 Some(Command::Cut) => acceptor.worker.cut.say(),
+                // who asked may not wait any more
+                Some(Command::Answer(index, to)) => _ = to.send(index),
                 Some(Command::Stop) | None => return,
             },
             Some(accepted) = handed_on.recv() => acceptor.serve(accepted),

@@ -19,6 +19,9 @@ pub(crate) struct Answer {
     pub(super) status: Option<u16>,
     /// Why, where it is not that a rule says so; for a forward, why it fails.
     pub(super) reason: Option<String>,
+    /// What the question leaves open, as it was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) assumed: Option<String>,
     /// The rule that decided.
     pub(super) rule: Option<Rule>,
     pub(super) route_table: Option<String>,
@@ -182,6 +185,9 @@ impl fmt::Display for Answer {
         let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "  {name:<13}{value}");
         if let Some(reason) = &self.reason {
             line(if self.outcome == "forward" { "but" } else { "because" }, reason)?;
+        }
+        if let Some(assumed) = &self.assumed {
+            line("assuming", assumed)?;
         }
         if let Some(rule) = &self.rule {
             line("rule", rule)?;

@@ -12,10 +12,12 @@ pub(super) struct Reached {
     pub(super) listener: ListenerKey,
     /// The server's port, as VirtualServices name it.
     pub(super) server_port: u16,
+    /// Whether that is a guess: the URL names no port, and nothing listens on its scheme's.
+    pub(super) is_assumed: bool,
 }
 
-/// The listener for `request`: that which has the URL's port as server port, else as local port, else the only one of
-/// its scheme. `only` leaves those that one Gateway opened.
+/// The listener for `request`: that which has the URL's port as server port, else as local port. For a URL without one
+/// it may also be the only one of its scheme. `only` leaves those that one Gateway opened.
 pub(super) fn choose(
     model: &Model,
     bindings: &BTreeMap<Arc<str>, Binding>,
@@ -52,11 +54,11 @@ pub(super) fn choose(
     let server_ports: BTreeSet<u16> = same.iter().map(|o| o.server_port).collect();
     let by_server_port = same.iter().find(|o| o.server_port == request.port);
     let by_local_port = same.iter().find(|o| o.key.port == request.port);
-    let only_one = same.first().filter(|_| server_ports.len() == 1);
-    match by_server_port.or(by_local_port).or(only_one) {
-        Some(o) => Ok(Reached { listener: o.key, server_port: o.server_port }),
-        None => Err(unserved(request, &all)),
-    }
+    let only_one = same.first().filter(|_| server_ports.len() == 1 && !request.names_port);
+    let reached =
+        |o: &Opened, is_assumed| Reached { listener: o.key, server_port: o.server_port, is_assumed };
+    let asked = by_server_port.or(by_local_port).map(|o| reached(o, false));
+    asked.or_else(|| only_one.map(|o| reached(o, true))).ok_or_else(|| unserved(request, &all))
 }
 
 /// A server, and the listener that leads to it.

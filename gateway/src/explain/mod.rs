@@ -10,10 +10,11 @@ mod tests;
 
 use crate::args::{Output, Setup};
 use crate::check::Config;
+use crate::echo::Echo;
 use crate::report;
 use answer::{Answer, Lost, Rewritten, Rule, Share};
 use anyhow::{Context, anyhow};
-use request::Request;
+use request::{Carries, Request};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -27,12 +28,19 @@ use tidegate_model::{ClusterName, HostPattern, Model, Severity, VirtualHostKey};
 use tidegate_proxy::{ExplainQuery, Standings, standings};
 use tidegate_translate::{Binding, Env, Translation, translate, translate_mesh};
 
-/// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr.
+/// Reads the config once and prints the answer to `query`, and what was refused of the config on stderr. With `echo` its
+/// workloads are played meanwhile.
 ///
 /// # Errors
 /// What is wrong with the question, or that nothing can be printed.
-pub(crate) fn print(setup: &Setup, query: &ExplainQuery) -> anyhow::Result<()> {
-    let config = Config::read(setup);
+pub(crate) fn print(setup: &Setup, query: &ExplainQuery, echo: bool) -> anyhow::Result<()> {
+    let mut config = Config::read(setup);
+    let mut echo = echo.then(Echo::start).transpose().context("--echo")?;
+    if let Some(echo) = &mut echo {
+        let listeners = translate(&config.objects, &config.env).model.listeners;
+        let avoid = listeners.into_keys().map(|key| key.port).collect();
+        config.objects = echo.replace(&config.objects, &avoid, &config.env.domain);
+    }
     let translation = translate(&config.objects, &config.env);
     // what was refused is not in the answer, and may be why it is not the expected one
     for diagnostic in config.diagnostics.iter().chain(&translation.diagnostics) {
@@ -76,9 +84,9 @@ impl View {
     }
 }
 
-/// What a connection carries, for policies.
+/// What policies are held against.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Carries {
+enum Held {
     Requests,
     /// What goes on as it is.
     Bytes,
@@ -99,6 +107,11 @@ impl World {
         }
     }
 
+    /// Its number.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What it was translated to.
     pub(crate) fn model(&self) -> &Model {
         &self.gateway.model
@@ -116,23 +129,13 @@ impl World {
     /// What is wrong with the question: the URL, the Gateway, the port.
     pub(crate) fn explain(&self, query: &ExplainQuery, running: Standings<'_>) -> Result<Answer, String> {
         let mut request = Request::of(query)?;
-        let mesh = &self.gateway.model.mesh;
-        let mut answer = if request.canonicalize(mesh.path_normalization, mesh.strict_paths) {
-            match query.gateway.as_deref() {
-                Some("mesh") => self.explain_mesh(&request)?,
-                Some(name) => {
-                    let binding = self.bindings.get(name).ok_or_else(|| self.no_such_gateway(name))?;
-                    self.explain_gateway(&request, Some(binding), query.client)?
-                }
-                None => self.explain_gateway(&request, None, query.client)?,
+        let mut answer = match query.gateway.as_deref() {
+            Some("mesh") => self.explain_mesh(&mut request)?,
+            Some(name) => {
+                let binding = self.bindings.get(name).ok_or_else(|| self.no_such_gateway(name))?;
+                self.explain_gateway(&mut request, Some(binding), query.client)?
             }
-        } else {
-            Answer {
-                outcome: "deny",
-                status: Some(400),
-                reason: Some("the path has no canonical form".to_owned()),
-                ..Answer::default()
-            }
+            None => self.explain_gateway(&mut request, None, query.client)?,
         };
         // of the mesh, which does not run here, only the config is known
         let unknown: Standings<'_> = &|_| None;
@@ -150,21 +153,29 @@ impl World {
     /// What the policies say, and where they let it through, what happens then.
     fn explain_gateway(
         &self,
-        request: &Request,
+        request: &mut Request,
         binding: Option<&Binding>,
         client: Option<IpAddr>,
     ) -> Result<Answer, String> {
         let view = &self.gateway;
         let reached = choose::choose(&view.model, &self.bindings, request, binding)?;
         let listener = view.table().listener(&reached.listener).ok_or("the listener is not there")?;
-        let (answer, carries) = self.explain_listener(request, &reached, &listener)?;
-        let is_request = carries == Carries::Requests;
-        let has_policies = is_request || answer.outcome == "forward" && carries == Carries::Bytes;
+        if let Some(refused) = view.refuse(request) {
+            return Ok(refused);
+        }
+        let (mut answer, carries) = self.explain_listener(request, &reached, &listener)?;
+        answer.assumed = reached.is_assumed.then(|| {
+            let (port, scheme) = (reached.server_port, request.carries.scheme());
+            format!("port {port}, which the URL does not name: the only one that serves {scheme}")
+        });
+        let is_request = carries == Held::Requests;
+        let has_policies = is_request || answer.outcome == "forward" && carries == Held::Bytes;
         let Some(authorizer) = view.table().authorizer().filter(|_| has_policies) else {
             return Ok(answer);
         };
         let judged = policies::judge(authorizer, reached.listener, request, is_request, client);
-        Ok(Answer { policies: judged.policies, ..judged.denied.unwrap_or(answer) })
+        let assumed = answer.assumed.clone();
+        Ok(Answer { policies: judged.policies, assumed, ..judged.denied.unwrap_or(answer) })
     }
 
     /// What happens on a listener, and what its connection carries.
@@ -173,7 +184,7 @@ impl World {
         request: &Request,
         reached: &choose::Reached,
         listener: &ListenerView<'_>,
-    ) -> Result<(Answer, Carries), String> {
+    ) -> Result<(Answer, Held), String> {
         let view = &self.gateway;
         // only sidecars ask for such names, and they offer this
         let of_mesh = request.sni().is_some_and(|sni| sni.starts_with("outbound_."));
@@ -183,20 +194,20 @@ impl World {
         let explanation = listener.explain(&view_of, 0);
         let considered = explanation.considered.into_iter();
         let considered = considered.map(|(route, lost_by)| Lost::of_tcp(route, lost_by)).collect();
-        let mut carries = Carries::Bytes;
+        let mut carries = Held::Bytes;
         let mut answer = match explanation.decision {
-            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), Carries::Requests)),
+            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), Held::Requests)),
             ConnectionDecision::Https(server) => {
                 let table = view.table().route_table(&server.table);
                 let table = table.ok_or_else(|| format!("route table {} is not there", server.table))?;
-                return Ok((view.answer(&table, request), Carries::Requests));
+                return Ok((view.answer(&table, request), Held::Requests));
             }
             ConnectionDecision::TlsToTcp(server, to) => {
                 Answer { route_table: Some(server.table.to_string()), ..view.tcp(&to) }
             }
             ConnectionDecision::Tcp(to) => {
                 if !to.route.has_policies() {
-                    carries = Carries::MeshTls;
+                    carries = Held::MeshTls;
                 }
                 view.tcp(&to)
             }
@@ -216,7 +227,7 @@ impl World {
         Ok((answer, carries))
     }
 
-    fn explain_mesh(&self, request: &Request) -> Result<Answer, String> {
+    fn explain_mesh(&self, request: &mut Request) -> Result<Answer, String> {
         let view = self.mesh.get_or_init(|| {
             let translation = translate_mesh(&self.objects, &self.mesh_env);
             View::new(translation.model, translation.absent)
@@ -226,7 +237,7 @@ impl World {
             let ports: Vec<_> = view.model.route_tables.keys().map(|name| &**name).collect();
             format!("no service of the mesh has the port {}; there are {}", request.port, ports.join(", "))
         })?;
-        Ok(view.answer(&table, request))
+        Ok(view.refuse(request).unwrap_or_else(|| view.answer(&table, request)))
     }
 
     fn no_such_gateway(&self, name: &str) -> String {
@@ -243,6 +254,19 @@ impl World {
 }
 
 impl View {
+    /// What is answered before anything is routed; else the path gets the form that is.
+    fn refuse(&self, request: &mut Request) -> Option<Answer> {
+        let mesh = &self.model.mesh;
+        let (status, why) = match request.carries {
+            Carries::Tcp => return None,
+            _ if request.is_connect() => {
+                (405, "a gateway is no proxy for tunnels: CONNECT is refused (connect_refused)".to_owned())
+            }
+            _ => (400, request.canonicalize(mesh.path_normalization, mesh.strict_paths).err()?),
+        };
+        Some(Answer { outcome: "deny", status: Some(status), reason: Some(why), ..Answer::default() })
+    }
+
     fn answer(&self, table: &RouteTableView<'_>, request: &Request) -> Answer {
         let explanation = table.explain(request, 0);
         let key = explanation

@@ -2,7 +2,7 @@ use http::Uri;
 use std::borrow::Cow;
 use tidegate_engine::{Claims, HeaderValue, RequestView, Scheme};
 use tidegate_model::{HeaderName, PathNormalization};
-use tidegate_proxy::{ExplainQuery, canonical_path, is_plain_path};
+use tidegate_proxy::{ExplainQuery, ambiguity, canonical_path};
 
 /// What a URL's scheme says of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) carries: Carries,
     /// The port of the URL, or its scheme's.
     pub(super) port: u16,
+    /// Whether the URL names it.
+    pub(super) names_port: bool,
     /// The name that a client would send as SNI: the URL's host, lower case.
     pub(super) host: String,
     authority: String,
@@ -73,6 +75,7 @@ impl Request {
             scheme,
             carries,
             port: authority.port_u16().unwrap_or(scheme.default_port()),
+            names_port: authority.port_u16().is_some(),
             host: authority.host().to_ascii_lowercase(),
             authority: host.unwrap_or_else(|| authority.as_str().to_owned()),
             path: uri.path().as_bytes().to_vec(),
@@ -82,13 +85,25 @@ impl Request {
         })
     }
 
-    /// Gives the path the form that the data plane routes by; false when it has none.
-    pub(super) fn canonicalize(&mut self, mode: PathNormalization, strict: bool) -> bool {
-        if strict && !is_plain_path(&self.path) {
-            return false;
+    /// Gives the path the form that the data plane routes by.
+    ///
+    /// # Errors
+    /// Why it is refused, where it has none.
+    pub(super) fn canonicalize(&mut self, mode: PathNormalization, strict: bool) -> Result<(), String> {
+        if let Some(what) = ambiguity(&self.path).filter(|_| strict) {
+            return Err(format!(
+                "the path has {what}, which --strict-paths refuses (path_normalization_failed)"
+            ));
         }
         let canonical = canonical_path(mode, &self.path).map(Cow::into_owned);
-        canonical.map(|path| self.path = path).is_some()
+        self.path = canonical
+            .ok_or("the path has no canonical form: there is %00 in it (path_normalization_failed)")?;
+        Ok(())
+    }
+
+    /// Whether it asks for a tunnel.
+    pub(super) fn is_connect(&self) -> bool {
+        self.method == "CONNECT"
     }
 
     /// The name that a client would send as SNI; none over plain HTTP, and none for an address.
@@ -185,6 +200,22 @@ mod tests {
             let r = Request::of(&query(url, &[])).unwrap();
             assert_eq!((r.carries, r.port, r.authority()), (carries, port, authority), "{url}");
             assert_eq!((r.path(), r.query()), (path.as_bytes(), asked.map(str::as_bytes)), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_of_a_path_is_refused_is_said() {
+        for (path, strict, why) in [
+            ("/a;b", true, Some("a `;`")),
+            ("/a;b", false, None),
+            ("/a//b", true, Some("repeated slashes")),
+            ("/a%2fb", true, Some("an escape of a slash")),
+            ("/a%00", false, Some("%00")),
+        ] {
+            let mut request = Request::of(&query(&format!("http://a{path}"), &[])).unwrap();
+            let said = request.canonicalize(PathNormalization::MergeSlashes, strict).err();
+            assert_eq!(said.is_some(), why.is_some(), "{path}: {said:?}");
+            assert!(said.unwrap_or_default().contains(why.unwrap_or_default()), "{path}");
         }
     }
 

@@ -139,8 +139,9 @@ fn world() -> World {
 }
 
 fn ask(url: &str, headers: &[(&str, &str)], gateway: Option<&str>) -> Result<Answer, String> {
+    let (method, url) = url.split_once(' ').unwrap_or(("GET", url));
     let query = ExplainQuery {
-        method: "GET".to_owned(),
+        method: method.to_owned(),
         url: url.to_owned(),
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         claims: None,
@@ -194,6 +195,7 @@ fn every_outcome_has_its_name_and_status() {
         ("https://other.example.com/hello", "no_route", Value::Null, Value::Null),
         ("http://shop.example.com/x/../%68ello", "direct_response", json!(418), Value::Null),
         ("http://shop.example.com/hello%00", "deny", json!(400), Value::Null),
+        ("CONNECT http://shop.example.com/hello", "deny", json!(405), Value::Null),
     ] {
         let answer = json_of(url, &[], None);
         assert_eq!((&answer["outcome"], &answer["status"]), (&json!(outcome), &status), "{url}: {answer}");
@@ -223,10 +225,12 @@ fn a_listener_is_found_by_server_port_then_local_port() {
         ("http://shop.example.com/hello", None, "http.8000"),
         ("http://shop.example.com:8000/hello", None, "http.8000"),
         ("http://shop.example.com:8080/hello", None, "http.8080"),
-        ("http://shop.example.com:9999/hello", Some("default/edge"), "http.8000"),
+        ("http://shop.example.com/hello", Some("other/inner"), "http.8080"),
     ] {
         let answer = ask(url, &[], gateway).unwrap();
         assert_eq!(answer.route_table.as_deref(), Some(table), "{url}");
+        let assumed = answer.to_string().contains("assuming     port 8080, which the URL does not name");
+        assert_eq!(assumed, gateway == Some("other/inner"), "{url}: {answer}");
     }
 }
 
@@ -234,6 +238,10 @@ fn a_listener_is_found_by_server_port_then_local_port() {
 fn a_question_that_has_no_answer_says_what_there_is() {
     for (url, gateway, said) in [
         ("http://shop.example.com:9999/", None, "https on 443"),
+        ("http://shop.example.com:9999/", Some("default/edge"), "nothing serves http on port 9999"),
+        ("http://shop.example.com:443/", None, "nothing serves http on port 443; there is"),
+        ("https://shop.example.com:8080/", None, "nothing serves https on port 8080; there is"),
+        ("CONNECT http://shop.example.com:9999/", None, "nothing serves http on port 9999"),
         ("http://shop.example.com/", Some("default/nobody"), "default/edge, default/opaque, other/inner"),
         ("https://shop.example.com/", Some("other/inner"), "http on 8080"),
         ("http://cart:81/", Some("mesh"), "80"),

@@ -90,6 +90,11 @@ impl Objects {
         );
     }
 
+    /// As they are written.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// A gateway that serves them.
     pub(crate) async fn start(&self, net: &Net) -> Result<(Gateway, TempDir)> {
         let folder = tempfile::tempdir()?;

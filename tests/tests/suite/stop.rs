@@ -119,6 +119,38 @@ async fn what_does_not_end_in_time_gets_its_goodbye_and_a_line_in_the_log() -> R
     Ok(())
 }
 
+#[tokio::test]
+async fn a_stop_goes_on_accepting_for_its_delay_and_another_one_cuts_and_logs() -> Result<()> {
+    let (net, backend, site) = (Net::reserve()?, Backend::default(), Site::new()?);
+    let workload = SocketAddr::new(IpAddr::V4(net.next()?), 8080);
+    backend.listen(workload).await?;
+    site.write("routes.yaml", &forward_to(&[workload]))?;
+    let long = ["--drain-delay", "1h", "--drain-timeout", "1h"];
+    let start = long.iter().fold(Start::with(site.path()), |start, argument| start.arg(argument));
+    let mut gateway = start.start(&net).await?;
+    let one = Request::to(gateway.at(8080)).version(Version::Http11);
+    let two = one.clone().version(Version::Http2);
+    let mut kept = Connection::open(&two).await?;
+    assert_eq!(kept.send(&two).await?.status, 200);
+    gateway.signal("QUIT")?;
+    not_ready(&mut gateway).await;
+    let answer = exchange(&one).await?;
+    let closes = answer.headers.iter().any(|(name, value)| name == "connection" && value == "close");
+    assert!(answer.status == 200 && closes, "a new client is served and goes elsewhere then: {answer:?}");
+    assert_eq!(kept.send(&two).await?.status, 200, "connections of HTTP/2 go on");
+
+    backend.begin(&Behaviour { delay: Some("1h".into()), ..Behaviour::default() }, &BTreeMap::new());
+    let request = one.path("/stuck");
+    let stuck = tokio::spawn(async move { exchange(&request).await });
+    arrived(&backend, 1).await;
+    gateway.terminate()?;
+    assert!(stuck.await?.is_err(), "nothing answered that request");
+    assert_eq!(gateway.wait(Duration::from_secs(60)).await?.code(), Some(1));
+    let line = gateway.log.find(0, Duration::from_secs(30), |l| l.contains("\"path\":\"/stuck\"")).await;
+    assert!(line.context("it is not logged")?.contains("drain_timeout"));
+    Ok(())
+}
+
 /// A Gateway on port 8080 in plaintext and on port 8443 with TLS, with its certificate.
 pub(crate) fn with_tls() -> Result<String> {
     let identity = Authority::new("stop")?.issue("site", &["a.example".to_owned()])?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tidegate_tests::life::{self, Plan};
 use tidegate_tests::{Gateway, Net, Start, gateway_binary, get, is_running};
+use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -137,13 +138,23 @@ async fn the_service_manager_is_told() -> Result<()> {
             }
         }
     };
-    let mut gateway = Start::with(site.path()).variable("NOTIFY_SOCKET", &path).start(&net).await?;
+    // it is not up before its ports are
+    let other = TcpListener::bind((net.gateway(), 8080)).await?;
+    let start = Start::with(site.path()).variable("NOTIFY_SOCKET", &path);
+    let mut gateway = start.variable("WATCHDOG_USEC", "9000000").spawn(&net)?;
+    hears("STATUS=not ready: 1 of the listeners could not be opened yet")?;
+    assert_eq!(gateway.readiness().await, Some(503));
+    drop(other);
     hears("READY=1\nSTATUS=config 1: ")?;
+    assert_eq!(gateway.readiness().await, Some(200));
+    hears("WATCHDOG=1")?;
     let old = gateway.upgrade().await?;
     hears("RELOADING=1\n")?;
     hears(&format!("READY=1\nMAINPID={}\n", gateway.id()))?;
     ended(old).await?;
     hears("READY=1\nSTATUS=config ")?;
+    // and that it is alive, as it did before
+    hears("WATCHDOG=1")?;
     gateway.terminate()?;
     hears("STOPPING=1\n")?;
     gateway.wait(PATIENCE).await?;

@@ -55,6 +55,11 @@ pub(crate) fn route(index: usize, matches: RouteMatch, action: Action) -> Arc<Ro
 
 pub(crate) const TABLE: &str = "http.8080";
 
+/// A listener that nobody in particular asks for.
+pub(crate) fn listener(key: ListenerKey, protocol: ListenerProtocol) -> Listener {
+    Listener { key, protocol, owners: Vec::new(), index: 0, origin: Origin::default() }
+}
+
 pub(crate) fn virtual_host(table: &str, domain: &str, routes: Vec<Arc<Route>>) -> VirtualHost {
     let key = VirtualHostKey { table: table.into(), domain: HostPattern::parse(domain) };
     VirtualHost { key, routes, https_redirect: false }

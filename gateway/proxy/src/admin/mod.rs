@@ -3,13 +3,15 @@
 mod guard;
 mod metrics;
 mod page;
+mod pieces;
 mod views;
 
+use self::pieces::{Pieces, Rest};
 use crate::listener::canonical;
 use crate::server::{ExplainQuery, Phase, State};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -42,7 +44,7 @@ pub(crate) enum Server {
     Status,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Either<Full<Bytes>, Pieces>>;
 
 /// Accepts and serves, from when this process accepts until another does in its place, or the runtime ends.
 pub(crate) async fn serve(socket: Socket, server: Server, state: Arc<State>) {
@@ -156,7 +158,7 @@ async fn answer(request: &Request<Incoming>, server: Server, local: SocketAddr, 
     }
     let path = request.uri().path();
     match (server, path) {
-        (_, "/stats/prometheus") => scrape(state).await,
+        (_, "/stats/prometheus") => scrape(state, pieces::takes_gzip(request.headers())).await,
         (Server::Status, "/healthz/ready") => readiness(&state),
         (Server::Status, _) => error(StatusCode::NOT_FOUND, "try /healthz/ready or /stats/prometheus"),
         (Server::Admin, "/") => text("text/html; charset=utf-8", page::page(&state)),
@@ -174,10 +176,10 @@ async fn answer(request: &Request<Incoming>, server: Server, local: SocketAddr, 
 }
 
 fn readiness(state: &State) -> Answer {
-    if state.is_ready() {
+    let Err(why) = state.readiness() else {
         return text("text/plain", "ready\n".into());
-    }
-    let mut answer = text("text/plain", "not ready\n".into());
+    };
+    let mut answer = text("text/plain", format!("not ready: {why}\n"));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     answer
 }
@@ -236,16 +238,20 @@ async fn aside(make: impl FnOnce() -> Answer + Send + 'static) -> Answer {
     }
 }
 
-/// The metrics, for one client after the other: with many series they are large.
-async fn scrape(state: Arc<State>) -> Answer {
-    // Held by the work and not by the client, who may leave before it is done.
-    let turn = state.scrape.clone().lock_owned().await;
-    aside(move || {
-        let answer = text("text/plain; version=0.0.4", metrics::prometheus(&state));
-        drop(turn);
-        answer
+/// The metrics, in pieces where they are large.
+async fn scrape(state: Arc<State>, gzip: bool) -> Answer {
+    let Ok((first, rest)) = pieces::render(state.clone(), Rest::all(gzip)).await else {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the gateway; see its log");
+    };
+    let mut answer = text("text/plain; version=0.0.4", String::new());
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if gzip {
+        answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    answer.map(|_| match rest {
+        None => Either::Left(Full::new(first)),
+        Some(rest) => Either::Right(Pieces::new(first, rest, state)),
     })
-    .await
 }
 
 fn error(status: StatusCode, text: &str) -> Answer {
@@ -269,7 +275,7 @@ fn text(content_type: &'static str, body: String) -> Answer {
         (header::CACHE_CONTROL, "no-store"),
         (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     for (name, value) in HEADERS {

@@ -50,7 +50,7 @@ pub(super) fn page(state: &State) -> String {
 fn write_body(out: &mut String, state: &State) -> fmt::Result {
     let since = state.shown().since.map(|t| humantime::format_rfc3339_seconds(t).to_string());
     let since = since.as_deref().unwrap_or("no config yet");
-    let ready = if state.is_ready() { "ready" } else { "not ready" };
+    let ready = state.readiness().map_or_else(|why| format!("not ready: {why}"), |()| "ready".to_owned());
     writeln!(out, "<p>Generation {}, live since {since}, {ready}.</p>", state.live.generation())?;
     out.push_str(
         "<p><a href=\"/config\">objects and diagnostics</a>, <a href=\"/config/table\">routing table</a>, \

@@ -10,13 +10,9 @@ pub(super) fn generation(state: &State) -> Value {
     json!({ "generation": state.live.generation(), "live_since": since })
 }
 
-/// Everything said about the config: by its translation, and when it was made live.
+/// Everything said about the config.
 pub(super) fn diagnostics(state: &State) -> Vec<Diagnostic> {
-    let shown = state.shown();
-    let mut all = shown.report.diagnostics.clone();
-    all.extend(shown.applied.iter().filter(|d| !shown.report.diagnostics.contains(d)).cloned());
-    all.retain(|d| !shown.settled.contains(d));
-    all
+    state.shown().diagnostics().cloned().collect()
 }
 
 /// `/config`.

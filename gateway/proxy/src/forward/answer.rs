@@ -88,7 +88,8 @@ pub(crate) async fn answer<'t, D: Downstream>(
     } else {
         write_head(w, status, ops, &answer, body.len(), mesh, connection);
     }
-    let to_head = life.refused_head || w.request.method.of_buffer(w.head()) == b"HEAD";
+    let to_head = life.refused.as_ref().is_some_and(|refused| refused.is_head())
+        || w.request.method.of_buffer(w.head()) == b"HEAD";
     let body = if grpc || to_head || status < 200 || matches!(status, 204 | 304) { b"" } else { body };
     life.responded = true;
     // the time that was up was the upstream's

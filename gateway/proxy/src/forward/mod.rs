@@ -13,6 +13,7 @@ pub(crate) mod downstream;
 pub(crate) mod edits;
 pub(crate) mod error;
 mod fault;
+pub(crate) mod glimpse;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod identity;

@@ -39,14 +39,32 @@ pub fn canonical_path(mode: Mode, path: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 /// Whether everyone reads a target's path as it is read here, up to dot segments and encoded letters. `target` is as
 /// it was sent.
-pub fn is_plain_path(target: &[u8]) -> bool {
+pub(crate) fn is_plain_path(target: &[u8]) -> bool {
+    ambiguity(target).is_none()
+}
+
+/// What of a target's path some server may read otherwise than it is read here. `target` is as it was sent.
+pub fn ambiguity(target: &[u8]) -> Option<&'static str> {
     let path = target.split(|c| *c == b'?').next().unwrap_or_default();
     if path == b"*" {
-        return true;
+        return None;
     }
-    let bare = path.starts_with(b"/") && !path.windows(2).any(|two| two == b"//");
-    bare && !path.iter().any(|c| matches!(c, b'\\' | b';' | b'#' | 0..=b' ' | 0x7f))
-        && has_plain_escapes(path)
+    let odd = |c: &u8| match c {
+        b'\\' => Some("a backslash"),
+        b';' => Some("a `;`"),
+        b'#' => Some("a `#`"),
+        0..=b' ' | 0x7f => Some("a space or a control character"),
+        _ => None,
+    };
+    match path {
+        [b'/', ..] if path.windows(2).any(|two| two == b"//") => Some("repeated slashes"),
+        [b'/', ..] => path.iter().find_map(odd).or_else(|| {
+            let escapes =
+                "an escape of a slash, a backslash, a control character or another escape, or a broken one";
+            (!has_plain_escapes(path)).then_some(escapes)
+        }),
+        _ => Some("no slash at its beginning"),
+    }
 }
 
 /// Whether each percent sign begins an escape, of nothing that delimits or controls, nor of another escape, nor of what

@@ -3,6 +3,7 @@
 use super::buffers::Work;
 use super::check::OfResponse;
 use super::error::Kind;
+use super::glimpse::Glimpse;
 use super::grpc::is_grpc;
 use super::retry::Refusal;
 use super::view::View;
@@ -91,8 +92,8 @@ pub(crate) struct Life<'t> {
     pub(crate) asked_time: bool,
     /// The response has begun: an error can no longer be answered.
     pub(crate) responded: bool,
-    /// What was not understood was a HEAD: its answer has no body either.
-    pub(crate) refused_head: bool,
+    /// What can be told of what was not understood as a request.
+    pub(crate) refused: Option<Box<Glimpse>>,
     /// It came to its end, and was not cut.
     ended: bool,
 }
@@ -128,7 +129,7 @@ impl<'t> Life<'t> {
             delayed: false,
             asked_time: false,
             responded: false,
-            refused_head: false,
+            refused: None,
             ended: false,
         }
     }
@@ -265,7 +266,11 @@ impl<'a> InHand<'a, '_> {
     fn finish(&self) {
         let headers = Lookup { w: self.w, response: Reply::Sent };
         let now = self.life.over.unwrap_or_else(Instant::now);
-        self.site.worker.telemetry.finish(&self.life.record(self.w, self.site, now, &headers));
+        let mut record = self.life.record(self.w, self.site, now, &headers);
+        if let Some(glimpse) = &self.life.refused {
+            glimpse.tell(&mut record);
+        }
+        self.site.worker.telemetry.finish(&record);
     }
 }
 

@@ -62,12 +62,13 @@ pub(crate) async fn relay<D: Downstream>(
     bulk.advance(head);
     if switching {
         // boxed, so that a tunnel is no part of every request
-        let over;
-        (life.received, life.sent, over) = Box::pin(tunnel::join(down, w, upstream, bulk, cut)).await;
+        let moved = (&mut life.received, &mut life.sent);
+        let over = Box::pin(tunnel::join(down, w, upstream, bulk, cut, moved)).await;
         return over.map(|()| (Instant::now(), false));
     }
     down.begin_response(w, body.framing == Framing::None).map_err(|_| Kind::ClientGone)?;
-    let sent = stream(down, w, upstream, bulk, (upload, sender), &mut body).await;
+    let moved = (&mut life.received, &mut life.sent);
+    let sent = stream(down, w, upstream, bulk, (upload, sender), &mut body, moved).await;
     life.sent = body.scan.data();
     w.trailers.extend_from_slice(body.trailers(upstream).unwrap_or_default());
     let ended = sent?;
@@ -192,6 +193,7 @@ async fn stream<D: Downstream>(
     mut bulk: Bulk,
     (upload, sender): (&mut Upload, &mut Sender),
     body: &mut Body,
+    (received, sent): (&mut u64, &mut u64),
 ) -> Result<Instant, Kind> {
     let mut ended = body.scan.done();
     if bulk.is_empty() && !ended && down.room() == usize::MAX {
@@ -216,6 +218,8 @@ async fn stream<D: Downstream>(
         if ended && framed {
             break now;
         }
+        // a stop may end it while it waits
+        (*received, *sent) = (down.received(), body.scan.data());
         if ended {
             bulk = Bulk::take();
             continue;

@@ -8,6 +8,7 @@ use super::downstream::Downstream;
 use super::edits::Ops;
 use super::error::{Kind, Limit};
 use super::fault::inject;
+use super::glimpse::Glimpse;
 use super::outgoing::Outgoing;
 use super::plan::{Plan, plan};
 use super::record::{InHand, Life, Reply, Site};
@@ -98,19 +99,22 @@ async fn shed<D: Downstream>(down: &mut D, w: &mut Work, site: Site<'_>, now: In
     in_hand.end()
 }
 
-/// Answers what was not understood as a request, but for the method where it was HEAD.
+/// Answers what was not understood as a request, or refused whatever it says: then nothing but `refused` is known of it.
+/// It came at `began`.
 pub(crate) async fn refuse<D: Downstream>(
     down: &mut D,
     w: &mut Work,
     site: Site<'_>,
     kind: Kind,
-    to_head: bool,
+    refused: Option<Box<Glimpse>>,
+    began: Instant,
 ) {
     let now = Instant::now();
     let pin = site.worker.pin(&site.connection.last);
-    let mut in_hand = InHand::begin(now, w, site);
+    let mut in_hand = InHand::begin(began, w, site);
     let InHand { life, w, .. } = &mut in_hand;
-    life.refused_head = to_head;
+    life.refused = refused;
+    life.start -= now - began;
     // the buffers were another request's: nothing of that is to be logged with this one
     w.identity.establish(&Head::default(), &[], site.connection.peer, site.connection.tls.is_some(), 0);
     down.deadline().start(now, site.worker.limits.request_idle);

@@ -30,7 +30,13 @@ pub(crate) const KEY: ListenerKey = ListenerKey { bind: Bind::Default, port: 80 
 pub(crate) fn model(upstream: SocketAddr) -> Model {
     let mut model = Model::default();
     let table: TableName = "http.80".into();
-    let listener = Listener { key: KEY, protocol: ListenerProtocol::Http(table.clone()), owners: vec![] };
+    let listener = Listener {
+        key: KEY,
+        protocol: ListenerProtocol::Http(table.clone()),
+        owners: vec![],
+        index: 0,
+        origin: Origin::default(),
+    };
     model.listeners.insert(KEY, Arc::new(listener));
     let routes = RouteTable { name: table.clone(), server_port: 80, tls: false };
     model.route_tables.insert(table, Arc::new(routes));

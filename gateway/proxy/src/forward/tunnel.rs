@@ -191,19 +191,20 @@ impl Way {
     }
 }
 
-/// Bytes from the client, bytes to the client, and what cut the tunnel short.
-pub(super) type Joined = (u64, u64, Result<(), Kind>);
-
 /// Joins client and upstream: first the response's head (`w.reply`), then what either side sent
 /// early, `early` being the upstream's. Only idleness is limited from now on; when the time of a
-/// stop is over, both sides hear it.
+/// stop is over, both sides hear it. Counts the bytes from the client and those to it.
+///
+/// # Errors
+/// What cut the tunnel short.
 pub(super) async fn join<D: Downstream>(
     down: &mut D,
     w: &mut Work,
     upstream: &mut Upstream,
     early: Bulk,
     cut: &Cut,
-) -> Joined {
+    (received, sent): (&mut u64, &mut u64),
+) -> Result<(), Kind> {
     down.deadline().end_limits();
     let sent_early = down.begin_tunnel(w);
     let mut nothing = Bulk::take();
@@ -214,7 +215,7 @@ pub(super) async fn join<D: Downstream>(
         .await
         .is_ok();
     if !head {
-        return (0, 0, Err(Kind::ClientGone));
+        return Err(Kind::ClientGone);
     }
     let mut to_client = Way::new(Sender::Server, early, b"");
     let mut to_upstream = Way::with_all(Sender::Client, &w.buf[sent_early.clone()]);
@@ -227,6 +228,7 @@ pub(super) async fn join<D: Downstream>(
         }
         let there = to_client.poll(upstream, down, cx);
         let back = to_upstream.poll(down, upstream, cx);
+        (*received, *sent) = (to_upstream.bytes, to_client.bytes);
         if to_client.take_moved() | to_upstream.take_moved() {
             down.deadline().touch();
         }
@@ -256,7 +258,7 @@ pub(super) async fn join<D: Downstream>(
         Err(Kind::UpstreamReset) => down.cut(),
         _ => {}
     }
-    (to_upstream.bytes, to_client.bytes, over)
+    over
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::forward::buffers::{Bulk, Work};
 use crate::forward::deadline::Deadline;
 use crate::forward::error::{Kind, LINGER, LINGER_IN_ALL};
+use crate::forward::glimpse::Glimpse;
 use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
 use crate::listener::LAST_CALL;
@@ -198,8 +199,10 @@ fn is_http1(read: &[u8]) -> bool {
 /// Answers what is not a request; the connection ends.
 async fn refuse(client: &mut Client, mut w: Box<Work>, site: Site<'_>, kind: Kind) {
     client.give_up();
-    let to_head = w.buf[w.pos..w.end].trim_ascii_start().starts_with(b"HEAD ");
-    request::refuse(client, &mut w, site, kind, to_head).await;
+    let refused = Some(Glimpse::of_head(&w.buf[w.pos..w.end]));
+    // a head that is late came in the time for it, and others as they were read
+    let began = if kind == Kind::HeadTimeout { client.deadline.since() } else { Instant::now() };
+    request::refuse(client, &mut w, site, kind, refused, began).await;
     w.give_back();
 }
 

@@ -141,6 +141,11 @@ impl Blocks {
         }
     }
 
+    /// Whether a stream was opened and not taken out.
+    pub(super) fn is_unseen(&self, stream: u32) -> bool {
+        self.opened.contains(&stream)
+    }
+
     /// The client ends a stream.
     pub(super) fn end(&mut self, stream: u32) {
         self.uploads.retain(|s| *s != stream);

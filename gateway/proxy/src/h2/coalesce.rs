@@ -5,9 +5,8 @@
 //! to read again for each stream that it hands out.
 
 use super::frames::{Forbidden, Frames};
-use super::sent::Sent;
+use super::sent::{End, Sent};
 use crate::forward::buffers::Bulk;
-use h2::Reason;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -49,7 +48,7 @@ impl<S: AsyncWrite + Unpin> Held<S> {
     fn see_sent(&mut self, taken: usize) {
         if let (Some(bytes), Some(sent)) = (&self.bytes, &mut self.sent) {
             let all = bytes.bytes();
-            sent.see(&all[all.len() - taken..]);
+            sent.see(&all[all.len() - taken..], |stream| self.frames.is_unseen(stream));
         }
     }
 
@@ -114,9 +113,9 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
         self.0.borrow_mut().frames.opened_before(stream)
     }
 
-    /// With what code a stream was reset, if that was lately.
-    pub(super) fn reset(&self, stream: u32) -> Option<Reason> {
-        self.0.borrow().sent.as_ref()?.reset(stream)
+    /// How `h2` ended a stream that it did not hand over, if that was lately.
+    pub(super) fn end_of(&self, stream: u32) -> Option<End> {
+        self.0.borrow().sent.as_ref()?.end(stream)
     }
 
     /// Whether the peer's SETTINGS have come.

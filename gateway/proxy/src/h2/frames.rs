@@ -132,6 +132,11 @@ impl Frames {
         self.blocks.as_mut()?.opened_before(stream)
     }
 
+    /// Whether a client has opened this stream, and it was not taken out.
+    pub(super) fn is_unseen(&self, stream: u32) -> bool {
+        self.blocks.as_ref().is_some_and(|blocks| blocks.is_unseen(stream))
+    }
+
     /// Whether the peer's first frame, its SETTINGS, has come.
     pub(super) fn greeted(&self) -> bool {
         self.greeted

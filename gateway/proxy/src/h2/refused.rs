@@ -1,13 +1,16 @@
 //! What is refused before it is a request: by `h2`, or by those who watch the frames. It is counted, and logged
-//! as a line without a request.
+//! as a line without a request; where `h2` answers it, as a request of which nothing is known.
 
 use super::coalesce::Flusher;
 use super::frames::Forbidden;
+use super::sent::End;
 use super::{Connection, Streams, Worker};
+use crate::forward::error::Kind;
 use crate::l4;
-use crate::telemetry::{Flag, Refused};
+use crate::telemetry::{Flag, Record, Refused};
 use h2::Reason;
 use pingora::protocols::Stream;
+use std::time::{Duration, SystemTime};
 
 /// Counts and logs it. `why` is what is known besides the code.
 fn refuse(what: Refused, reason: Reason, why: &str, connection: &Connection, worker: &Worker) {
@@ -15,6 +18,17 @@ fn refuse(what: Refused, reason: Reason, why: &str, connection: &Connection, wor
     let code = format!("{reason:?}").to_ascii_lowercase();
     let details = if why.is_empty() { format!("http2.{code}") } else { format!("http2.{code}{{{why}}}") };
     l4::refused(Some(Flag::DownstreamProtocolError), details, connection, worker);
+}
+
+/// Counts and logs a request whose header list was too large: `h2` has answered it.
+fn too_large(connection: &Connection, worker: &Worker) {
+    let kind = Kind::BadRequest(431, "header_list_too_large");
+    let mut record = Record { protocol: "HTTP/2", status: kind.row().status, ..connection.record() };
+    record.details = kind.row().details;
+    kind.row().flag.into_iter().for_each(|flag| record.flags.set(flag));
+    // it ended as it came
+    (record.start, record.duration) = (SystemTime::now(), Duration::ZERO);
+    worker.telemetry.finish(&record);
 }
 
 /// A connection that did not begin as HTTP/2 does.
@@ -69,12 +83,14 @@ impl Streams {
     /// `h2` hands a stream over. Those that were opened before it never will be: it has answered them itself.
     pub(super) fn accepted(&self, stream: u32, flusher: &Flusher<Stream>) {
         while let Some(before) = flusher.opened_before(stream) {
-            let (reason, why) = match flusher.reset(before) {
-                Some(reason) => (reason, ""),
-                None if self.leaving => continue,
-                None => (Reason::PROTOCOL_ERROR, "header_list_too_large"),
-            };
-            refuse(Refused::Stream, reason, why, &self.connection, &self.worker);
+            match flusher.end_of(before) {
+                Some(End::Reset(reason)) => {
+                    refuse(Refused::Stream, reason, "", &self.connection, &self.worker);
+                }
+                // what comes after GOAWAY is not answered; else the answer is still to be written
+                None if self.leaving => {}
+                Some(End::Answer) | None => too_large(&self.connection, &self.worker),
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::forward::buffers::Work;
 use crate::forward::deadline::Deadline;
 use crate::forward::error::Kind;
+use crate::forward::glimpse::Glimpse;
 use crate::forward::record::{Protocol, Site};
 use crate::forward::request;
 use crate::worker::Worker;
@@ -112,7 +113,7 @@ async fn one(seat: &Seat, worker: &Rc<Worker>, deadline: &mut Deadline) {
     let mut w = Work::take();
     let uploaded = body.is_end_stream();
     let lowered = lower(&parts, uploaded, limits, &mut w);
-    let to_head = parts.method == http::Method::HEAD;
+    let glimpse = lowered.err().map(|_| Glimpse::of_parts(&parts));
     give_back_map(parts.headers);
     let tunnel = lowered.ok().flatten();
     let mut client = Client::new(respond, body, uploaded, deadline, &open, tunnel);
@@ -123,18 +124,18 @@ async fn one(seat: &Seat, worker: &Rc<Worker>, deadline: &mut Deadline) {
     match lowered {
         Ok(_) if head.is_none() => {
             let kind = Kind::BadRequest(431, "connection_header_memory");
-            request::refuse(&mut client, &mut w, site, kind, to_head).await;
+            request::refuse(&mut client, &mut w, site, kind, None, began).await;
         }
         Ok(_) => match ended {
             Ok(()) => {
                 request::serve(&mut client, &mut w, site, began).await;
             }
-            Err(kind) => request::refuse(&mut client, &mut w, site, kind, to_head).await,
+            Err(kind) => request::refuse(&mut client, &mut w, site, kind, None, began).await,
         },
         Err(refused) => {
             w.request.reset();
             let kind = Kind::BadRequest(refused.status, refused.reason);
-            request::refuse(&mut client, &mut w, site, kind, to_head).await;
+            request::refuse(&mut client, &mut w, site, kind, glimpse, began).await;
         }
     }
     drop(head);

@@ -10,7 +10,7 @@ use crate::forward::error::Kind;
 use crate::forward::record::{Protocol, Site};
 use crate::forward::tunnel::{End, Failed, Way};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{AuthorizationCount, Flag, Flags, NoHeaders, Record, TcpSeries};
+use crate::telemetry::{AuthorizationCount, Flag, Flags, Record, TcpSeries};
 use crate::upstream::{Cluster, ConnectError, NoHost, Pick, Seen, UpstreamConnection};
 use crate::worker::Worker;
 use pingora::protocols::Stream;
@@ -64,8 +64,8 @@ mod ends {
 /// When a connection was accepted.
 #[derive(Clone, Copy)]
 pub(crate) struct Began {
-    at: SystemTime,
-    instant: Instant,
+    pub(crate) at: SystemTime,
+    pub(crate) instant: Instant,
 }
 
 impl Began {
@@ -299,39 +299,17 @@ fn finish(outcome: &Outcome, target: Option<&Target>, connection: &Connection, w
     let cluster = target.and_then(|t| t.cluster.as_deref());
     let pick = outcome.pick.as_ref();
     worker.telemetry.finish_connection(&Record {
-        start: connection.began.at,
-        duration: connection.began.instant.elapsed(),
-        upstream_service_time: None,
-        protocol: "",
-        method: b"",
-        path: b"",
-        authority: b"",
-        upstream_authority: b"",
-        request_duration: None,
         attempts: u32::from(pick.is_some()),
         transport_failure: &outcome.transport_failure,
-        tls: connection.tls.as_ref(),
-        connection_id: connection.id,
-        status: 0,
         flags: outcome.flags,
         details: &outcome.details,
         bytes_received: outcome.received,
         bytes_sent: outcome.sent,
-        forwarded_for: b"",
-        user_agent: b"",
-        request_id: b"",
-        route: None,
         cluster: cluster.map(|c| &**c.config()),
         cluster_name: target.map_or("", |t| t.name.as_str()),
         workload: pick.map(|p| &**p.workload()),
         upstream_host: pick.map(|p| p.address),
         upstream_local: outcome.upstream_local,
-        downstream_local: connection.local,
-        downstream_remote: connection.peer,
-        downstream_direct: connection.direct,
-        sni: connection.sni(),
-        grpc: false,
-        traced: None,
-        headers: &NoHeaders,
+        ..connection.record()
     });
 }

@@ -28,7 +28,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tidegate_model::{Bind, Diagnostic, Listener, ListenerKey, Model, Origin, Severity};
+use tidegate_model::{Bind, Diagnostic, Listener, ListenerKey, Model, Severity};
 use tokio::sync::watch;
 
 /// The sockets that listen, as the control side knows them. The workers own them.
@@ -68,9 +68,14 @@ impl Closing {
         self.0.is_empty()
     }
 
+    /// Whether their sockets are.
+    pub(crate) fn are_closed(&self) -> bool {
+        self.0.iter().all(|l| l.strong_count() == 0)
+    }
+
     /// Waits until their sockets are closed, at most until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) {
-        while self.0.iter().any(|l| l.strong_count() > 0) && Instant::now() < deadline {
+        while !self.are_closed() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -246,13 +251,13 @@ pub(crate) fn not_opened(listener: &Listener, address: SocketAddr, e: &io::Error
             "stop what listens there, or move it with --port {port}=LOCAL_PORT; it is tried again every \
              second"
         ),
-        _ => "check the address in servers.bind or --bind".into(),
+        _ => "check the address in servers.bind or --bind; it is tried again every second".into(),
     };
     Diagnostic {
         severity: Severity::Error,
-        origin: Origin::default(),
+        origin: listener.origin.clone(),
         object: listener.owners.first().cloned(),
-        field: "spec.servers.port".into(),
+        field: format!("spec.servers[{}].port", listener.index),
         text: format!("cannot listen on {address} for {}: {e}", owners.join(", ")),
         advice,
         code: "listen-failed",

@@ -2,6 +2,7 @@
 
 use super::clients::{Client, Clients, TooMany};
 use crate::limits::Limits;
+use crate::tls::Reason;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -15,7 +16,8 @@ pub(crate) struct Spread {
     accepted: AtomicU64,
     overflowed: AtomicU64,
     too_many_of_one: AtomicU64,
-    failed_handshakes: AtomicU64,
+    /// By reason.
+    failed_handshakes: [AtomicU64; Reason::NAMES.len()],
     panicked: AtomicU64,
 }
 
@@ -35,8 +37,8 @@ pub(crate) struct ConnectionCounts {
     pub(crate) overflowed: u64,
     /// Closed at once because their client had as many as it may have.
     pub(crate) too_many_of_one: u64,
-    /// Closed because TLS did not come about.
-    pub(crate) failed_handshakes: u64,
+    /// Closed because TLS did not come about, by reason.
+    pub(crate) failed_handshakes: [u64; Reason::NAMES.len()],
     /// Ended by a defect of ours.
     pub(crate) panicked: u64,
 }
@@ -52,7 +54,7 @@ impl Spread {
             accepted: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
             too_many_of_one: AtomicU64::new(0),
-            failed_handshakes: AtomicU64::new(0),
+            failed_handshakes: Default::default(),
             panicked: AtomicU64::new(0),
         })
     }
@@ -90,8 +92,8 @@ impl Spread {
     }
 
     /// A TLS handshake that failed.
-    pub(crate) fn handshake_failed(&self) {
-        self.failed_handshakes.fetch_add(1, Relaxed);
+    pub(crate) fn handshake_failed(&self, why: Reason) {
+        self.failed_handshakes[why as usize].fetch_add(1, Relaxed);
     }
 
     /// Open connections.
@@ -111,7 +113,7 @@ impl Spread {
             accepted: self.accepted.load(Relaxed),
             overflowed: self.overflowed.load(Relaxed),
             too_many_of_one: self.too_many_of_one.load(Relaxed),
-            failed_handshakes: self.failed_handshakes.load(Relaxed),
+            failed_handshakes: std::array::from_fn(|why| self.failed_handshakes[why].load(Relaxed)),
             panicked: self.panicked.load(Relaxed),
         }
     }

@@ -77,10 +77,15 @@ impl Control {
             self.listen(workers);
         }
         let mut shown = state.shown();
+        let addresses = self.listeners.addresses();
         for (listener, diagnostic) in settled {
-            tracing::info!(%listener, "the listener is open now");
+            let at = addresses.iter().find(|(key, _)| *key == listener).map(|(_, address)| address);
+            tracing::info!("listening on {} now", at.map_or(listener.to_string(), ToString::to_string));
             shown.settled.push(diagnostic);
         }
-        shown.addresses = self.listeners.addresses();
+        shown.addresses = addresses;
+        drop(shown);
+        state.readiness.set_not_open(self.not_opened.len());
+        state.settle();
     }
 }

@@ -1,11 +1,12 @@
 //! Istio's metrics of TCP connections (Istio 2.18).
 
-use super::metrics::{counter, destination_labels, family, label, source_labels};
+use super::exposition::{Family, PIECE, between_braces};
+use super::metrics::{destination_labels, label, source_labels};
 use super::{Flags, Workload};
 use crate::lock::lock;
 use crate::server::Identity;
 use ahash::{AHashMap, RandomState};
-use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::LabelPair;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,9 +62,30 @@ impl TcpSeries {
 pub(super) struct Connections {
     identity: Vec<LabelPair>,
     limit: usize,
-    known: Mutex<HashMap<Key, Arc<TcpSeries>, RandomState>>,
+    known: Mutex<Known>,
     overflow: Arc<TcpSeries>,
 }
+
+/// All series.
+#[derive(Default)]
+struct Known {
+    by_key: HashMap<Key, Arc<TcpSeries>, RandomState>,
+    /// In the order in which they came.
+    all: Vec<(Key, Arc<TcpSeries>)>,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "counter", help }
+}
+
+type Read = fn(&TcpSeries) -> &AtomicU64;
+
+const FAMILIES: [(Family, Read); 4] = [
+    (counter("istio_tcp_connections_opened_total", "TCP connections that have begun."), |s| &s.opened),
+    (counter("istio_tcp_connections_closed_total", "TCP connections that have ended."), |s| &s.closed),
+    (counter("istio_tcp_received_bytes_total", "Bytes from clients of TCP connections."), |s| &s.received),
+    (counter("istio_tcp_sent_bytes_total", "Bytes to clients of TCP connections."), |s| &s.sent),
+];
 
 /// A worker's way to them: it asks for a series once.
 pub(super) struct WorkerConnections {
@@ -88,34 +110,43 @@ impl Connections {
     /// The series of a key, or `None` when there are too many.
     fn series(&self, key: &Key) -> Option<Arc<TcpSeries>> {
         let mut known = lock(&self.known);
-        if let Some(series) = known.get(key) {
+        if let Some(series) = known.by_key.get(key) {
             return Some(series.clone());
         }
-        (known.len() < self.limit).then(|| known.entry(key.clone()).or_default().clone())
+        if known.all.len() >= self.limit {
+            return None;
+        }
+        let series = Arc::<TcpSeries>::default();
+        known.by_key.insert(key.clone(), series.clone());
+        known.all.push((key.clone(), series.clone()));
+        Some(series)
     }
 
-    /// Everything as Prometheus' families.
-    pub(super) fn families(&self) -> Vec<MetricFamily> {
-        type Read = fn(&TcpSeries) -> &AtomicU64;
-        let all: [(&str, &str, Read); 4] = [
-            ("istio_tcp_connections_opened_total", "TCP connections that have begun.", |s| &s.opened),
-            ("istio_tcp_connections_closed_total", "TCP connections that have ended.", |s| &s.closed),
-            ("istio_tcp_received_bytes_total", "Bytes from clients of TCP connections.", |s| &s.received),
-            ("istio_tcp_sent_bytes_total", "Bytes to clients of TCP connections.", |s| &s.sent),
-        ];
-        let known = lock(&self.known);
-        let unknown = Key::default();
-        let overflow =
-            (self.overflow.opened.load(Ordering::Relaxed) > 0).then_some((&unknown, &self.overflow));
-        let series: Vec<_> =
-            known.iter().chain(overflow).map(|(key, series)| (self.labels(key), series)).collect();
-        let metrics = |read: Read| -> Vec<Metric> {
-            let value = |(labels, series): &(Vec<LabelPair>, &Arc<TcpSeries>)| {
-                counter(labels.clone(), read(series).load(Ordering::Relaxed))
-            };
-            series.iter().map(value).collect()
-        };
-        all.map(|(name, help, read)| family(MetricType::COUNTER, name, help, metrics(read))).into()
+    /// How many families there are.
+    pub(super) const FAMILIES: usize = FAMILIES.len();
+
+    /// Writes what one of the families has from a series on, up to the size of a piece. Returns where it goes on.
+    pub(super) fn write(&self, family: usize, from: usize, out: &mut String) -> Option<usize> {
+        let (of, read) = &FAMILIES[family];
+        let begin = out.len();
+        if from == 0 {
+            if lock(&self.known).all.is_empty() {
+                return None;
+            }
+            of.begin(out);
+        }
+        for index in from.. {
+            if out.len() - begin >= PIECE {
+                return Some(index);
+            }
+            let Some((key, series)) = lock(&self.known).all.get(index).cloned() else { break };
+            of.sample(&between_braces(&self.labels(&key)), read(&series).load(Ordering::Relaxed), out);
+        }
+        if self.overflow.opened.load(Ordering::Relaxed) > 0 {
+            let labels = between_braces(&self.labels(&Key::default()));
+            of.sample(&labels, read(&self.overflow).load(Ordering::Relaxed), out);
+        }
+        None
     }
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {
@@ -161,9 +192,14 @@ mod tests {
     use super::*;
 
     fn text(connections: &Connections) -> String {
-        let mut families = connections.families();
-        families.retain(|f| !f.get_metric().is_empty());
-        prometheus::TextEncoder::new().encode_to_string(&families).unwrap()
+        let mut text = String::new();
+        for family in 0..Connections::FAMILIES {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = connections.write(family, from, &mut text);
+            }
+        }
+        text
     }
 
     fn connections(limit: usize) -> Arc<Connections> {

@@ -1,6 +1,5 @@
 //! Histograms with Istio's buckets (Istio 2.18), counted by one thread and read by any.
 
-use prometheus::proto;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BUCKETS: usize = 19;
@@ -52,20 +51,17 @@ impl<const UNIT: u64> Total<UNIT> {
         self.counts.iter().sum()
     }
 
-    /// As Prometheus has it.
-    pub(super) fn histogram(&self) -> proto::Histogram {
+    /// How many values were at most so large, by the bounds of the buckets.
+    pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut cumulative = 0;
-        let buckets = BOUNDS.iter().zip(&self.counts).map(|(bound, count)| {
+        BOUNDS.iter().zip(&self.counts).map(move |(bound, count)| {
             cumulative += count;
-            let mut bucket = proto::Bucket::default();
-            bucket.set_upper_bound(*bound as f64 / 2.0);
-            bucket.set_cumulative_count(cumulative);
-            bucket
-        });
-        let mut histogram = proto::Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(self.count());
-        histogram.set_sample_sum(self.sum as f64 / UNIT as f64);
-        histogram
+            (*bound as f64 / 2.0, cumulative)
+        })
+    }
+
+    /// All values together.
+    pub(super) fn sum(&self) -> f64 {
+        self.sum as f64 / UNIT as f64
     }
 }

@@ -1,6 +1,7 @@
 //! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
 
 use super::counts::{self, Counts};
+use super::exposition::{Family, PIECE, between_braces};
 use super::histogram::{self, Histogram};
 use super::{Flags, Record, Workload};
 use crate::lock::lock;
@@ -15,8 +16,6 @@ use tidegate_model::HeaderName;
 
 /// Label sets in all. Requests beyond them are counted in one set whose labels are unknown.
 const MAX_SERIES: usize = 20_000;
-/// The index of the series that counts what is beyond them.
-const OVERFLOW: usize = 0;
 /// What tells one series from another, besides the destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Outcome {
@@ -38,8 +37,22 @@ struct Key {
 
 /// A label set, shared by the workers.
 struct Series {
-    index: usize,
     key: Key,
+    /// Each worker's, for the scrape. Locked by a worker only when the series is new to it.
+    tallies: Mutex<Vec<Arc<Tally>>>,
+}
+
+impl Series {
+    fn new(key: Key) -> Arc<Self> {
+        Arc::new(Series { key, tallies: Mutex::default() })
+    }
+
+    /// All workers' histograms of something.
+    fn total<const UNIT: u64>(&self, of: fn(&Tally) -> &Histogram<UNIT>) -> histogram::Total<UNIT> {
+        let mut total = histogram::Total::default();
+        lock(&self.tallies).iter().for_each(|tally| total.add(of(tally)));
+        total
+    }
 }
 
 /// Microseconds, measured in milliseconds.
@@ -48,19 +61,14 @@ const BYTES: u64 = 1;
 
 /// One worker's count of one series. Only that worker writes, so that adding needs no locked
 /// instruction.
-struct Cell {
-    series: Arc<Series>,
+#[derive(Default)]
+struct Tally {
     durations: Histogram<MILLISECONDS>,
     received: Histogram<BYTES>,
     sent: Histogram<BYTES>,
 }
 
-impl Cell {
-    fn new(series: Arc<Series>) -> Arc<Self> {
-        let (received, sent) = (Histogram::default(), Histogram::default());
-        Arc::new(Cell { series, durations: Histogram::default(), received, sent })
-    }
-
+impl Tally {
     fn count(&self, record: &Record<'_>) {
         self.durations.count(u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX));
         self.received.count(record.bytes_received);
@@ -68,32 +76,60 @@ impl Cell {
     }
 }
 
+/// A series and a worker's count of it.
+struct Cell {
+    series: Arc<Series>,
+    tally: Arc<Tally>,
+}
+
+impl Cell {
+    fn new(series: Arc<Series>) -> Self {
+        let tally = Arc::<Tally>::default();
+        lock(&series.tallies).push(tally.clone());
+        Cell { series, tally }
+    }
+}
+
 /// The metrics of the process.
 pub(super) struct Metrics {
     identity: Vec<LabelPair>,
     limit: usize,
-    known: Mutex<HashMap<Key, Arc<Series>, RandomState>>,
+    known: Mutex<Known>,
     full: AtomicBool,
-    workers: Mutex<Vec<Arc<Cells>>>,
+    workers: Mutex<Vec<Arc<Counts>>>,
     overflow: Arc<Series>,
 }
 
-/// The cells of one worker, for the scrape. Locked by the worker only when a series is new to it.
+/// All series.
 #[derive(Default)]
-struct Cells {
-    all: Mutex<Vec<Arc<Cell>>>,
-    counts: Counts,
+struct Known {
+    by_key: HashMap<Key, Arc<Series>, RandomState>,
+    /// In the order in which they came.
+    all: Vec<Arc<Series>>,
 }
 
 /// A worker's counters.
 pub(super) struct WorkerMetrics {
     metrics: Arc<Metrics>,
-    cells: Arc<Cells>,
+    counts: Arc<Counts>,
     hasher: RandomState,
     /// By hash, so that looking one up needs no owned key.
-    by_hash: RefCell<AHashMap<u64, Vec<Arc<Cell>>>>,
-    overflow: Arc<Cell>,
+    by_hash: RefCell<AHashMap<u64, Vec<Cell>>>,
+    overflow: Cell,
 }
+
+const fn histogram(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "histogram", help }
+}
+
+const REQUESTS: Family =
+    Family { name: "istio_requests_total", kind: "counter", help: "Requests that have ended." };
+const DURATIONS: Family = histogram(
+    "istio_request_duration_milliseconds",
+    "From a request's head to the last byte of its response.",
+);
+const RECEIVED: Family = histogram("istio_request_bytes", "Sizes of the bodies of requests.");
+const SENT: Family = histogram("istio_response_bytes", "Sizes of the bodies of responses.");
 
 impl Metrics {
     pub(super) fn new(identity: &Identity) -> Arc<Self> {
@@ -114,19 +150,18 @@ impl Metrics {
             known: Mutex::default(),
             full: AtomicBool::new(false),
             workers: Mutex::default(),
-            overflow: Arc::new(Series { index: OVERFLOW, key: overflow }),
+            overflow: Series::new(overflow),
         })
     }
 
     /// A worker's part.
     pub(super) fn worker(self: &Arc<Self>) -> WorkerMetrics {
         let overflow = Cell::new(self.overflow.clone());
-        let cells = Arc::new(Cells::default());
-        lock(&cells.all).push(overflow.clone());
-        lock(&self.workers).push(cells.clone());
+        let counts = Arc::new(Counts::default());
+        lock(&self.workers).push(counts.clone());
         WorkerMetrics {
             metrics: self.clone(),
-            cells,
+            counts,
             hasher: RandomState::new(),
             by_hash: RefCell::default(),
             overflow,
@@ -136,74 +171,71 @@ impl Metrics {
     /// The series of a key, or `None` when there are too many.
     fn series(&self, key: Key) -> Option<Arc<Series>> {
         let mut known = lock(&self.known);
-        if let Some(series) = known.get(&key) {
+        if let Some(series) = known.by_key.get(&key) {
             return Some(series.clone());
         }
-        if known.len() >= self.limit {
+        if known.all.len() >= self.limit {
             self.full.store(true, Ordering::Relaxed);
             return None;
         }
-        let series = Arc::new(Series { index: known.len() + 1, key: key.clone() });
-        known.insert(key, series.clone());
+        let series = Series::new(key.clone());
+        known.by_key.insert(key, series.clone());
+        known.all.push(series.clone());
         Some(series)
     }
 
-    /// All workers' counts by series.
-    fn totals(&self) -> Vec<Total> {
-        let mut totals: Vec<Total> = Vec::new();
-        for cells in lock(&self.workers).iter() {
-            for cell in lock(&cells.all).iter() {
-                let index = cell.series.index;
-                if totals.len() <= index {
-                    totals.resize_with(index + 1, Total::default);
-                }
-                totals[index].add(cell);
+    /// How many families have samples for each series.
+    pub(super) const FAMILIES: usize = 4;
+
+    /// Writes what one of the families has from a series on, up to the size of a piece. Returns where it goes on.
+    pub(super) fn write(&self, family: usize, from: usize, out: &mut String) -> Option<usize> {
+        let of = [&REQUESTS, &DURATIONS, &RECEIVED, &SENT][family];
+        let begin = out.len();
+        if from == 0 {
+            if lock(&self.known).all.is_empty() {
+                return None;
+            }
+            of.begin(out);
+        }
+        for index in from.. {
+            if out.len() - begin >= PIECE {
+                return Some(index);
+            }
+            let series = lock(&self.known).all.get(index).cloned();
+            // what is beyond them comes last
+            self.write_series(family, of, series.as_ref().unwrap_or(&self.overflow), out);
+            if series.is_none() {
+                break;
             }
         }
-        totals.retain(|t| t.count() > 0);
-        totals
+        None
     }
 
-    /// Everything as Prometheus' families, the workers added up.
-    pub(super) fn families(&self) -> Vec<MetricFamily> {
-        let mut requests = Vec::new();
-        let (mut durations, mut received, mut sent) = (Vec::new(), Vec::new(), Vec::new());
-        let histogram = |metrics: &mut Vec<Metric>, labels: &[LabelPair], histogram| {
-            let mut metric = Metric::from_label(labels.to_vec());
-            metric.set_histogram(histogram);
-            metrics.push(metric);
-        };
-        let mut overflow = 0;
-        for total in self.totals() {
-            let Some(series) = &total.series else { continue };
-            if series.index == OVERFLOW {
-                overflow = total.count();
-            }
-            let labels = self.labels(&series.key);
-            histogram(&mut durations, &labels, total.durations.histogram());
-            histogram(&mut received, &labels, total.received.histogram());
-            histogram(&mut sent, &labels, total.sent.histogram());
-            requests.push(counter(labels, total.count()));
+    fn write_series(&self, family: usize, of: &Family, series: &Series, out: &mut String) {
+        let durations = series.total(|tally| &tally.durations);
+        if durations.count() == 0 {
+            return;
         }
-        let histogram = |name, help, metrics| family(MetricType::HISTOGRAM, name, help, metrics);
-        let mut families = vec![
-            family(MetricType::COUNTER, "istio_requests_total", "Requests that have ended.", requests),
-            histogram(
-                "istio_request_duration_milliseconds",
-                "From a request's head to the last byte of its response.",
-                durations,
-            ),
-            histogram("istio_request_bytes", "Sizes of the bodies of requests.", received),
-            histogram("istio_response_bytes", "Sizes of the bodies of responses.", sent),
-            family(
-                MetricType::COUNTER,
-                "tidegate_metrics_overflow_total",
-                "Requests counted without their labels because there are too many label sets.",
-                vec![counter(Vec::new(), overflow)],
-            ),
-        ];
+        let labels = between_braces(&self.labels(&series.key));
+        match family {
+            0 => of.sample(&labels, durations.count(), out),
+            1 => of.histogram(&labels, &durations, out),
+            2 => of.histogram(&labels, &series.total(|tally| &tally.received), out),
+            _ => of.histogram(&labels, &series.total(|tally| &tally.sent), out),
+        }
+    }
+
+    /// The other families.
+    pub(super) fn families(&self) -> Vec<MetricFamily> {
+        let overflow = self.overflow.total(|tally| &tally.durations).count();
+        let mut families = vec![family(
+            MetricType::COUNTER,
+            "tidegate_metrics_overflow_total",
+            "Requests counted without their labels because there are too many label sets.",
+            vec![counter(Vec::new(), overflow)],
+        )];
         let workers = lock(&self.workers);
-        families.extend(counts::families(&workers.iter().map(|w| &w.counts).collect::<Vec<_>>()));
+        families.extend(counts::families(&workers.iter().map(|counts| &**counts).collect::<Vec<_>>()));
         families
     }
 
@@ -239,7 +271,7 @@ impl WorkerMetrics {
         let (host, name, namespace) = destination(record);
         let workload = record.workload.unwrap_or(&UNKNOWN);
         let hash = self.hasher.hash_one((&**host, &*workload.name, outcome));
-        let same = |cell: &&Arc<Cell>| {
+        let same = |cell: &&Cell| {
             let key = &cell.series.key;
             key.outcome == outcome
                 && key.host == *host
@@ -248,7 +280,7 @@ impl WorkerMetrics {
                 && key.workload == *workload
         };
         if let Some(cell) = self.by_hash.borrow().get(&hash).and_then(|cells| cells.iter().find(same)) {
-            return cell.count(record);
+            return cell.tally.count(record);
         }
         let new = || {
             let [host, service_name, service_namespace] = [host, name, namespace].map(Arc::clone);
@@ -258,20 +290,20 @@ impl WorkerMetrics {
         let full = self.metrics.full.load(Ordering::Relaxed);
         match if full { None } else { self.metrics.series(new()) } {
             Some(series) => self.begin(hash, series).count(record),
-            None => self.overflow.count(record),
+            None => self.overflow.tally.count(record),
         }
     }
 
     /// What happens to requests beside their ends.
     pub(super) fn counts(&self) -> &Counts {
-        &self.cells.counts
+        &self.counts
     }
 
-    fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Cell> {
+    fn begin(&self, hash: u64, series: Arc<Series>) -> Arc<Tally> {
         let cell = Cell::new(series);
-        lock(&self.cells.all).push(cell.clone());
-        self.by_hash.borrow_mut().entry(hash).or_default().push(cell.clone());
-        cell
+        let tally = cell.tally.clone();
+        self.by_hash.borrow_mut().entry(hash).or_default().push(cell);
+        tally
     }
 }
 
@@ -350,28 +382,6 @@ pub(super) fn label(name: &str, value: &str) -> LabelPair {
     pair
 }
 
-/// A series added up over the workers.
-#[derive(Default)]
-struct Total {
-    series: Option<Arc<Series>>,
-    durations: histogram::Total<MILLISECONDS>,
-    received: histogram::Total<BYTES>,
-    sent: histogram::Total<BYTES>,
-}
-
-impl Total {
-    fn add(&mut self, cell: &Cell) {
-        self.series.get_or_insert_with(|| cell.series.clone());
-        self.durations.add(&cell.durations);
-        self.received.add(&cell.received);
-        self.sent.add(&cell.sent);
-    }
-
-    fn count(&self) -> u64 {
-        self.durations.count()
-    }
-}
-
 /// A family of metrics.
 pub(super) fn family(kind: MetricType, name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
@@ -414,9 +424,14 @@ mod tests {
     }
 
     fn text(metrics: &Metrics) -> String {
-        let mut families = metrics.families();
-        families.retain(|f| !f.get_metric().is_empty());
-        TextEncoder::new().encode_to_string(&families).unwrap()
+        let mut text = TextEncoder::new().encode_to_string(&metrics.families()).unwrap();
+        for family in 0..Metrics::FAMILIES {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = metrics.write(family, from, &mut text);
+            }
+        }
+        text
     }
 
     /// The value of the one sample of a metric that has all these labels.

@@ -8,6 +8,7 @@ mod access_log;
 mod connections;
 mod counts;
 mod escape;
+mod exposition;
 mod filter;
 mod flags;
 mod format;
@@ -23,6 +24,7 @@ mod writer;
 
 pub(crate) use connections::TcpSeries;
 pub(crate) use counts::{AuthorizationCount, MirrorCount, RetryCount};
+pub(crate) use exposition::{At, PIECE, escaped};
 pub(crate) use flags::{Flag, Flags};
 pub(crate) use format::{render_constant, render_header, render_tag};
 pub(crate) use record::{Headers, NoHeaders, Record};
@@ -139,10 +141,22 @@ impl Telemetry {
         &self.spans
     }
 
-    /// Everything in Prometheus' text format.
-    pub(crate) fn prometheus(&self) -> String {
+    /// Writes a part of everything in Prometheus' text format, from somewhere on. Returns where it goes on.
+    pub(crate) fn write_metrics(&self, at: At, out: &mut String) -> Option<At> {
+        let next = match at.family.checked_sub(Metrics::FAMILIES) {
+            None => self.metrics.write(at.family, at.series, out),
+            Some(family) if family < Connections::FAMILIES => self.connections.write(family, at.series, out),
+            Some(_) => {
+                self.write_others(out);
+                return None;
+            }
+        };
+        Some(at.next(next))
+    }
+
+    /// Writes the metrics that do not grow with what is served.
+    fn write_others(&self, out: &mut String) {
         let mut families = self.metrics.families();
-        families.extend(self.connections.families());
         let dropped = metrics::counter(Vec::new(), self.writer.dropped());
         families.push(metrics::family(
             MetricType::COUNTER,
@@ -172,10 +186,18 @@ impl Telemetry {
             vec![metrics::gauge(vec![version], 1.0)],
         ));
         families.retain(|f| !f.get_metric().is_empty());
-        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+        if let Err(error) = TextEncoder::new().encode_utf8(&families, out) {
             tracing::error!(%error, "metrics cannot be encoded");
-            String::new()
-        })
+        }
+    }
+
+    #[cfg(test)]
+    fn prometheus(&self) -> String {
+        let (mut out, mut next) = (String::new(), Some(At::default()));
+        while let Some(at) = next {
+            next = self.write_metrics(at, &mut out);
+        }
+        out
     }
 
     /// Returns when every line that was logged before is written, or after two seconds.
@@ -316,6 +338,50 @@ mod tests {
         assert!(text.contains("response_code=\"200\"") && text.contains("\"} 6\n"), "{text}");
         assert!(text.contains("tidegate_access_log_dropped_total 0\n"));
         assert!(text.contains("tidegate_build_info{version=\""));
+    }
+
+    #[test]
+    fn metrics_come_in_pieces_that_do_not_grow_with_the_label_sets() {
+        let (telemetry, headers, cluster, workload) = (telemetry(), Lists::default(), cluster(), workload());
+        let worker = telemetry.worker();
+        for status in 200..300 {
+            let mut record = forwarded(&cluster, &workload, &headers);
+            record.status = status;
+            worker.finish(&record);
+            let mut flags = Flags::default();
+            flags.set(Flag::NoRoute);
+            worker.tcp(Some(&cluster), None, if status % 2 == 0 { flags } else { Flags::default() }).opened();
+        }
+        let (mut pieces, mut next) = (Vec::new(), Some(At::default()));
+        while let Some(at) = next {
+            let mut piece = String::new();
+            next = telemetry.write_metrics(at, &mut piece);
+            assert!(
+                piece.len() < 2 * PIECE && (piece.is_empty() || piece.ends_with('\n')),
+                "{}",
+                piece.len()
+            );
+            pieces.push(piece);
+        }
+        let text = pieces.concat();
+        let count = |start: &str| text.lines().filter(|l| l.starts_with(start)).count();
+        for (start, expected) in [
+            ("# TYPE istio_requests_total ", 1),
+            ("istio_requests_total{", 100),
+            ("# TYPE istio_request_duration_milliseconds ", 1),
+            ("istio_request_duration_milliseconds_bucket{", 2000),
+            ("istio_request_bytes_sum{", 100),
+            ("# TYPE istio_response_bytes ", 1),
+            ("istio_response_bytes_count{", 100),
+            ("istio_tcp_connections_opened_total{", 2),
+            ("istio_tcp_sent_bytes_total{", 2),
+            ("tidegate_build_info{", 1),
+        ] {
+            assert_eq!(count(start), expected, "{start}");
+        }
+        let set = text.lines().filter(|l| l.starts_with("istio_re") && l.contains("response_code=\"250\""));
+        let bytes: usize = set.map(|l| l.len() + 1).sum();
+        assert!(bytes < 60_000, "{bytes} bytes a label set");
     }
 
     #[test]

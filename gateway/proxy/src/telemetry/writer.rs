@@ -19,6 +19,8 @@ const BATCH: usize = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long [`LogWriter::flush`] waits for an output that takes nothing.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
+/// How often it is said that lines are lost.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How often it is looked whether the log file is still the one of its name.
 const ROTATION_CHECK: Duration = Duration::from_secs(1);
 
@@ -32,7 +34,6 @@ const HURRY: u8 = 2;
 /// Writes the lines of all workers to one output. Its thread begins with the first output.
 pub(super) struct LogWriter(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     /// `IDLE`, `WAITING` or `HURRY`.
     state: AtomicU8,
@@ -42,7 +43,13 @@ struct Shared {
     buffers: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
     next_output: Mutex<Option<Output>>,
     flush: Flush,
+    /// Somebody says that lines are lost, or did so lately.
+    telling: AtomicBool,
+    tell: Tell,
 }
+
+/// Says why lines are lost.
+type Tell = fn(&str);
 
 /// Flushes that were asked for and that are done.
 #[derive(Default)]
@@ -65,8 +72,7 @@ impl LineBuffer {
         let mut lines = lock(&self.lines);
         if lines.len() + line.len() > ROOM {
             drop(lines);
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+            return self.shared.lost(1, "it takes them too slowly, or not at all");
         }
         lines.extend_from_slice(line);
         let state = if lines.len() >= BATCH { HURRY } else { WAITING };
@@ -77,7 +83,25 @@ impl LineBuffer {
 
 impl LogWriter {
     pub(super) fn new() -> Self {
-        LogWriter(Arc::default())
+        LogWriter::telling(|why| {
+            tracing::warn!(
+                "lines of the access log are lost, and counted in tidegate_access_log_dropped_total: {why}"
+            );
+        })
+    }
+
+    fn telling(tell: Tell) -> Self {
+        LogWriter(Arc::new(Shared {
+            state: AtomicU8::new(IDLE),
+            thread: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            buffers: Mutex::default(),
+            next_output: Mutex::default(),
+            flush: Flush::default(),
+            telling: AtomicBool::new(false),
+            tell,
+        }))
     }
 
     /// A worker's part.
@@ -152,7 +176,26 @@ impl Shared {
         }
     }
 
-    fn write_for_ever(&self) {
+    /// Counts lines that are lost, and says so once in a while: by a thread of its own, since what takes no lines may
+    /// be what takes our messages.
+    #[cold]
+    fn lost(self: &Arc<Self>, lines: u64, why: &str) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+        if self.telling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (shared, why) = (self.clone(), why.to_owned());
+        let told = std::thread::Builder::new().name("access-log-lost".into()).spawn(move || {
+            (shared.tell)(&why);
+            std::thread::sleep(TELL_AGAIN);
+            shared.telling.store(false, Ordering::Relaxed);
+        });
+        if told.is_err() {
+            self.telling.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn write_for_ever(self: &Arc<Self>) {
         let mut output: Option<Output> = None;
         let mut batch = Vec::with_capacity(2 * BATCH);
         loop {
@@ -167,8 +210,11 @@ impl Shared {
             let buffers = lock(&self.buffers).clone();
             for buffer in &buffers {
                 std::mem::swap(&mut batch, &mut *lock(buffer));
-                let lost = output.as_mut().map_or_else(|| lines(&batch), |o| o.write(&batch));
-                self.dropped.fetch_add(lost, Ordering::Relaxed);
+                let none = || Err((lines(&batch), io::ErrorKind::NotConnected.into()));
+                let written = output.as_mut().map_or_else(none, |o| o.write(&batch));
+                if let Err((lost @ 1.., e)) = written {
+                    self.lost(lost, &format!("they cannot be written: {e}"));
+                }
                 batch.clear();
             }
             if next.is_some() {
@@ -225,25 +271,28 @@ impl Output {
         Ok(Output { file, rotation })
     }
 
-    /// Writes whole lines; how many could not be written.
-    fn write(&mut self, mut bytes: &[u8]) -> u64 {
+    /// Writes whole lines.
+    ///
+    /// # Errors
+    /// How many could not be written, and why.
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), (u64, io::Error)> {
         if bytes.is_empty() {
-            return 0;
+            return Ok(());
         }
         if let Some(file) = self.rotation.as_mut().and_then(Rotation::next) {
             self.file = file;
         }
         while !bytes.is_empty() {
             match self.file.write(bytes) {
-                Ok(0) => return lines(bytes),
+                Ok(0) => return Err((lines(bytes), io::ErrorKind::WriteZero.into())),
                 Ok(n) => bytes = &bytes[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // Someone made a pipe or terminal non-blocking that we share.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE / 10),
-                Err(_) => return lines(bytes),
+                Err(e) => return Err((lines(bytes), e)),
             }
         }
-        0
+        Ok(())
     }
 }
 
@@ -287,6 +336,14 @@ mod tests {
 
     fn read(path: &std::path::Path) -> String {
         std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Waits until it is said once that lines are lost.
+    fn until_told(told: &Mutex<Vec<String>>, why: &str) {
+        while lock(told).is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(*lock(told), [why]);
     }
 
     #[test]
@@ -341,7 +398,8 @@ mod tests {
     #[test]
     fn a_stuck_output_drops_and_counts_and_never_blocks() {
         let (mut reader, pipe) = io::pipe().unwrap();
-        let writer = LogWriter::new();
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let writer = LogWriter::telling(|why| lock(&TOLD).push(why.to_owned()));
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&pipe));
         writer.set_output(&path).unwrap();
         drop(pipe);
@@ -355,6 +413,7 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(1));
         let dropped = writer.dropped();
         assert!(dropped > 0);
+        until_told(&TOLD, "it takes them too slowly, or not at all");
         let kept = (pushed as u64 - dropped) as usize * line.len();
         let mut got = vec![0; kept];
         reader.read_exact(&mut got).unwrap();
@@ -397,10 +456,14 @@ mod tests {
 
     #[test]
     fn an_output_that_fails_counts_the_lines() {
-        let writer = LogWriter::new();
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let writer = LogWriter::telling(|why| lock(&TOLD).push(why.to_owned()));
         writer.set_output("/dev/full").unwrap();
-        writer.buffer().push(b"one\ntwo\n");
-        writer.flush();
-        assert_eq!(writer.dropped(), 2);
+        for n in 1..=3 {
+            writer.buffer().push(b"one\ntwo\n");
+            writer.flush();
+            assert_eq!(writer.dropped(), 2 * n);
+        }
+        until_told(&TOLD, "they cannot be written: No space left on device (os error 28)");
     }
 }

@@ -5,6 +5,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, crypto::aws_lc_rs};
 use std::sync::Arc;
 use tidegate_model::Secret;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Why a certificate cannot be served. Never carries key material.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,14 @@ pub(crate) fn load(secret: &Secret) -> Result<Arc<CertifiedKey>, InvalidCertific
     CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
         .map(Arc::new)
         .map_err(|e| InvalidCertificate::Mismatch(e.to_string()))
+}
+
+/// When the first certificate of a chain ends, in seconds since 1970.
+pub(crate) fn not_after(key: &CertifiedKey) -> Option<i64> {
+    let end = |der: &CertificateDer<'_>| {
+        Some(X509Certificate::from_der(der).ok()?.1.validity().not_after.timestamp())
+    };
+    key.cert.iter().filter_map(end).min()
 }
 
 /// The certificates of one server, of which a client gets the first that it can verify.

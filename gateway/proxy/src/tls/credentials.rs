@@ -9,12 +9,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tidegate_model::{Authorities, Model, Secret, SecretKey};
 
+/// Certificates with their keys.
+type Certificates = HashMap<SecretKey, Loaded<Secret, Arc<CertifiedKey>, InvalidCertificate>>;
+
 /// Everything of a model that TLS needs. What is broken stays at its last good version.
 #[derive(Default)]
 pub(crate) struct Credentials {
-    pub(super) certificates: HashMap<SecretKey, Loaded<Secret, Arc<CertifiedKey>, InvalidCertificate>>,
+    pub(super) certificates: Certificates,
     pub(super) authorities:
         HashMap<SecretKey, Loaded<Authorities, client_certificate::Loaded, InvalidAuthorities>>,
+    /// When certificates end, with the secrets from which that was read.
+    ends: HashMap<SecretKey, (Arc<Secret>, i64)>,
     /// Those that the system trusts, read when somebody first needs them.
     system: OnceLock<Arc<RootCertStore>>,
 }
@@ -23,11 +28,20 @@ impl Credentials {
     /// What did not change is shared with `previous`.
     pub(crate) fn load(model: &Model, previous: &Credentials) -> Credentials {
         let system = previous.system.get().filter(|roots| !roots.is_empty()).cloned();
+        let certificates = load_all(&model.secrets, &previous.certificates, certificate::load);
         Credentials {
-            certificates: load_all(&model.secrets, &previous.certificates, certificate::load),
+            ends: ends(&certificates, &previous.ends),
+            certificates,
             authorities: load_all(&model.authorities, &previous.authorities, client_certificate::load),
             system: system.map_or_else(OnceLock::new, OnceLock::from),
         }
+    }
+
+    /// When the certificates end that are in use, in seconds since 1970: each with its chain.
+    pub(crate) fn not_after(&self) -> Arc<[(SecretKey, i64)]> {
+        let mut all: Vec<_> = self.ends.iter().map(|(key, (_, end))| (key.clone(), *end)).collect();
+        all.sort();
+        all.into()
     }
 
     /// What the system trusts, in place of what it does.
@@ -52,6 +66,19 @@ pub(crate) fn system_authorities() -> RootCertStore {
         Err(error) => tracing::warn!(%error, "the system's authorities cannot be read"),
     }
     roots
+}
+
+fn ends(
+    certificates: &Certificates,
+    previous: &HashMap<SecretKey, (Arc<Secret>, i64)>,
+) -> HashMap<SecretKey, (Arc<Secret>, i64)> {
+    let end = |(key, loaded): (&SecretKey, &Loaded<Secret, Arc<CertifiedKey>, InvalidCertificate>)| {
+        let (secret, certified) = loaded.good.as_ref()?;
+        let known = previous.get(key).filter(|(of, _)| Arc::ptr_eq(of, secret)).map(|(_, end)| *end);
+        let end = known.or_else(|| certificate::not_after(certified))?;
+        Some((key.clone(), (secret.clone(), end)))
+    };
+    certificates.iter().filter_map(end).collect()
 }
 
 /// Something of the model that was read.

@@ -14,6 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Room for the first read: most hellos fit.
 const FIRST_READ: usize = 2048;
 
+/// What Pingora puts in front of what the TLS library says.
+const SAID: &str = "tls connect error: ";
+/// How much of that is told.
+const MAX_SAID: usize = 160;
+
 /// Why a TLS connection did not come about.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
@@ -23,14 +28,92 @@ pub(crate) enum HandshakeError {
     Silent,
     #[error("{0}")]
     Hello(#[from] InvalidHello),
-    #[error("refused {}: {why}", .name.as_deref().unwrap_or("a client without SNI"))]
-    Refused { name: Option<Arc<str>>, why: String },
+    #[error("refused: {0}")]
+    Refused(String),
     #[error("the TLS server {0} has no usable certificate")]
     NoCertificate(Arc<str>),
-    #[error("TLS handshake failed: {0}")]
-    Failed(#[from] Box<pingora::Error>),
+    #[error("{0}")]
+    Failed(String),
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+impl HandshakeError {
+    /// In a word, and `None` for who connects and leaves, as health checks of TCP do.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        Some(match self {
+            HandshakeError::Silent => return None,
+            HandshakeError::Timeout => Reason::Timeout,
+            HandshakeError::Hello(InvalidHello::NotTls) => Reason::NotTls,
+            HandshakeError::Hello(_) => Reason::InvalidHello,
+            HandshakeError::Refused(_) => Reason::NoServer,
+            HandshakeError::NoCertificate(_) => Reason::NoCertificate,
+            HandshakeError::Failed(said) => Reason::of(said),
+            HandshakeError::Io(_) => Reason::Closed,
+        })
+    }
+}
+
+impl From<Box<pingora::Error>> for HandshakeError {
+    fn from(e: Box<pingora::Error>) -> Self {
+        let text = e.to_string();
+        let said = text.rsplit_once(SAID).map_or(&*text, |(_, said)| said).trim();
+        HandshakeError::Failed(said.chars().take(MAX_SAID).collect())
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
+        /// Why a TLS connection did not come about, in a word.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Reason { $($(#[$doc])* $variant),* }
+
+        impl Reason {
+            /// The words, in order.
+            pub(crate) const NAMES: &'static [&'static str] = &[$($name),*];
+        }
+    };
+}
+
+reasons! {
+    /// It took too long.
+    Timeout = "timeout",
+    /// The client left.
+    Closed = "closed",
+    /// The client does not speak TLS.
+    NotTls = "not_tls",
+    /// Its ClientHello is none.
+    InvalidHello = "invalid_hello",
+    /// No server is for the name or the protocols that it asks for.
+    NoServer = "no_server",
+    /// The server has no certificate.
+    NoCertificate = "no_certificate",
+    /// Both have no version, cipher suite or the like in common.
+    Incompatible = "incompatible",
+    /// The client's certificate is missing or not accepted.
+    ClientCertificate = "client_certificate",
+    /// The client ended it with an alert: it may not trust our certificate.
+    Alert = "alert",
+    /// What the client sent breaks the protocol.
+    Protocol = "protocol",
+}
+
+impl Reason {
+    /// What the TLS library says, of which Pingora keeps the words alone.
+    fn of(said: &str) -> Self {
+        let any = |beginnings: &[&str]| beginnings.iter().any(|b| said.starts_with(b));
+        if any(&["received fatal alert"]) {
+            Reason::Alert
+        } else if any(&["peer is incompatible", "peer doesn't support any known protocol"]) {
+            Reason::Incompatible
+        } else if any(&["invalid peer certificate", "peer sent no certificates"]) {
+            Reason::ClientCertificate
+        } else if any(&["received ", "peer ", "cannot decrypt"]) {
+            Reason::Protocol
+        } else {
+            Reason::Closed
+        }
+    }
 }
 
 /// What the handshake said.
@@ -58,10 +141,11 @@ pub(crate) async fn client_hello(stream: &mut L4Stream) -> Result<ClientHello, H
     let mut reader = HelloReader::default();
     let mut read = Vec::with_capacity(FIRST_READ);
     loop {
-        match stream.read_buf(&mut read).await? {
-            0 if read.is_empty() => return Err(HandshakeError::Silent),
-            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            _ => {}
+        match stream.read_buf(&mut read).await {
+            Ok(0) | Err(_) if read.is_empty() => return Err(HandshakeError::Silent),
+            Err(e) => return Err(e.into()),
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(_) => {}
         }
         match reader.read(&read) {
             Ok(Some(hello)) => {
@@ -136,4 +220,34 @@ pub(crate) async fn refuse(stream: &mut L4Stream, alert: AlertDescription) -> io
     stream.write_all(&[ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)]).await?;
     stream.flush().await?;
     AsyncWriteExt::shutdown(stream).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+
+    #[test]
+    fn what_the_tls_library_says_has_a_word() {
+        for (error, reason) in [
+            (Error::AlertReceived(AlertDescription::UnknownCA), Reason::Alert),
+            (Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon), Reason::Incompatible),
+            (Error::NoApplicationProtocol, Reason::Incompatible),
+            (Error::InvalidCertificate(CertificateError::Expired), Reason::ClientCertificate),
+            (Error::NoCertificatesPresented, Reason::ClientCertificate),
+            (Error::InvalidMessage(InvalidMessage::InvalidCcs), Reason::Protocol),
+            (Error::PeerMisbehaved(PeerMisbehaved::InvalidKeyShare), Reason::Protocol),
+            (Error::PeerSentOversizedRecord, Reason::Protocol),
+            (Error::DecryptError, Reason::Protocol),
+        ] {
+            let said = error.to_string();
+            let kind = pingora::ErrorType::TLSHandshakeFailure;
+            let inner = pingora::Error::explain(kind.clone(), format!("{SAID}{said}"));
+            let outer = pingora::Error::explain(kind, format!("TLS accept() failed: {inner}"));
+            let failed = HandshakeError::from(outer);
+            assert_eq!((failed.reason(), failed.to_string()), (Some(reason), said));
+        }
+        let left = HandshakeError::Failed("tls handshake eof".into());
+        assert_eq!(left.reason(), Some(Reason::Closed));
+    }
 }

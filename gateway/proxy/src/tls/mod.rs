@@ -15,7 +15,7 @@ mod trusted;
 
 pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use credentials::{Credentials, system_authorities};
-pub(crate) use handshake::{HandshakeError, TlsFacts, client_hello, refuse, terminate};
+pub(crate) use handshake::{HandshakeError, Reason, TlsFacts, client_hello, refuse, terminate};
 pub(crate) use originate::{Inside, OriginateError, Originator, fault};
 pub(crate) use originated::Originated;
 pub(crate) use peer::NameKind;

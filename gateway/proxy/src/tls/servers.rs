@@ -12,7 +12,7 @@ use rustls::{CipherSuite as SuiteName, SupportedCipherSuite};
 use std::fmt::Display;
 use std::sync::Arc;
 use tidegate_model::{
-    Authorities, CipherSuite, Diagnostic, KeyExchange, ListenerKey, ListenerProtocol, Model, Origin, Secret,
+    Authorities, CipherSuite, Diagnostic, KeyExchange, ListenerKey, ListenerProtocol, Model, Secret,
     Severity, TableName, TlsAction, TlsServer, TlsTermination, TlsVersion,
 };
 use tokio::sync::watch;
@@ -64,8 +64,8 @@ enum Unusable {
 
 impl ServerConfigs {
     /// The configs of a model. What did not change is shared with `previous`. A server whose
-    /// certificates are all missing or broken, or whose clients could not be checked, fails alone,
-    /// and is named.
+    /// certificates are all missing or broken, or whose clients could not be checked, fails alone;
+    /// what is broken of it is said.
     pub(crate) fn build(
         model: &Model,
         credentials: &Credentials,
@@ -131,33 +131,23 @@ fn terminator(
     out: &mut Vec<Diagnostic>,
 ) -> (Policy, Option<Arc<Terminator>>) {
     let mut keys = Vec::new();
-    for name in &policy.termination.certificates {
-        match credentials.certificates.get(name) {
-            Some(loaded) => {
-                if let Some((secret, key)) = &loaded.good {
-                    keys.push(key.clone());
-                    policy.secrets.push(secret.clone());
-                }
-                out.extend(complaint(loaded, server, &format!("certificate {name}")));
-            }
-            None => out.push(broken(server, format!("certificate {name} is not there"), NONE)),
+    // of what is not there it was said where the model was made
+    let certificates = policy.termination.certificates.iter();
+    for (name, loaded) in certificates.filter_map(|name| Some((name, credentials.certificates.get(name)?))) {
+        if let Some((secret, key)) = &loaded.good {
+            keys.push(key.clone());
+            policy.secrets.push(secret.clone());
         }
+        out.extend(complaint(loaded, server, &format!("certificate {name}")));
     }
     let named = policy.termination.clients.iter().flat_map(|c| &c.authorities);
     let mut roots = Vec::new();
-    for name in named.clone() {
-        match credentials.authorities.get(name) {
-            Some(loaded) => {
-                if let Some((authorities, loaded)) = &loaded.good {
-                    roots.push(loaded.clone());
-                    policy.authorities.push(authorities.clone());
-                }
-                out.extend(complaint(loaded, server, &format!("the authorities of clients {name}")));
-            }
-            None => {
-                out.push(broken(server, format!("the authorities of clients {name} are not there"), NONE))
-            }
+    for (name, loaded) in named.clone().filter_map(|name| Some((name, credentials.authorities.get(name)?))) {
+        if let Some((authorities, loaded)) = &loaded.good {
+            roots.push(loaded.clone());
+            policy.authorities.push(authorities.clone());
         }
+        out.extend(complaint(loaded, server, &format!("the authorities of clients {name}")));
     }
     // Without one of its authorities a server would refuse clients, or ask none for a certificate.
     let whole = !keys.is_empty() && roots.len() == named.count();
@@ -307,9 +297,9 @@ fn group(group: KeyExchange) -> &'static dyn SupportedKxGroup {
 fn broken(server: &TlsServer, text: String, so: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
-        origin: Origin::default(),
+        origin: server.origin.clone(),
         object: Some(server.owner.clone()),
-        field: "spec.servers.tls.credentialName".into(),
+        field: format!("spec.servers[{}].tls", server.index),
         text: format!("{text} (server {}); {so}", server.table),
         advice:
             "put a certificate chain with its key into the Secret, and for clients the certificates of their \

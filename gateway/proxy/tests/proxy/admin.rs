@@ -1,8 +1,9 @@
 use crate::support::*;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tidegate_model::{
-    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Severity,
-    StringMatch, ValueMatch,
+    Action, Diagnostic, FormatString, HeaderMatch, HeaderName, HeaderOp, Model, Origin, QueryMatch, Secret,
+    Severity, StringMatch, ValueMatch,
 };
 use tidegate_proxy::{Options, Proxy, Report, StartError};
 
@@ -30,7 +31,10 @@ async fn config_and_table_show_everything_but_keys() {
     let proxy = start();
     let mut model = Model::default();
     secret(&mut model, "s", &["a.b"], &rcgen::PKCS_ECDSA_P256_SHA256);
-    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "gone"])]);
+    let broken = Secret { key: secret_key("broken"), ..(*model.secrets[&secret_key("s")]).clone() };
+    let broken = Secret { certificate_chain: b"".as_slice().into(), ..broken };
+    model.secrets.insert(broken.key.clone(), broken.into());
+    tls(&mut model, key(2), &[("https.443", &["a.b"], &["s", "broken"])]);
     let table = plain(&mut model, key(1));
     host(&mut model, &table, "<b>.example.com", vec![respond("hello")]);
     proxy.apply(model);
@@ -47,7 +51,20 @@ async fn config_and_table_show_everything_but_keys() {
         objects: Arc::new(|| vec![serde_json::json!({"kind": "Gateway"})]),
         restored: 1,
         diagnostics: vec![said],
+        kept: Some(Arc::new(AtomicBool::new(false))),
     });
+    let end = "tidegate_certificate_not_after_seconds{secret=\"test/s\"}";
+    for (name, value) in [
+        ("tidegate_config_diagnostics{severity=\"error\"}", 1),
+        ("tidegate_config_diagnostics{severity=\"warning\"}", 1),
+        ("tidegate_config_diagnostics{severity=\"note\"}", 0),
+        // the last day that a certificate can say, which it has where nobody says another
+        (end, 67_090_118_400),
+        ("tidegate_listeners_failed", 0),
+        ("tidegate_state_kept", 0),
+    ] {
+        assert_eq!(metric(&proxy, name).await, value, "{name}");
+    }
 
     let config = get_json(proxy.admin_address(), "/config").await;
     assert_eq!(config["objects"][0]["kind"], "Gateway");
@@ -158,7 +175,7 @@ async fn silent_connections_do_not_keep_probes_out() {
     for _ in 0..300 {
         silent.push(tokio::net::TcpStream::connect(status).await.unwrap());
     }
-    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready\n".into()));
+    assert_eq!(get(status, "/healthz/ready").await, (503, "not ready: no config is live yet\n".into()));
     assert_eq!(get(status, "/stats/prometheus").await.0, 200);
     // It was the first that had to go, and others stay.
     assert_eq!(read_to_end(&mut silent[0]).await, "");
@@ -178,6 +195,71 @@ async fn a_taken_admin_address_names_its_flag() {
     let Err(e) = Proxy::start(Options { admin: proxy.admin_address(), ..options() }) else {
         panic!("started twice on one address")
     };
-    assert!(matches!(e, StartError::Bind { .. }));
+    assert!(matches!(e, StartError::Bind { .. }) && std::error::Error::source(&e).is_none());
     assert!(e.to_string().contains("--admin") && e.to_string().contains(&proxy.admin_address().to_string()));
+}
+
+/// The content of a body in chunks.
+fn chunked(mut body: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        let line = body.windows(2).position(|w| w == b"\r\n").unwrap();
+        let size = usize::from_str_radix(str::from_utf8(&body[..line]).unwrap(), 16).unwrap();
+        if size == 0 {
+            return content;
+        }
+        content.extend_from_slice(&body[line + 2..][..size]);
+        body = &body[line + 2 + size + 2..];
+    }
+}
+
+fn inflated(gzip: &[u8]) -> String {
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(gzip), &mut text).unwrap();
+    text
+}
+
+#[tokio::test]
+async fn metrics_of_many_label_sets_are_streamed() {
+    let proxy = start();
+    let mut model = Model::default();
+    let table = plain(&mut model, key(1));
+    for status in 200..260 {
+        let mut route = respond("");
+        if let Action::DirectResponse(response) = Arc::make_mut(&mut route.action) {
+            response.status = status;
+        }
+        host(&mut model, &table, &format!("{status}.b"), vec![route]);
+    }
+    proxy.apply(model);
+    let mut client = tokio::net::TcpStream::connect(address(&proxy, key(1))).await.unwrap();
+    for status in 200..260 {
+        let last = if status == 259 { "Connection: close\r\n" } else { "" };
+        let request = format!("HEAD / HTTP/1.1\r\nHost: {status}.b\r\n{last}\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes()).await.unwrap();
+    }
+    assert_eq!(read_to_end(&mut client).await.matches("HTTP/1.1 2").count(), 60);
+    eventually("all is counted and shown", async || {
+        let text = get(proxy.status_address(), "/stats/prometheus").await.1;
+        text.matches("\nistio_requests_total{").count() == 60
+            && text.matches("\nistio_response_bytes_count{").count() == 60
+            && text.contains("\ntidegate_config_generation 1\n")
+            && text.ends_with("\r\n0\r\n\r\n")
+    })
+    .await;
+    let status = proxy.status_address();
+    let request = format!(
+        "GET /stats/prometheus HTTP/1.1\r\nHost: {status}\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    );
+    let mut scraper = tokio::net::TcpStream::connect(status).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut scraper, request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut scraper, &mut answer).await.unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+    assert!(answer.len() < 300_000, "{} bytes", answer.len());
+    let text = inflated(&chunked(&answer[end..]));
+    assert_eq!(text.matches("\nistio_response_bytes_count{").count(), 60);
+    assert!(text.contains("\ntidegate_config_generation 1\n"), "{text}");
 }

@@ -130,8 +130,11 @@ async fn certificates_of_clients_are_checked_by_the_server_that_sni_chose() {
     ];
     tls_actions(&mut model, key(1), servers);
     let applied = proxy.apply(model);
-    let [missing] = applied.diagnostics.as_slice() else { panic!("{:?}", applied.diagnostics) };
-    assert!(missing.to_string().contains("test/nowhere"), "{missing}");
+    assert!(
+        applied.diagnostics.is_empty(),
+        "what is missing is its maker's to say: {:?}",
+        applied.diagnostics
+    );
     let at = address(&proxy, key(1));
     let none = Arc::new(client(&["http/1.1"], BOTH));
     let clients = [
@@ -196,7 +199,7 @@ async fn what_is_broken_keeps_its_last_good_version_and_what_is_gone_does_not() 
         assert_eq!(both().await, (true, false), "{i}");
     }
     model.authorities.clear();
-    assert_eq!(proxy.apply(model).diagnostics.len(), 1);
+    proxy.apply(model);
     assert_eq!(both().await, (false, false), "nobody can be checked");
     assert!(proxy.apply(whole).diagnostics.is_empty());
     assert_eq!(both().await, (true, false));

@@ -1,8 +1,9 @@
+use crate::logged::start_logged;
 use crate::support::*;
 use std::time::{Duration, Instant};
 use tidegate_model::Model;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn drain_ends_idle_connections_and_closes_listeners() {
@@ -62,4 +63,39 @@ async fn drain_cuts_what_does_not_end_in_time() {
     assert_eq!(stuck.read(&mut [0]).await.unwrap_or(0), 0);
     assert_eq!(drained.await.unwrap(), 1);
     assert!(start.elapsed() >= Duration::from_millis(400) && start.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn what_a_drain_cuts_is_logged_with_what_was_sent() {
+    const SWITCH: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+    for (request, response) in [("", "200 OK\r\n".to_owned()), (SWITCH, format!("101 Switching\r\n{SWITCH}"))]
+    {
+        let (proxy, log) = start_logged();
+        let mut model = Model::default();
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let route = forward(&mut model, "s", &[upstream.local_addr().unwrap()]);
+        let table = plain(&mut model, key(1));
+        host(&mut model, &table, "*", vec![route]);
+        proxy.apply(model);
+        let mut client = TcpStream::connect(address(&proxy, key(1))).await.unwrap();
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{request}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (mut up, _) = upstream.accept().await.unwrap();
+        up.write_all(format!("HTTP/1.1 {response}\r\n").as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        for _ in 0..3 {
+            // a frame of WebSocket, or just bytes
+            up.write_all(b"\x82\x05piece").await.unwrap();
+            let so_far = read.windows(5).filter(|w| w == b"piece").count();
+            while read.windows(5).filter(|w| w == b"piece").count() == so_far {
+                assert_ne!(client.read_buf(&mut read).await.unwrap(), 0);
+            }
+        }
+        tokio::task::spawn_blocking(move || proxy.drain()).await.unwrap();
+        let line = log.lines(1).await.remove(0);
+        assert_eq!(line["bytes_sent"], 21, "{line}");
+        assert_eq!(line["response_flags"], "LR", "{line}");
+    }
 }

@@ -113,6 +113,8 @@ async fn a_port_moves_between_addresses_that_overlap() {
 #[tokio::test]
 async fn a_taken_port_is_named_and_the_rest_goes_live() {
     let proxy = start();
+    let status = proxy.status_address();
+    let readiness = async || get(status, "/healthz/ready").await;
     let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = tidegate_model::ListenerKey { port: other.local_addr().unwrap().port(), ..key(1) };
     let mut model = Model::default();
@@ -123,15 +125,21 @@ async fn a_taken_port_is_named_and_the_rest_goes_live() {
     TcpStream::connect(address(&proxy, key(2))).await.unwrap();
     let [diagnostic] = applied.diagnostics.as_slice() else { panic!("{:?}", applied.diagnostics) };
     let text = diagnostic.to_string();
+    let begins = "error gateway.yaml:3:5 Gateway/test/gateway spec.servers[1].port: cannot listen on ";
+    assert!(text.starts_with(begins), "{text}");
     for part in [taken.to_string().as_str(), "Gateway/test/gateway", "Gateway/b/other", "--port"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
+    proxy.set_ready(true);
+    let (code, why) = readiness().await;
+    assert!(code == 503 && why.contains("1 of the listeners"), "{why}");
 
     let said = async || {
         let config = get_json(proxy.admin_address(), "/config").await;
         config["diagnostics"].as_array().unwrap().len()
     };
-    assert_eq!(said().await, 1);
+    let failed = async || metric(&proxy, "tidegate_listeners_failed").await;
+    assert_eq!((said().await, failed().await), (1, 1));
     proxy.publish(Report { diagnostics: applied.diagnostics, ..Report::default() });
 
     // It is tried again, and nothing is said of it any more.
@@ -139,9 +147,16 @@ async fn a_taken_port_is_named_and_the_rest_goes_live() {
     drop(other);
     eventually("it is open", async || proxy.addresses().iter().any(|(_, at)| *at == wanted)).await;
     TcpStream::connect(wanted).await.unwrap();
-    assert_eq!(said().await, 0);
-    let applied = proxy.apply(model);
+    assert_eq!((said().await, failed().await), (0, 0));
+    let applied = proxy.apply(model.clone());
     assert_eq!((applied.generation, applied.diagnostics.len()), (1, 0));
+    eventually("all are open", async || readiness().await.0 == 200).await;
+
+    // What cannot be opened later takes nothing from those that are.
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    plain(&mut model, tidegate_model::ListenerKey { port: other.local_addr().unwrap().port(), ..key(1) });
+    assert_eq!(proxy.apply(model).diagnostics.len(), 1);
+    assert_eq!(readiness().await.0, 200);
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod clients;
 mod coalescing;
 mod drain;
 mod listeners;
+mod logged;
+mod refused;
 mod requests;
 mod support;
 mod tcp;

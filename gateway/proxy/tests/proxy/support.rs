@@ -80,6 +80,8 @@ pub(crate) fn tls(model: &mut Model, key: ListenerKey, servers: &[(&str, &[&str]
                 ..TlsTermination::default()
             }),
             owner: ObjectRef::new("Gateway", "test", "gateway"),
+            index: 2,
+            origin: origin(7),
         }
     });
     let servers = servers.collect();
@@ -97,6 +99,8 @@ pub(crate) fn tls_actions(model: &mut Model, key: ListenerKey, servers: Vec<(&st
             hosts: hosts.iter().map(|h| (*h).into()).collect(),
             action,
             owner: ObjectRef::new("Gateway", "test", "gateway"),
+            index: 2,
+            origin: origin(7),
         }
     });
     let servers = servers.collect();
@@ -142,7 +146,13 @@ fn add_table(model: &mut Model, name: &TableName, tls: bool) {
 
 fn listen(model: &mut Model, key: ListenerKey, protocol: ListenerProtocol) {
     let owners = vec![ObjectRef::new("Gateway", "test", "gateway"), ObjectRef::new("Gateway", "b", "other")];
-    model.listeners.insert(key, Arc::new(Listener { key, protocol, owners }));
+    let listener = Listener { key, protocol, owners, index: 1, origin: origin(3) };
+    model.listeners.insert(key, Arc::new(listener));
+}
+
+/// A place in the file of the test's Gateway.
+fn origin(line: u32) -> Origin {
+    Origin { file: "gateway.yaml".into(), line, column: 5 }
 }
 
 pub(crate) fn secret_key(name: &str) -> SecretKey {
