@@ -266,11 +266,10 @@ fn by_http(
     let mut request_headers =
         place.headers("includeRequestHeadersInCheck", &http.include_request_headers_in_check, report);
     request_headers.extend(place.headers("includeHeadersInCheck", &http.include_headers_in_check, report));
-    let additional_headers = place.additional_headers(http, report);
     let protocol = CheckProtocol::Http(HttpCheck {
         path_prefix: prefix.into(),
         request_headers,
-        additional_headers,
+        additional_headers: additional_headers(place, http, report),
         upstream_on_allow: place.headers(
             "headersToUpstreamOnAllow",
             &http.headers_to_upstream_on_allow,
@@ -297,6 +296,40 @@ fn by_http(
         body: place.body(http.include_request_body_in_check.as_ref(), true, report),
         protocol,
     })
+}
+
+/// The headers that are sent beside those of the request, as formats.
+fn additional_headers(
+    place: &Place<'_>,
+    http: &ExtAuthzHttpProvider,
+    report: &mut Report,
+) -> Vec<(HeaderName, FormatString)> {
+    let mut headers = Vec::new();
+    let field = format!("{}.includeAdditionalHeadersInCheck", place.field);
+    for (name, value) in &http.include_additional_headers_in_check {
+        let is_value = value.bytes().all(|b| (0x20..0x7f).contains(&b));
+        if !is_token(name) || is_framing(name) || !is_value {
+            let why = format!("{name:?} cannot be sent as a header, and is left out");
+            let advice = "write a header's name and a plain value";
+            report.error(place.mesh, &field, "invalid-header", why, advice);
+            continue;
+        }
+        match FormatString::parse(value) {
+            Ok(format) => {
+                for absent in format.absent() {
+                    let why = format!("{absent} of {name:?} stands for nothing here");
+                    report.warning(place.mesh, &field, "not-enforced", why, "");
+                }
+                headers.push((HeaderName::new(name), format));
+            }
+            Err(why) => {
+                let why = format!("the value of {name:?} is no format, and is left out: {why}");
+                let advice = "write %% for a percent sign";
+                report.error(place.mesh, &field, "invalid-header", why, advice);
+            }
+        }
+    }
+    headers
 }
 
 fn by_grpc(

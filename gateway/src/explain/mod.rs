@@ -84,9 +84,9 @@ impl View {
     }
 }
 
-/// What a connection carries, for policies.
+/// What policies are held against.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Content {
+enum Held {
     Requests,
     /// What goes on as it is.
     Bytes,
@@ -163,13 +163,13 @@ impl World {
         if let Some(refused) = view.refuse(request) {
             return Ok(refused);
         }
-        let (mut answer, content) = self.explain_listener(request, &reached, &listener)?;
+        let (mut answer, carries) = self.explain_listener(request, &reached, &listener)?;
         answer.assumed = reached.is_assumed.then(|| {
             let (port, scheme) = (reached.server_port, request.carries.scheme());
             format!("port {port}, which the URL does not name: the only one that serves {scheme}")
         });
-        let is_request = content == Content::Requests;
-        let has_policies = is_request || answer.outcome == "forward" && content == Content::Bytes;
+        let is_request = carries == Held::Requests;
+        let has_policies = is_request || answer.outcome == "forward" && carries == Held::Bytes;
         let Some(authorizer) = view.table().authorizer().filter(|_| has_policies) else {
             return Ok(answer);
         };
@@ -184,7 +184,7 @@ impl World {
         request: &Request,
         reached: &choose::Reached,
         listener: &ListenerView<'_>,
-    ) -> Result<(Answer, Content), String> {
+    ) -> Result<(Answer, Held), String> {
         let view = &self.gateway;
         // only sidecars ask for such names, and they offer this
         let of_mesh = request.sni().is_some_and(|sni| sni.starts_with("outbound_."));
@@ -194,20 +194,20 @@ impl World {
         let explanation = listener.explain(&view_of, 0);
         let considered = explanation.considered.into_iter();
         let considered = considered.map(|(route, lost_by)| Lost::of_tcp(route, lost_by)).collect();
-        let mut content = Content::Bytes;
+        let mut carries = Held::Bytes;
         let mut answer = match explanation.decision {
-            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), Content::Requests)),
+            ConnectionDecision::Http(table) => return Ok((view.answer(&table, request), Held::Requests)),
             ConnectionDecision::Https(server) => {
                 let table = view.table().route_table(&server.table);
                 let table = table.ok_or_else(|| format!("route table {} is not there", server.table))?;
-                return Ok((view.answer(&table, request), Content::Requests));
+                return Ok((view.answer(&table, request), Held::Requests));
             }
             ConnectionDecision::TlsToTcp(server, to) => {
                 Answer { route_table: Some(server.table.to_string()), ..view.tcp(&to) }
             }
             ConnectionDecision::Tcp(to) => {
                 if !to.route.has_policies() {
-                    content = Content::MeshTls;
+                    carries = Held::MeshTls;
                 }
                 view.tcp(&to)
             }

@@ -190,6 +190,18 @@ async fn explained(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// No policy is about the TLS of the mesh: this comes as far as the workload, which speaks none.
+async fn mesh_tls_passes(gateway: &Gateway, workload: SocketAddr) -> Result<()> {
+    let mark = gateway.log.since(0).len();
+    let mut mesh = Request::to(gateway.at(9443)).tls("outbound_.9000_._.bytes.example");
+    mesh.tls.as_mut().context("no TLS")?.alpn = vec!["istio"];
+    ensure!(Connection::open(&mesh).await.is_err(), "the workload speaks TLS");
+    let line = gateway.log.find(mark, SOON, |l| l.contains("outbound_.9000_._.bytes.example")).await;
+    let line: Value = serde_json::from_str(&line.context("not logged")?)?;
+    ensure!(line["upstream_host"] == json!(workload.to_string()), "{line}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn policies_decide_about_connections() -> Result<()> {
     let (net, backend, site) = (Net::reserve()?, Backend::default(), Site::new()?);
@@ -233,14 +245,7 @@ async fn policies_decide_about_connections() -> Result<()> {
                 gateway.log.find(mark, SOON, |l| l.contains("rbac_access_denied_matched_policy")).await;
             ensure!(line.is_some(), "{policy}: {}", gateway.log.tail());
         }
-        // no policy is about the TLS of the mesh: this comes as far as the workload, which speaks none
-        let mark = gateway.log.since(0).len();
-        let mut mesh = Request::to(gateway.at(9443)).tls("outbound_.9000_._.bytes.example");
-        mesh.tls.as_mut().context("no TLS")?.alpn = vec!["istio"];
-        ensure!(Connection::open(&mesh).await.is_err(), "the workload speaks TLS");
-        let line = gateway.log.find(mark, SOON, |l| l.contains("outbound_.9000_._.bytes.example")).await;
-        let line: Value = serde_json::from_str(&line.with_context(|| format!("{policy}: not logged"))?)?;
-        ensure!(line["upstream_host"] == json!(workload.to_string()), "{policy}: {line}");
+        mesh_tls_passes(&gateway, workload).await.context(policy)?;
     }
     // a provider is asked about a connection by gRPC
     let at = SocketAddr::new(IpAddr::V4(net.next()?), 8081);
