@@ -209,40 +209,6 @@ impl Place<'_> {
         }
         all
     }
-
-    /// Headers with formats that are rendered for each question.
-    fn additional_headers(
-        &self,
-        http: &ExtAuthzHttpProvider,
-        report: &mut Report,
-    ) -> Vec<(HeaderName, FormatString)> {
-        let mut headers = Vec::new();
-        for (name, value) in &http.include_additional_headers_in_check {
-            let field = format!("{}.includeAdditionalHeadersInCheck", self.field);
-            let is_value = value.bytes().all(|b| (0x20..0x7f).contains(&b));
-            if !is_token(name) || is_framing(name) || !is_value {
-                let why = format!("{name:?} cannot be sent as a header, and is left out");
-                let advice = "write a header's name and a plain value";
-                report.error(self.mesh, &field, "invalid-header", why, advice);
-                continue;
-            }
-            match FormatString::parse(value) {
-                Ok(format) => {
-                    for absent in format.absent() {
-                        let why = format!("{absent} of {name:?} stands for nothing here");
-                        report.warning(self.mesh, &field, "not-enforced", why, "");
-                    }
-                    headers.push((HeaderName::new(name), format));
-                }
-                Err(why) => {
-                    let why = format!("the value of {name:?} is no format, and is left out: {why}");
-                    let advice = "write %% for a percent sign";
-                    report.error(self.mesh, &field, "invalid-header", why, advice);
-                }
-            }
-        }
-        headers
-    }
 }
 
 fn timeout(written: Option<Duration>) -> Duration {

@@ -224,7 +224,7 @@ impl World {
             },
         };
         answer.considered = considered;
-        Ok((answer, content))
+        Ok((answer, carries))
     }
 
     fn explain_mesh(&self, request: &mut Request) -> Result<Answer, String> {
