@@ -20,7 +20,7 @@ pub(crate) struct LimitArgs {
     /// Requests on one connection: the last is answered with `Connection: close`, HTTP/2 gets GOAWAY in time
     #[arg(long, value_name = "N|off", default_value = "off", value_parser = count)]
     max_requests_per_connection: OrOff<u32>,
-    /// Memory of the process (RSS), at least 64Mi: near it new requests are answered with 503, beyond it new connections are
+    /// Memory of the process (RSS), at least 24Mi: near it new requests are answered with 503, beyond it new connections are
     /// closed at once [default: 90 % of what its control group may have, else off]
     #[arg(long, value_name = "SIZE|off", value_parser = memory)]
     memory_limit: Option<OrOff<u64>>,
@@ -83,8 +83,8 @@ pub(crate) struct LimitArgs {
 #[derive(Clone, Copy, Debug)]
 struct OrOff<T>(Option<T>);
 
-/// The process alone takes some 10 MiB; below this it would refuse whatever comes.
-const LEAST_MEMORY: u64 = 64 << 20;
+/// The process alone takes some 20 MiB; below this it would refuse whatever comes.
+const LEAST_MEMORY: u64 = 24 << 20;
 
 impl LimitArgs {
     /// What was asked for, in a process that may open so many files; `None` is without a limit.
@@ -271,8 +271,8 @@ mod tests {
             ("--max-connections-per-client 0", "or off"),
             ("--max-requests-per-connection none", "or off"),
             ("--memory-limit 90%", "': write bytes, or Ki, Mi or Gi of them, such as 64Ki, or off"),
-            ("--memory-limit 12Mi", "at least 64Mi"),
-            ("--memory-limit 0", "at least 64Mi"),
+            ("--memory-limit 12Mi", "at least 24Mi"),
+            ("--memory-limit 0", "at least 24Mi"),
             ("--header-timeout 0s", "more than nothing"),
             ("--header-timeout 10", "30s"),
             ("--http2-stream-window 2Gi", "2147483647"),
