@@ -36,8 +36,8 @@ pub(crate) struct Connection {
     pub(crate) local: SocketAddr,
     /// The peer's address, as a trusted PROXY header says where there is one.
     pub(crate) peer: SocketAddr,
-    /// The address at the other end of the socket.
-    pub(crate) direct: SocketAddr,
+    /// The address at the other end of the socket, where that is another one.
+    pub(crate) proxy: Option<Box<SocketAddr>>,
     /// TLS facts, when TLS ends here.
     pub(crate) tls: Option<TlsFacts>,
     /// The name that a client asked for whose TLS does not end here.
@@ -53,6 +53,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The address at the other end of the socket.
+    pub(crate) fn direct(&self) -> SocketAddr {
+        self.proxy.as_deref().copied().unwrap_or(self.peer)
+    }
+
     /// Counts a request, and says whether it may carry no other.
     pub(crate) fn is_last(&self, worker: &Worker) -> bool {
         let requests = self.requests.get().saturating_add(1);
@@ -98,7 +103,7 @@ impl Connection {
             upstream_local: None,
             downstream_local: self.local,
             downstream_remote: self.peer,
-            downstream_direct: self.direct,
+            downstream_direct: self.direct(),
             sni: self.sni(),
             grpc: false,
             traced: None,
@@ -179,7 +184,7 @@ async fn begin(accepted: Accepted<TcpStream>, worker: Rc<Worker>) -> Option<Read
         listener,
         local,
         peer,
-        direct: peer,
+        proxy: None,
         tls: None,
         passed_sni: None,
         last,
@@ -328,6 +333,7 @@ async fn proxied(
     let (proxied, rest) = read?;
     stream.rewind(&rest);
     if let Proxied::Client { source, destination } = proxied {
+        connection.proxy = Some(Box::new(connection.peer));
         (connection.peer, connection.local) = (canonical(source), canonical(destination));
     }
     Ok(())

@@ -16,7 +16,7 @@ use tidegate_engine::{Authorizer, Check, Ends, Forbidden, Subject};
 pub(crate) fn ends(connection: &Connection, remote: IpAddr) -> Ends<'_> {
     let client = connection.tls.as_ref().and_then(|tls| tls.client.as_ref());
     Ends {
-        source: connection.direct.ip(),
+        source: connection.direct().ip(),
         remote,
         destination: connection.local,
         sni: connection.sni(),

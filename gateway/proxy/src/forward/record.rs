@@ -230,7 +230,7 @@ impl<'t> Life<'t> {
             upstream_local: self.upstream_local,
             downstream_local: site.connection.local,
             downstream_remote: if is_known { w.identity.client } else { site.connection.peer },
-            downstream_direct: site.connection.direct,
+            downstream_direct: site.connection.direct(),
             sni: site.connection.tls.as_ref().and_then(|t| t.sni.as_deref()).unwrap_or_default(),
             grpc: is_grpc(w),
             traced: self.tracing.zip(w.span.as_ref()).map(|(tracing, context)| Traced {

@@ -172,7 +172,7 @@ pub(crate) fn connection() -> Rc<Connection> {
         listener: KEY,
         local: at(80),
         peer: at(40000),
-        direct: at(40000),
+        proxy: None,
         tls: None,
         passed_sni: None,
         last: LastSnapshot::default(),
