@@ -1,5 +1,6 @@
 //! What the log says of what was refused before it was a request: as much of it as can be told.
 
+use super::head::field;
 use crate::h1::field::is_token;
 use crate::h1::lines::METHOD;
 use crate::telemetry::Record;
@@ -30,14 +31,14 @@ impl Glimpse {
         };
         (glimpse.method, glimpse.path) = (kept(method), kept(target));
         for line in lines.take_while(|line| !line.is_empty()) {
-            let Some(colon) = memchr::memchr(b':', line) else { continue };
-            let part = match &line[..colon] {
-                name if name.eq_ignore_ascii_case(b"host") => &mut glimpse.authority,
-                name if name.eq_ignore_ascii_case(b"user-agent") => &mut glimpse.user_agent,
+            let Some((name, value)) = field(line) else { continue };
+            let part = match name {
+                _ if name.eq_ignore_ascii_case(b"host") => &mut glimpse.authority,
+                _ if name.eq_ignore_ascii_case(b"user-agent") => &mut glimpse.user_agent,
                 _ => continue,
             };
             if part.is_empty() {
-                *part = kept(line[colon + 1..].trim_ascii());
+                *part = kept(value);
             }
         }
         glimpse

@@ -1,6 +1,6 @@
 //! Istio's metrics of TCP connections (Istio 2.18).
 
-use super::exposition::{Family, PIECE, between_braces};
+use super::exposition::{Family, between_braces};
 use super::metrics::{destination_labels, label, source_labels};
 use super::{Flags, Workload};
 use crate::lock::lock;
@@ -128,25 +128,19 @@ impl Connections {
     /// Writes what one of the families has from a series on, up to the size of a piece. Returns where it goes on.
     pub(super) fn write(&self, family: usize, from: usize, out: &mut String) -> Option<usize> {
         let (of, read) = &FAMILIES[family];
-        let begin = out.len();
-        if from == 0 {
-            if lock(&self.known).all.is_empty() {
-                return None;
+        if lock(&self.known).all.is_empty() {
+            return None;
+        }
+        of.write(from, out, |index, out| {
+            let known = lock(&self.known).all.get(index).cloned();
+            let is_known = known.is_some();
+            // what is beyond them comes last
+            let (key, series) = known.unwrap_or_else(|| (Key::default(), self.overflow.clone()));
+            if is_known || series.opened.load(Ordering::Relaxed) > 0 {
+                of.sample(&between_braces(&self.labels(&key)), read(&series).load(Ordering::Relaxed), out);
             }
-            of.begin(out);
-        }
-        for index in from.. {
-            if out.len() - begin >= PIECE {
-                return Some(index);
-            }
-            let Some((key, series)) = lock(&self.known).all.get(index).cloned() else { break };
-            of.sample(&between_braces(&self.labels(&key)), read(&series).load(Ordering::Relaxed), out);
-        }
-        if self.overflow.opened.load(Ordering::Relaxed) > 0 {
-            let labels = between_braces(&self.labels(&Key::default()));
-            of.sample(&labels, read(&self.overflow).load(Ordering::Relaxed), out);
-        }
-        None
+            is_known
+        })
     }
 
     fn labels(&self, key: &Key) -> Vec<LabelPair> {

@@ -32,10 +32,28 @@ pub(super) struct Family {
 
 // Writing to a string cannot fail.
 impl Family {
-    /// Writes what stands before its samples.
-    pub(super) fn begin(&self, out: &mut String) {
-        let Family { name, kind, help } = self;
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    /// Writes it from one of its series on, up to the size of a piece. `series` writes the one of a number, and says
+    /// whether others follow. Returns where it goes on.
+    pub(super) fn write(
+        &self,
+        from: usize,
+        out: &mut String,
+        mut series: impl FnMut(usize, &mut String) -> bool,
+    ) -> Option<usize> {
+        let begin = out.len();
+        if from == 0 {
+            let Family { name, kind, help } = self;
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        }
+        for index in from.. {
+            if out.len() - begin >= PIECE {
+                return Some(index);
+            }
+            if !series(index, out) {
+                break;
+            }
+        }
+        None
     }
 
     /// Writes the one sample of a series with these labels.

@@ -1,7 +1,7 @@
 //! Istio's request metrics. Each worker counts for itself; a scrape adds the workers up.
 
 use super::counts::{self, Counts};
-use super::exposition::{Family, PIECE, between_braces};
+use super::exposition::{Family, between_braces};
 use super::histogram::{self, Histogram};
 use super::{Flags, Record, Workload};
 use crate::lock::lock;
@@ -190,25 +190,15 @@ impl Metrics {
     /// Writes what one of the families has from a series on, up to the size of a piece. Returns where it goes on.
     pub(super) fn write(&self, family: usize, from: usize, out: &mut String) -> Option<usize> {
         let of = [&REQUESTS, &DURATIONS, &RECEIVED, &SENT][family];
-        let begin = out.len();
-        if from == 0 {
-            if lock(&self.known).all.is_empty() {
-                return None;
-            }
-            of.begin(out);
+        if lock(&self.known).all.is_empty() {
+            return None;
         }
-        for index in from.. {
-            if out.len() - begin >= PIECE {
-                return Some(index);
-            }
+        of.write(from, out, |index, out| {
             let series = lock(&self.known).all.get(index).cloned();
             // what is beyond them comes last
             self.write_series(family, of, series.as_ref().unwrap_or(&self.overflow), out);
-            if series.is_none() {
-                break;
-            }
-        }
-        None
+            series.is_some()
+        })
     }
 
     fn write_series(&self, family: usize, of: &Family, series: &Series, out: &mut String) {
